@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn limit_that_passed_in_a_stop_is_granted_again() {
+    async fn time_limit_is_granted_again_if_process_was_stopped() {
         let answer_on_poll = |wanted: u32| {
             let mut polls = 0;
             std::future::poll_fn(move |_| {

@@ -477,7 +477,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disk_check_fails_when_nothing_can_be_stored() {
+    fn disk_check_fails_when_disk_or_inodes_are_exhausted() {
         for (free, no_inodes, verdict) in [
             (0, false, "fail"),
             (FULL_DISK_BYTES - 1, false, "fail"),

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn token_never_begins_like_an_option() {
+    fn generated_token_never_starts_with_a_hyphen() {
         for byte in 0..=u8::MAX {
             let token = Constant(byte).token();
             assert!(!token.expose().starts_with('-'), "made of {byte:#x}: {}", token.prefix());

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn lock_link_of_another_user_is_refused_and_its_target_kept() {
+    fn lock_file_symlink_is_refused_and_its_target_kept() {
         let directory = tempfile::tempdir().unwrap();
         let (runtime, target) = (directory.path().join("run"), directory.path().join("precious"));
         fs::write(&target, "precious").unwrap();
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn garbage_in_the_mirror_is_called_damaged_content() {
+    async fn invalid_mirror_content_is_reported_as_damaged() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn copy_onto_the_root_of_another_file_system_is_refused() {
+    async fn data_directory_copied_to_another_file_system_is_refused() {
         if !geteuid().is_root() {
             return;
         }
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn mirror_left_behind_by_a_crash_needs_no_room_at_the_next_start() {
+    async fn outdated_mirror_does_not_block_start_on_a_full_disk() {
         if !geteuid().is_root() {
             return;
         }
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_takeover_that_was_killed_before_the_mirror_knew_is_finished_at_the_next_start() {
+    async fn interrupted_identity_takeover_completes_at_next_start() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();
@@ -561,7 +561,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_that_has_been_at_work_does_not_take_anothers_mirror_for_its_own() {
+    async fn database_with_accepted_engine_refuses_a_foreign_mirror() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();

@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lasts_while_a_heartbeat_cannot_be_written() {
+    fn liveness_window_is_zero_while_a_heartbeat_write_hangs() {
         let set = Arc::new(Set(0.into()));
         let clock: SharedClock = Arc::clone(&set) as SharedClock;
         let listening = Listening::since(WALL, Awake(0), LATENESS);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn overdue_tick_starts_a_new_epoch_once() {
+    fn overdue_tick_starts_a_new_liveness_epoch_once() {
         let listening = Listening::since(WALL, Awake(0), LATENESS);
         let number_at = |awake| {
             listening.observe(WALL + Duration::from_millis(awake), Awake(awake));
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_lasts_longer_than_somebody_listened() {
+    fn state_duration_is_limited_to_the_liveness_window() {
         let listening = Listening::since(WALL, Awake(0), LATENESS);
         let later = Awake(60_000);
         assert_eq!(listening.lasted(WALL - MINUTE * 60, WALL + MINUTE, later), MINUTE);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspend_a_set_clock_and_an_interruption_begin_anew() {
+    fn clock_jump_or_interruption_restarts_liveness_windows() {
         let listening = Listening::since(WALL, Awake(0), LATENESS);
         let number_at = |now, awake| {
             listening.observe(now, awake);

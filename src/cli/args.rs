@@ -869,12 +869,12 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_surface_is_sound() {
+    fn cli_definition_passes_clap_debug_assertions() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn a_token_expires_after_a_duration_people_write() {
+    fn token_expiry_parses_durations_and_refuses_invalid_ones() {
         assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
         assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
         for wrong in ["", "30", "-1h", "500ms", "soon"] {

@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_character_of_a_name_can_change_the_request_it_is_put_into() {
+    fn workspace_name_is_percent_encoded_in_request_path() {
         assert_eq!(workspace("night shift/../x?y#ä"), "/workspaces/night%20shift%2F..%2Fx%3Fy%23%C3%A4");
     }
 }

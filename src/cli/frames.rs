@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_may_be_cut_anywhere() {
+    fn frames_are_decoded_at_every_chunk_boundary() {
         let stream =
             b"\x01\0\0\0\0\0\0\x03one\x02\0\0\0\0\0\0\0\x02\0\0\0\0\0\0\x04oops\x01\0\0\0\0\0\0\x02!\n";
         for size in 1..=stream.len() {
@@ -177,13 +177,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_refused() {
+    fn invalid_frame_header_is_refused() {
         assert!(Frames::default().feed(b"HTTP/1.1").is_err());
         assert!(Frames::default().feed(b"\x09\0\0\0\0\0\0\x01").is_err());
     }
 
     #[test]
-    fn events_may_be_cut_anywhere_and_comments_are_skipped() {
+    fn sse_parser_handles_every_chunk_boundary_and_skips_comments() {
         let stream =
             b": hello\n\nid: 7\nevent: X\ndata: {\"a\":\ndata: 1}\n\nid: 8\r\ndata:2\r\n\r\ndata: cut";
         for size in 1..=stream.len() {

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_age_counts_until_a_date_says_more() {
+    fn age_is_shown_as_a_duration_or_as_a_date_when_old() {
         let ago = |seconds| age(&(Timestamp::now() - jiff::SignedDuration::from_secs(seconds)).to_string());
         assert_eq!(ago(5 * 60 + 30), "5m");
         assert_eq!(ago(3 * 3600 + 30), "3h");

@@ -18,7 +18,7 @@ fn with_env(name: &str, value: &str) -> Result<Loaded, String> {
 }
 
 #[test]
-fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
+fn config_error_names_file_line_key_and_nearest_key() {
     for (text, message) in [
         ("\nport = 1", "config.toml:2: unknown key `port`; did you mean `network.port`?"),
         ("[network]\nprot = 1", "config.toml:2: unknown key `network.prot`; did you mean `network.port`?"),
@@ -122,20 +122,20 @@ fn a_bad_file_is_refused_with_file_line_key_and_the_nearest_key() {
 }
 
 #[test]
-fn every_problem_of_a_file_is_told_at_once() {
+fn config_errors_are_reported_together() {
     let error = read_text("prots = 1\n[sweep]\nabsence_grace = 1\n").unwrap_err();
     assert!(error.starts_with("the configuration has 2 problems:\n  config.toml:1: "), "{error}");
     assert!(error.contains("\n  config.toml:3: "), "{error}");
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_refused_with_its_line() {
+fn invalid_toml_is_refused_with_its_line() {
     let error = read_text("data_dir = \"/x\"\n[sweep\n").unwrap_err();
     assert!(error.starts_with("config.toml:2: invalid TOML: "), "{error}");
 }
 
 #[test]
-fn a_file_sets_what_it_names_and_leaves_the_rest() {
+fn config_file_overrides_only_the_keys_it_sets() {
     let config = read_text(
         "ports = \"30000-30100\"\n\
          [engine]\npull_deadline = \"1h\"\n\
@@ -156,7 +156,7 @@ fn a_file_sets_what_it_names_and_leaves_the_rest() {
 }
 
 #[test]
-fn a_variable_comes_before_the_file_and_its_error_names_it() {
+fn environment_variable_overrides_file_and_is_named_in_error() {
     let loaded = with_env("OSTLER_SWEEP_UNKNOWN_GRACE", "7m").unwrap();
     assert_eq!(loaded.config.sweep.unknown_grace, Duration::from_mins(7));
     let setting = loaded.settings.iter().find(|setting| setting.key == "sweep.unknown_grace").unwrap();
@@ -168,7 +168,7 @@ fn a_variable_comes_before_the_file_and_its_error_names_it() {
 }
 
 #[test]
-fn an_unknown_variable_is_a_warning_with_the_nearest_one() {
+fn unknown_environment_variable_warns_with_nearest_name() {
     let loaded = with_env("OSTLER_DATADIR", "/x").unwrap();
     assert_eq!(
         loaded.warnings,
@@ -177,7 +177,7 @@ fn an_unknown_variable_is_a_warning_with_the_nearest_one() {
 }
 
 #[test]
-fn a_data_directory_too_long_for_a_socket_is_refused() {
+fn data_directory_too_long_for_a_socket_is_refused() {
     let long = format!("/{}", "d".repeat(100));
     let error = with_env("OSTLER_DATA_DIR", &long).unwrap_err();
     assert!(error.starts_with("OSTLER_DATA_DIR: `data_dir` is too long: the socket's path /ddd"), "{error}");
@@ -186,7 +186,7 @@ fn a_data_directory_too_long_for_a_socket_is_refused() {
 
 /// The template shows the values in force, with and without its comment signs.
 #[test]
-fn the_template_equals_the_defaults() {
+fn config_template_equals_the_defaults() {
     let template = template();
     assert_eq!(read_text(&template).unwrap(), Config::at("/data".into(), "/run".into()));
 
@@ -205,7 +205,7 @@ fn the_template_equals_the_defaults() {
 }
 
 #[test]
-fn every_example_of_the_template_is_valid() {
+fn config_template_examples_are_valid() {
     let examples: Vec<_> = template()
         .lines()
         .map(|line| match line.strip_prefix('#') {
@@ -218,7 +218,7 @@ fn every_example_of_the_template_is_valid() {
 }
 
 #[test]
-fn durations_and_memory_read_back_what_they_show() {
+fn durations_and_memory_sizes_round_trip() {
     for text in ["500ms", "20s", "10m", "1h30m", "14d", "1d2h3m4s5ms"] {
         let mut duration = Duration::ZERO;
         value::Slot::Duration(&mut duration).set(&DeValue::String(text.into())).unwrap();
@@ -233,7 +233,7 @@ fn durations_and_memory_read_back_what_they_show() {
 
 /// The values may be secrets.
 #[test]
-fn the_environment_of_a_runtime_is_shown_by_name_only() {
+fn runtime_environment_is_shown_without_values() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
     let effective = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
@@ -249,7 +249,7 @@ fn platform_url_loses_its_trailing_slash_and_spaces() {
 }
 
 #[test]
-fn log_level_is_a_level_or_names_its_target() {
+fn log_level_must_be_a_known_level_or_target_filter() {
     for level in ["info", "WARN", "off", "info,ostler::sweep=debug", "ostler::http", "[span]=trace"] {
         let read = read_text(&format!("[log]\nlevel = \"{level}\""));
         assert!(read.is_ok(), "{level}: {read:?}");
@@ -261,7 +261,7 @@ fn log_level_is_a_level_or_names_its_target() {
 }
 
 #[test]
-fn file_that_is_not_utf8_is_refused_with_its_line() {
+fn non_utf8_config_file_is_refused_with_line_number() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
     fs::write(&path, b"[network]\nport = 7718\n# caf\xe9\n").unwrap();
@@ -271,7 +271,7 @@ fn file_that_is_not_utf8_is_refused_with_its_line() {
 }
 
 #[test]
-fn wrong_value_is_refused_with_what_would_be_right() {
+fn config_error_explains_invalid_values_and_duplicate_keys() {
     for (text, message) in [
         (
             "[log]\nlevel = \"warning\"",
@@ -339,7 +339,7 @@ fn keys(differences: &[Difference]) -> Vec<&str> {
 }
 
 #[test]
-fn each_key_is_applied_by_a_reload_or_waits_for_a_restart() {
+fn config_key_is_applied_on_reload_or_waits_for_restart() {
     let running = Config::at("/data".into(), "/run".into());
     let new = read_text(EVERYTHING_ELSE).unwrap();
     let all = differences(&running, &new);
@@ -373,7 +373,7 @@ fn each_key_is_applied_by_a_reload_or_waits_for_a_restart() {
 }
 
 #[test]
-fn difference_shows_no_value_of_a_variable() {
+fn config_difference_hides_environment_values() {
     let running = read_text("[runtimes.agent]\nenv = { KEY = \"hunter1\" }").unwrap();
     let new = read_text("[runtimes.agent]\nenv = { KEY = \"hunter2\" }").unwrap();
     let found = differences(&running, &new);

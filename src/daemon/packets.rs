@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nft_that_hangs_is_not_waited_for_and_told() {
+    async fn nft_that_hangs_times_out_with_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let hangs = directory.path().join("nft");
         fs::write(&hangs, "#!/bin/sh\nexec sleep 600\n").unwrap();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_replaced_whole_and_names_every_subnet() {
+    fn nft_rules_replace_the_table_and_cover_every_subnet() {
         let subnets: Vec<Subnet> =
             ["10.89.0.0/24", "10.89.3.0/24"].iter().map(|text| text.parse().unwrap()).collect();
         let rules = rules("ostler_test", &subnets.iter().collect::<Vec<_>>());

@@ -703,7 +703,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_ostlers_own_answer_is_proof() {
+    fn only_the_daemons_own_response_proves_reachability() {
         let asking = format!("asking {TOLD}/health\n");
         let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
@@ -720,7 +720,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_shell_or_no_tool_was_not_asked() {
+    fn probe_counts_as_not_made_without_shell_or_http_client() {
         for said in [
             &framed(&["OCI runtime exec failed: no such file"])[..],
             b"",
@@ -732,7 +732,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_cut_off_is_read_as_far_as_it_goes() {
+    fn truncated_frame_is_read_up_to_the_cut() {
         let mut stream = framed(&["one ", "two"]);
         stream.truncate(stream.len() - 1);
         assert_eq!(unframed(&stream), "one tw");
@@ -779,7 +779,7 @@ mod tests {
     }
 
     #[test]
-    fn listen_that_leaves_out_the_workspaces_address_is_warned_of() {
+    fn listen_setting_without_workspace_address_is_warned_about() {
         for (listen, reach) in [
             (&["127.0.0.1"][..], Ok(("192.168.1.10", true))),
             (&["127.0.0.1"], Ok(("10.89.0.1", false))),
@@ -806,7 +806,7 @@ mod tests {
     }
 
     #[test]
-    fn rootless_listen_advice_does_not_cut_workspaces_off() {
+    fn rootless_listen_advice_is_to_omit_the_listen_setting() {
         let (verdict, text) = listening(&["0.0.0.0"], Ok(("192.168.1.10", true)));
         assert_eq!(verdict, "warn", "{text}");
         assert!(text.contains("or remove `network.listen`"), "{text}");
@@ -835,7 +835,7 @@ mod tests {
     }
 
     #[test]
-    fn tree_check_follows_the_networks_that_containers_are_in() {
+    fn tree_check_uses_the_networks_of_existing_containers() {
         let shared = &instance_name(INSTANCE)[..];
         let check = tree(true, false, &[("x3", shared), ("x4", shared), ("x5", "x5-net")]);
         assert_eq!(check.verdict, "warn", "{check:?}");
@@ -854,7 +854,7 @@ mod tests {
     }
 
     #[test]
-    fn rootless_tree_check_does_not_promise_that_packets_are_dropped() {
+    fn rootless_tree_check_reports_that_packets_are_not_dropped() {
         let shared = &instance_name(INSTANCE)[..];
         let check = tree(false, true, &[("x3", shared)]);
         assert!(!check.found.contains("and drops packets"), "{check:?}");
@@ -890,7 +890,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_other_machines_see_is_warned_of() {
+    fn address_reachable_from_other_machines_is_warned_about() {
         let gateway = Ok(("10.89.0.1", false));
         let (verdict, found) = listening(&[], gateway);
         assert_eq!(verdict, "ok", "{found}");
@@ -913,7 +913,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_be_told_the_gateway_is_told_why() {
+    fn listen_check_gives_reason_for_unknown_gateway_address() {
         let (verdict, found) = listening(&[], Err("the engine is away"));
         assert_eq!(verdict, "warn");
         assert!(found.contains("the engine is away") && found.contains("127.0.0.1:7717 only"), "{found}");

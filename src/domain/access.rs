@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_the_protocol() {
+    fn communication_rules_follow_the_protocol_table() {
         // 1 -> 2 -> 4, 1 -> 3 -> 5; 6 -> 7
         let tree = rows(&[(1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (6, 0), (7, 6)]);
         assert!(allowed(&tree, 1, 1), "itself");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_and_a_chain_beyond_the_limit_deny() {
+    fn parent_cycle_and_overlong_parent_chain_are_denied() {
         let cycle = rows(&[(1, 3), (2, 1), (3, 2), (9, 0)]);
         assert!(!allowed(&cycle, 1, 9));
         let steps = STEPS_MAX as u128;
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_below_a_parent_that_is_gone_are_denied() {
+    fn siblings_with_a_missing_parent_are_denied() {
         assert!(!allowed(&rows(&[(2, 1), (3, 1)]), 2, 3));
     }
 }

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limit_is_capped_and_defaults_when_invalid() {
+    fn activity_limit_is_capped_and_defaults_when_invalid() {
         for (text, expected) in [
             (None, 100),
             (Some(""), 100),

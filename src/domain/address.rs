@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_internet_are_allowed() {
+    fn public_internet_addresses_are_allowed() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_of_the_internet_is_refused_whatever_is_allowed() {
+    fn special_purpose_addresses_are_always_refused() {
         for (address, refusal) in [
             ("0.0.0.0", Refusal::Unspecified),
             ("0.0.0.1", Refusal::Reserved),
@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_refused_unless_it_is_allowed() {
+    fn loopback_addresses_are_refused_unless_they_are_allowed() {
         for address in [
             "127.0.0.1",
             "127.255.255.255",

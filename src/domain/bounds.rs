@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agents_events_are_a_burst_and_then_one_every_five_minutes() {
+    fn agent_events_are_limited_to_burst_then_one_per_5_minutes() {
         let (mut full_at, mut now, mut count) = (None, 1_000_000, 0);
         for _second in 0..3600 {
             if let Some(next) = next_agent_event(full_at, now) {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_costs_no_more_than_one_allowance() {
+    fn agent_event_is_refused_if_allowance_time_is_far_ahead() {
         let far = Some(i64::MAX / 2);
         assert_eq!(next_agent_event(far, 0), None);
         assert!(next_agent_event(None, 0).is_some());

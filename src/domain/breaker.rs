@@ -84,21 +84,21 @@ mod tests {
     }
 
     #[test]
-    fn three_are_always_allowed_and_a_quarter_of_many() {
+    fn breaker_allows_three_workspaces_or_a_quarter_of_all() {
         assert_eq!(judge(&plan(0..3), &[], 3, &|_| false), Verdict::Clear);
         assert!(matches!(judge(&plan(0..4), &[], 12, &|_| false), Verdict::Hold { .. }));
         assert_eq!(judge(&plan(0..4), &[], 16, &|_| false), Verdict::Clear);
     }
 
     #[test]
-    fn the_last_hour_counts_with_the_plan_and_nobody_twice() {
+    fn breaker_counts_each_workspace_of_the_last_hour_once() {
         let recent: Vec<_> = (0..3).map(|n| WorkspaceId(Uuid::from_u128(n))).collect();
         assert!(matches!(judge(&plan(3..4), &recent, 4, &|_| false), Verdict::Hold { .. }));
         assert_eq!(judge(&plan(0..3), &recent, 4, &|_| false), Verdict::Clear);
     }
 
     #[test]
-    fn what_a_person_approved_does_not_count() {
+    fn approved_actions_do_not_count_against_the_breaker() {
         assert_eq!(judge(&plan(0..50), &[], 4, &|_| true), Verdict::Clear);
         assert_eq!(judge(&plan(0..4), &[], 4, &|p| p.name == "0"), Verdict::Clear);
     }

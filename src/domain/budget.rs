@@ -83,7 +83,7 @@ mod tests {
     const T: Timestamp = Timestamp(1_700_000_000_000);
 
     #[test]
-    fn waits_double_up_to_the_longest() {
+    fn restart_backoff_doubles_up_to_the_maximum() {
         let budget = RestartBudget { ends_allowed: 100, ..RestartBudget::default() };
         let waits: Vec<_> = (0..7).map(|n| budget.backoff(n).as_secs()).collect();
         assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fifth_end_in_a_row_spends_the_budget() {
+    fn fifth_exit_in_a_row_exhausts_the_restart_budget() {
         let budget = RestartBudget::default();
         let mut ends = Vec::new();
         let mut now = T;
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_minutes_online_and_the_window_forgive() {
+    fn restart_budget_resets_after_ten_minutes_online_or_window() {
         let budget = RestartBudget::default();
         let before: Vec<_> = (0..4).map(|n| T + Duration::from_secs(n)).collect();
         let soon = T + Duration::from_mins(11);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_in_the_future_of_a_clock_that_was_set_back_do_not_count() {
+    fn exit_times_ahead_of_the_clock_do_not_count() {
         let ahead: Vec<_> = (1..9).map(|n| T + Duration::from_mins(n)).collect();
         assert!(matches!(RestartBudget::default().judge(&ahead, None, T), Next::Restart { .. }));
     }

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beat_brings_up_exactly_what_waits_for_one() {
+    fn heartbeat_brings_up_exactly_the_statuses_that_allow_it() {
         for status in Status::ALL {
             let recovers = moves(standing(status), &well()).contains(&Cause::HeartbeatReceived);
             assert_eq!(recovers, Cause::HeartbeatReceived.sources().contains(&status), "{status}");
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn every_move_of_a_beat_is_one_the_table_allows() {
+    fn heartbeat_causes_only_allowed_transitions() {
         let wedged = Heartbeat { runtime_state: WEDGED.into(), ..well() };
         for status in Status::ALL {
             for heartbeat in [&well(), &Heartbeat::default(), &wedged] {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_token_of_a_container_workspace_proves_nothing() {
+    fn api_token_heartbeat_of_container_workspace_changes_nothing() {
         for status in Status::ALL {
             let of_operator = Standing { token: TokenKind::Api, ..standing(status) };
             assert_eq!(moves(of_operator, &well()), [], "{status}");
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_and_wedged_degrade_and_only_a_whole_healthy_beat_recovers() {
+    fn unhealthy_heartbeat_degrades_and_only_healthy_one_recovers() {
         let failing = Heartbeat { error_rate: 0.5, ..well() };
         let wedged = Heartbeat { runtime_state: WEDGED.into(), ..well() };
         let odd = Heartbeat { runtime_state: "resting".into(), ..well() };
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_without_a_readable_error_rate_or_state_lifts_nothing() {
+    fn heartbeat_with_unreadable_health_does_not_clear_degraded() {
         for field in [Field::ErrorRate, Field::RuntimeState] {
             let mut heartbeat = well();
             heartbeat.unknown.insert(field);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_of_fields_reads_back_as_it_was_written() {
+    fn refused_fields_round_trip_and_are_replaced_per_request() {
         let mut fields = Fields::default();
         for field in Field::ALL {
             fields.insert(field);
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_comes_up_unwell_is_online_and_then_degraded() {
+    fn first_heartbeat_with_errors_brings_online_then_degrades() {
         let failing = Heartbeat { error_rate: 1.0, ..well() };
         assert_eq!(
             moves(standing(Status::Provisioning), &failing),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_between_characters() {
+    fn text_is_truncated_at_a_character_boundary() {
         assert_eq!(cut("aé".into(), 2), "a");
         assert_eq!(cut("aé".into(), 3), "aé");
     }

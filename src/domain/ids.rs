@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusal_of_an_id_says_what_is_expected() {
+    fn id_parse_error_describes_the_expected_form() {
         let refused = WorkspaceId::from_client("two").unwrap_err().to_string();
         assert!(refused.contains("a UUID with hyphens") && !refused.contains("lower case"), "{refused}");
         let refused = ContainerId::try_from("two".to_owned()).unwrap_err().to_string();
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_lower_case_hyphenated_form_is_an_id() {
+    fn workspace_id_parses_only_lower_case_with_hyphens() {
         let text = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
         assert_eq!(text.parse::<WorkspaceId>().unwrap().to_string(), text);
         for wrong in [text.to_uppercase(), text.replace('-', ""), format!("{{{text}}}"), String::new()] {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_a_client_is_read_in_any_case() {
+    fn client_supplied_id_is_parsed_in_any_case() {
         let text = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
         for sent in [text, &text.to_uppercase(), "6F1C0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11"] {
             assert_eq!(
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_of_an_id_has_hyphens_where_an_id_has_them() {
+    fn id_prefix_has_hyphens_at_uuid_positions_or_none() {
         let id: WorkspaceId = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".parse().unwrap();
         for prefix in
             ["6f1c", "6f1c0c5e", "6F1C0C5E-0d0f", "6f1c0c5e0d0f", "6f1c0c5e-", "6f1c0c5e-0d0f-4c58-9b0e-0a4c"]
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_id_holds_nothing_that_could_change_a_request() {
+    fn container_id_must_be_64_lower_case_hex_digits() {
         assert!(ContainerId::try_from("a".repeat(64)).is_ok());
         for wrong in ["a".repeat(63), "A".repeat(64), format!("{}?", "a".repeat(63)), "../".repeat(22)] {
             assert!(ContainerId::try_from(wrong.clone()).is_err(), "{wrong} was accepted as a container id");

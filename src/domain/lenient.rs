@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn lone_surrogates_and_bad_bytes_become_the_replacement_character() {
+    fn invalid_unicode_in_json_becomes_replacement_character() {
         for (body, value) in [
             (&br#"{"a":"x\ud83d"}"#[..], "x\u{fffd}"),
             (br#"{"a":"\ude00y"}"#, "\u{fffd}y"),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_cannot_be_read_costs_no_other() {
+    fn unreadable_field_does_not_affect_other_fields() {
         for flaw in ["NaN", "-Infinity", "1e999", "{\"x\":NaN}", "'x'", "\"raw\nline\"", "[1,2", "]"] {
             let (a, b, _) = read(&format!(r#"{{"b":7,"a":{flaw}}}"#));
             assert_eq!((a, b), (Field::Unreadable, value_of(json!(7))), "{flaw}");
@@ -204,12 +204,12 @@ mod tests {
     }
 
     #[test]
-    fn of_two_fields_of_one_name_the_last_counts() {
+    fn last_of_duplicate_fields_is_used() {
         assert_eq!(read(r#"{"a":1,"a":2}"#).0, value_of(json!(2)));
     }
 
     #[test]
-    fn an_object_that_is_cut_off_keeps_what_came_before() {
+    fn truncated_object_keeps_its_complete_fields() {
         let whole = r#"{"a":"x","b":12,"c":{"d":[1]}}"#;
         for cut in 1..whole.len() {
             let (a, b, read_whole) = read(&whole[..cut]);

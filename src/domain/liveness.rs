@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_degrades_then_restarts_and_an_external_agent_is_waited_for() {
+    fn missed_heartbeats_degrade_and_then_restart_a_container() {
         let short = Duration::from_secs(179);
         assert_eq!(silent(quiet(Status::Online, short), &since), []);
         assert!(matches!(
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_blamed_for_silence_that_nobody_could_have_heard() {
+    fn silence_counts_only_within_the_liveness_window() {
         let long = Duration::from_hours(8);
         assert_eq!(silent(quiet(Status::Online, long), &|_| Duration::from_secs(179)), []);
         let plan = flag_wedged(
@@ -334,14 +334,14 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_speaks_no_protocol_is_never_silent() {
+    fn heartbeat_check_skips_runtimes_without_heartbeats() {
         let rows = [quiet(Status::Online, Duration::from_hours(1))];
         let plan = check_heartbeats(&rows, &BTreeSet::new(), &|_| Readiness::Container, &since, NOW);
         assert_eq!(plan, Plan::default());
     }
 
     #[test]
-    fn busy_without_result_is_flagged_once_and_restarted_only_where_that_was_allowed() {
+    fn stalled_workspace_is_flagged_once_and_restarted_if_allowed() {
         let flag = |rows: &[QuietRow], sent: Option<Timestamp>| {
             let plan = flag_wedged(rows, &BTreeSet::new(), &|_| sent, &since, NOW);
             plan.actions.into_iter().map(|planned| planned.action).collect::<Vec<_>>()
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_idle_and_unused_sleeps() {
+    fn only_idle_workspaces_hibernate() {
         let idle = IdleRow {
             row: row(Status::Online),
             idle_minutes: 10,
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn restarts_wait_for_the_parents_restart() {
+    fn restart_waits_for_the_restart_of_the_parent() {
         let id = |number| WorkspaceId(Uuid::from_u128(number));
         let parent = |of: WorkspaceId| (of.0.as_u128() > 1).then(|| id(of.0.as_u128() - 1));
         let due = |numbers: &[u128], due_at| RestartsDue {
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_given_its_runtimes_time_from_when_its_container_was_brought_up() {
+    fn start_times_out_after_the_limit_of_its_runtime() {
         let row = row(Status::Provisioning);
         let plan = |limit: Option<Duration>, begun: Option<Timestamp>| {
             let rows = std::slice::from_ref(&row);

@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn names_show_the_offending_part() {
+    fn invalid_workspace_name_error_shows_offending_part() {
         for good in ["a", "Marketing Lead", "dev-1", "x_y.z", "équipe"] {
             assert!(good.parse::<WorkspaceName>().is_ok(), "{good}");
         }
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_reads_as_an_id_is_refused() {
+    fn workspace_name_that_looks_like_an_id_is_refused() {
         for bad in
             ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "6F1C0C5E", "6f1c0c5e-0d0f", "20260102", "deadbeef"]
         {
@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_glyph_is_refused() {
+    fn workspace_name_with_invisible_character_is_refused() {
         for bad in ["\u{3164}", "a\u{115f}b", "\u{ffa0}x"] {
             assert!(matches!(bad.parse::<WorkspaceName>(), Err(InvalidName::Character { .. })), "{bad:?}");
         }
     }
 
     #[test]
-    fn a_container_is_ours_only_when_labels_and_name_agree() {
+    fn container_is_owned_only_if_labels_and_name_match() {
         let ours = labels(&INSTANCE.to_string(), &WORKSPACE.to_string());
         let owner = |name: &str| container_owner(INSTANCE, name, &ours);
         assert_eq!(owner(&container_name(WORKSPACE, 3)), Owner::Workspace(WORKSPACE, 3));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_ours_only_when_labels_and_name_agree() {
+    fn volume_is_owned_only_if_labels_and_name_match() {
         let ours = labels(&INSTANCE.to_string(), &WORKSPACE.to_string());
         let name = volume_name(WORKSPACE, VolumeKind::Work);
         assert_eq!(volume_owner(INSTANCE, &name, &ours), Some((WORKSPACE, VolumeKind::Work)));

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_is_two_unprivileged_ports_in_order() {
+    fn port_range_needs_two_unprivileged_ports_in_order() {
         assert_eq!("21000-28999".parse::<PortRange>().unwrap(), PortRange::default());
         for wrong in ["", "21000", "3000-2000", "80-90", "1-70000", "a-b"] {
             assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");

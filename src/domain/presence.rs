@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_counts_from_what_was_watched() {
+    fn absence_counts_from_first_listing_without_container() {
         let mut presence = Presence::default();
         assert_eq!(presence.absent(A, Awake(0), Awake(9_000)).listings, 0, "no listing was recorded yet");
         listing(&mut presence, 1_000, false);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_counts_only_from_when_there_was_something_to_be_absent() {
+    fn absence_ignores_listings_before_the_container_existed() {
         let mut presence = Presence::default();
         for at in [1_000, 31_000, 61_000] {
             listing(&mut presence, at, false);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn long_grace_is_reached_at_a_short_period() {
+    fn long_absence_is_measured_with_bounded_memory() {
         let mut presence = Presence::default();
         listing(&mut presence, 500, true);
         let grace = Duration::from_hours(3);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn workspaces_that_are_gone_are_forgotten() {
+    fn unregistered_workspaces_are_dropped_from_presence() {
         let mut presence = Presence::default();
         for number in 0..10_000_u32 {
             let id = WorkspaceId(Uuid::from_u128(u128::from(number)));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_makes_an_item_new_again() {
+    fn item_counts_as_new_after_a_listing_without_it() {
         let mut presence = Presence::default();
         listing(&mut presence, 1_000, true);
         listing(&mut presence, 2_000, true);

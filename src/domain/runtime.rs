@@ -204,14 +204,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_two_numbers() {
+    fn runtime_user_must_be_numeric_uid_and_optional_gid() {
         assert_eq!("1000:2000".parse::<User>().unwrap(), User { uid: 1000, gid: 2000 });
         assert_eq!("7".parse::<User>().unwrap(), User { uid: 7, gid: 7 });
         assert!("agent".parse::<User>().unwrap_err().to_string().contains("`agent`"));
     }
 
     #[test]
-    fn a_runtime_overrides_its_tier_limit_by_limit() {
+    fn runtime_overrides_limits_of_its_tier_individually() {
         let runtime = Runtime { cpus: Some(0.5), ..Runtime::plain() };
         let limits = runtime.limits(Tier::try_from(3).unwrap());
         assert!((limits.cpus - 0.5).abs() < f64::EPSILON);

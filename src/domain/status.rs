@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_has_exactly_one_row() {
+    fn every_cause_has_exactly_one_transition_row() {
         for cause in Cause::ALL {
             assert_eq!(MOVES.iter().filter(|row| row.0 == cause).count(), 1, "{cause:?}");
         }
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_allows_exactly_the_designed_moves() {
+    fn table_allows_exactly_the_designed_transitions() {
         for from in Status::ALL {
             for to in Status::ALL {
                 let allowed = Cause::ALL.iter().any(|c| c.target() == to && c.sources().contains(&from));
@@ -406,14 +406,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_undelete_leaves_removed() {
+    fn removed_status_is_left_only_by_undelete() {
         for cause in Cause::ALL {
             assert_eq!(cause.sources().contains(&Removed), cause == Cause::Undelete, "{cause:?}");
         }
     }
 
     #[test]
-    fn parked_and_start_error_wait_for_a_person() {
+    fn parked_and_start_error_are_not_lifted_automatically() {
         for failure in [Parked, StartError] {
             for cause in [Cause::Restart, Cause::HeartbeatReceived, Cause::ContainerReady, Cause::Resume] {
                 assert!(!cause.sources().contains(&Failed(failure)), "{cause:?} lifts {failure:?}");
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn words_round_trip() {
+    fn status_words_round_trip() {
         for status in Status::ALL {
             let failure = status.failure().map(Failure::as_str);
             assert_eq!(Status::parse(status.as_str(), failure), Some(status));

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn escape_sequences_never_reach_a_terminal() {
+    fn escape_sequences_are_removed_or_replaced() {
         assert_eq!(lines("a\x1b[2Jb\r\n\tc\x1b[1;31m!\x1b[0m"), "ab\n\tc!");
         assert_eq!(lines("a\x1b]0;title\x07b\r!\x1b["), "a\u{fffd}]0;title\u{fffd}b\u{fffd}!");
         assert_eq!(line("\u{9b}2J\u{90}q\x1bPq\x1b\\"), "\u{fffd}2J\u{fffd}q\u{fffd}Pq\u{fffd}\\");
@@ -110,14 +110,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_on_one_line_cannot_make_another() {
+    fn single_line_text_cannot_start_a_new_line() {
         for end in ["\n", "\r\n", "\r", "\u{b}", "\u{c}", "\u{85}", "\u{2028}", "\u{2029}", "\t", "\n\n \r"] {
             assert_eq!(line(&format!("a{end}b")).replace("  ", " "), "a b", "{end:?}");
         }
     }
 
     #[test]
-    fn hidden_and_turning_characters_are_shown_as_replaced() {
+    fn hidden_and_bidirectional_characters_are_replaced() {
         for hidden in
             ["\u{202e}", "\u{2066}", "\u{2069}", "\u{200b}", "\u{200f}", "\u{feff}", "\u{3164}", "\u{e0041}"]
         {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_passes_unchanged() {
+    fn ordinary_text_passes_unchanged() {
         for text in ["plain", "équipe 設計 Ωμέγα", "👩‍👩‍👧 ❤️ fine", "نامه‌ای", "naïve “quotes” – dash"]
         {
             assert_eq!(line(text), text);

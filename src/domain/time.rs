@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_set_back_never_yields_an_age() {
+    fn elapsed_time_is_zero_after_clock_is_set_back() {
         assert_eq!(Timestamp(5).since(Timestamp(9)), Duration::ZERO);
     }
 
     #[test]
-    fn a_timestamp_prints_as_rfc_3339_with_milliseconds() {
+    fn timestamp_prints_as_rfc_3339_with_milliseconds() {
         assert_eq!(Timestamp(1_700_000_000_120).to_string(), "2023-11-14T22:13:20.120Z");
     }
 }

@@ -193,14 +193,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_has_43_characters_and_round_trips() {
+    fn token_has_43_characters_and_round_trips() {
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(token.expose().len(), 43);
         assert_eq!(Token::parse(token.expose()).unwrap().digest(), token.digest());
     }
 
     #[test]
-    fn a_token_in_a_text_is_replaced_and_what_only_looks_like_one_stays() {
+    fn known_tokens_are_redacted_and_lookalikes_kept() {
         let (ours, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
         let text = format!("é Bearer {}\n\"{}\",{}", ours.expose(), other.expose(), ours.expose());
         let clean = redact_tokens(&text, |digest| *digest == ours.digest());
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_token_is_refused_before_any_look_up() {
+    fn malformed_token_is_not_parsed() {
         for wrong in ["", "short", &"A".repeat(44), &format!("{}=", "A".repeat(43)), &"!".repeat(43)] {
             assert!(Token::parse(wrong).is_none(), "{wrong:?}");
         }
     }
 
     #[test]
-    fn proof_is_what_an_agent_computes_with_sha256sum() {
+    fn token_proof_matches_sha256sum_computation() {
         // printf %s "$token" | sha256sum; printf 'ostler-proof:%s' "$that" | sha256sum
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn proof_is_no_token_and_differs_for_each_token() {
+    fn token_proof_differs_per_token_and_does_not_parse_as_token() {
         let (one, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
         let proof = one.digest().proof();
         assert_ne!(proof, other.digest().proof());
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_printed_holds_the_token() {
+    fn debug_output_does_not_contain_the_token() {
         let token = Token::from_random([3; TOKEN_BYTES]);
         let proof = token.digest().proof();
         assert!(!format!("{proof:?}").contains(proof.expose()));

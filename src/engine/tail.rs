@@ -49,18 +49,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_that_could_steer_a_terminal() {
+    fn control_characters_are_removed_from_log_tail() {
         let written = b"\x1b[31mred\x07\r\n\ttab \xc2\x9b \x7f\x00end\n";
         assert_eq!(clean(written, 100), "[31mred\n\ttab  end\n");
     }
 
     #[test]
-    fn what_is_no_text_is_marked() {
+    fn invalid_utf8_in_log_tail_is_replaced() {
         assert_eq!(clean(b"a\xff\xfeb", 100), "a\u{fffd}\u{fffd}b");
     }
 
     #[test]
-    fn the_end_is_kept_and_no_character_is_cut() {
+    fn log_tail_keeps_the_end_without_splitting_characters() {
         assert_eq!(clean("aé€😀".as_bytes(), 100), "aé€😀");
         for (max_bytes, kept) in
             [(10, "aé€😀"), (9, "é€😀"), (8, "€😀"), (7, "€😀"), (6, "😀"), (3, ""), (0, "")]

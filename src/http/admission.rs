@@ -433,7 +433,7 @@ mod tests {
     const OTHER: Owner = Some(workspace(2));
 
     #[test]
-    fn requests_are_capped_for_each_workspace() {
+    fn requests_are_capped_per_workspace() {
         let admission = Admission::default();
         let held: Vec<_> = (0..MESSAGES).map(|_| admission.enter(ONE, Class::Message).unwrap()).collect();
         assert_eq!(admission.enter(ONE, Class::Message).err(), Some(Refusal::Requests(MESSAGES)));
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_capped_for_each_workspace_and_in_all() {
+    fn bytes_are_capped_per_workspace_and_in_total() {
         let admission = Admission::default();
         let own = admission.reserve(ONE, BYTES).unwrap();
         assert_eq!(admission.reserve(ONE, 1).err(), Some(Refusal::Bytes));
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn reservation_ends_with_the_last_of_the_bytes() {
+    fn byte_reservation_is_released_with_the_last_slice() {
         let admission = Admission::default();
         let reserved = admission.reserve(ONE, 1 << 20).unwrap();
         let bytes = Read { bytes: Bytes::from(vec![b'x'; 1 << 20]), reserved }.into_bytes();

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn delegators_take_turns_within_their_share() {
+    fn delegations_run_round_robin_within_per_workspace_limit() {
         let mut turns = Turns::default();
         for number in 0..10 {
             turns.add(waiting(1, number));

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_passes_and_then_what_comes_back() {
+    fn rate_limiter_allows_a_burst_and_then_the_refill_rate() {
         let (clock, limiter) = limiter(2, 5);
         let passed = (0..20).filter(|_| limiter.check(1).is_ok()).count();
         assert_eq!(passed, 5, "only the burst passes");
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_as_long_as_told_gets_through() {
+    fn request_is_allowed_after_the_reported_wait() {
         let (clock, limiter) = limiter(1, 3);
         for _ in 0..50 {
             if let Err(wait) = limiter.check(1) {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn one_key_does_not_use_up_what_another_has() {
+    fn rate_limit_of_one_key_does_not_affect_another() {
         let (_, limiter) = limiter(1, 1);
         assert_eq!(limiter.check(1), Ok(()));
         assert!(limiter.check(1).is_err());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn paced_requests_wait_for_their_turn_and_never_longer() {
+    fn paced_requests_wait_in_turn_up_to_a_maximum() {
         let (clock, limiter) = limiter(10, 3);
         let most = Duration::from_millis(500);
         let mut waits = std::iter::repeat_with(|| limiter.pace(1, most).as_millis());
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_full_again_are_forgotten() {
+    fn rate_limiter_drops_keys_with_full_buckets() {
         let (clock, limiter) = limiter(1, 2);
         for key in 0..100_000 {
             limiter.check(key).unwrap();

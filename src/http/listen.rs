@@ -978,7 +978,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_never_ends_is_cut_however_it_drips() {
+    async fn slow_request_head_is_cut_off_after_75_seconds() {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\n").await;
@@ -992,7 +992,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_beats_every_30_seconds_keeps_its_connection() {
+    async fn connection_with_requests_every_30_seconds_stays_open() {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         for _ in 0..20 {
@@ -1009,7 +1009,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_in_flight_is_no_silence() {
+    async fn connection_with_in_flight_request_is_not_idle() {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.ask("/slow").await;
@@ -1024,7 +1024,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_is_too_large_is_refused() {
+    async fn oversized_request_head_is_refused() {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: ").await;
@@ -1068,7 +1068,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn workspace_with_too_many_connections_loses_one_of_its_own() {
+    async fn workspace_over_its_limit_evicts_its_own_oldest_connection() {
         let server = start(ConnectionLimits { per_address: 2, per_workspace: 2, ..LIMITS });
         let mut busy = Vec::new();
         for _ in 0..2 {
@@ -1092,7 +1092,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn request_without_exactly_one_host_is_refused() {
+    async fn http_1_1_request_needs_exactly_one_host_header() {
         let server = start(LIMITS);
         for (head, status) in [
             ("GET /peer HTTP/1.1\r\n\r\n", 400),
@@ -1168,7 +1168,7 @@ mod tests {
     }
 
     #[test]
-    fn full_table_evicts_from_the_workspace_that_holds_most() {
+    fn full_table_evicts_from_workspace_with_most_connections() {
         let (_table, take) = slots(ConnectionLimits { in_all: 4, ..LIMITS });
         let greedy: Vec<_> = (0..3).map(|_| take("10.0.0.1", Some(1)).0).collect();
         let modest = take("10.0.0.1", Some(2)).0;
@@ -1178,7 +1178,7 @@ mod tests {
     }
 
     #[test]
-    fn workspace_loses_a_connection_at_rest_before_a_busy_one() {
+    fn workspace_over_limit_evicts_idle_connection_before_busy_one() {
         let (table, take) = slots(ConnectionLimits { per_workspace: 2, ..LIMITS });
         let busy = take("10.0.0.1", Some(1)).0;
         let at_rest = take("10.0.0.1", Some(1)).0;
@@ -1195,7 +1195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_is_no_faster_than_its_own_end() {
+    fn accepting_waits_while_too_many_evictions_are_pending() {
         let (table, take) = slots(ConnectionLimits { in_all: 1, per_address: 1, ..LIMITS });
         let mut held: Vec<_> = (0..GIVING_WAY).map(|_| take("10.0.0.1", None).0).collect();
         assert!(table.settled().now_or_never().is_some());
@@ -1213,7 +1213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stopping_ends_what_is_idle_and_finishes_what_is_in_flight() {
+    async fn shutdown_closes_idle_connections_and_finishes_requests() {
         let server = start(LIMITS);
         let (mut idle, mut busy) = (Peer::new(&server).await, Peer::new(&server).await);
         idle.ask("/peer").await;
@@ -1229,7 +1229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_does_not_finish_in_time_is_cut_at_a_stop() {
+    async fn shutdown_cuts_requests_that_exceed_the_drain_time() {
         let server = start(LIMITS);
         let mut stuck = Peer::new(&server).await;
         stuck.ask("/slow").await;
@@ -1243,7 +1243,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_not_there_yet_can_be_bound() {
+    fn listener_binds_an_address_that_is_not_assigned_yet() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _context = runtime.enter();
         for address in ["192.0.2.77:0", "[2001:db8::77]:0"] {
@@ -1258,7 +1258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_set_on_the_listener_holds_for_its_connections() {
+    async fn accepted_connection_inherits_socket_options() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
@@ -1282,7 +1282,7 @@ mod tests {
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "task of a test")]
-    async fn accepting_rests_when_there_are_no_descriptors_and_not_when_a_peer_gave_up() {
+    async fn accept_backs_off_without_descriptors_but_not_after_an_abort() {
         let no_descriptors = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let mut errors: VecDeque<_> = (0..7).map(|_| no_descriptors()).collect();
         errors.push_front(io::ErrorKind::ConnectionAborted.into());
@@ -1314,7 +1314,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connection_from_another_machine_is_closed_at_the_hosts_address() {
+    async fn connection_from_another_machine_is_closed_on_host_address() {
         let listener = bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         let address = listener.local_addr().unwrap();
         let sources = ["192.0.2.9", "172.17.0.2", "127.0.0.1", "192.0.2.7"];
@@ -1351,7 +1351,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_read_whole_up_to_its_limit() {
+    async fn request_body_is_read_up_to_its_limit() {
         let clock = ManualClock::default();
         let limit = Duration::from_secs(10);
         let read = |body, most| read_body(body, most, limit, &clock);
@@ -1365,7 +1365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_start_of_a_body_is_kept_and_the_rest_discarded() {
+    async fn request_body_start_is_kept_and_the_rest_discarded() {
         let clock = ManualClock::default();
         let read = |body, keep| read_start(body, keep, 8, Duration::from_secs(10), &clock);
         assert_eq!(read(Body::from("abc"), 3).await, Ok(("abc".into(), false)));
@@ -1379,7 +1379,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_drips_is_too_slow_as_a_whole() {
+    async fn slow_request_body_is_refused_by_a_total_time_limit() {
         let clock = Arc::new(ManualClock::default());
         let ticking = Arc::clone(&clock);
         // Each piece comes soon after the previous one, so a limit per piece would not catch it.

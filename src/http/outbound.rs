@@ -340,7 +340,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn only_plain_urls_of_a_web_host_are_urls_of_an_agent() {
+    fn agent_url_must_be_plain_http_or_https_with_a_host() {
         for (text, host, port, tls) in [
             ("http://agent.example.com", "agent.example.com", 80, false),
             ("https://agent.example.com/a2a?x=1", "agent.example.com", 443, true),
@@ -391,7 +391,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_is_judged_as_it_is_written() {
+    async fn ip_address_in_agent_url_is_checked_without_resolving() {
         for text in ["http://169.254.169.254/latest", "http://[::ffff:169.254.169.254]/", "http://0.0.0.0:1/"]
         {
             assert!(matches!(judge(text, BOTH, &[]).await, Err(UrlError::Refused { .. })), "{text}");
@@ -405,7 +405,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_is_resolved_once_and_its_address_is_what_is_dialled() {
+    async fn host_name_is_resolved_once_to_the_dialled_address() {
         let checked =
             judge("https://agent.example.com/x", Allow::default(), &[&["1.1.1.1:443"]]).await.unwrap();
         assert_eq!(checked.address(), "1.1.1.1:443".parse().unwrap());
@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn one_refused_address_of_a_name_refuses_it() {
+    async fn host_name_is_refused_if_any_of_its_addresses_is() {
         for answer in [
             &["10.0.0.1:80"][..],
             &["1.1.1.1:80", "169.254.169.254:80"],
@@ -430,13 +430,13 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_without_an_address_is_told_with_its_reason() {
+    async fn unresolvable_host_name_is_named_in_error() {
         let judged = judge("http://agent.example.com/", BOTH, &[&[]]).await.unwrap_err();
         assert!(judged.to_string().contains("agent.example.com"), "{judged}");
     }
 
     #[tokio::test]
-    async fn a_resolver_that_does_not_answer_is_not_waited_for_without_end() {
+    async fn host_name_resolution_times_out() {
         let clock = Arc::new(ManualClock::default());
         let (judged, ()) = tokio::join!(check("http://agent/", BOTH, &Silent, &*clock), async {
             clock.until_asked(1).await;
@@ -446,7 +446,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn public_address_of_this_machine_is_refused_by_name_and_as_written() {
+    async fn public_address_of_this_machine_is_refused_as_ip_and_by_name() {
         for (url, answers) in [("http://8.8.4.7/", &[][..]), ("http://agent/", &[&["8.8.4.7:80"][..]])] {
             let judged = judge(url, Allow::default(), answers).await;
             let is_refused = matches!(judged, Err(UrlError::Refused { refusal: Refusal::Loopback, .. }));
@@ -455,7 +455,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn addresses_and_networks_are_read_as_the_kernel_writes_them() {
+    fn own_addresses_and_networks_are_read_from_kernel_tables() {
         let mut around = Surroundings::default();
         read_fib_trie(
             "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 0.0.0.0\n        /0 universe UNICAST\n           |-- 127.0.0.0\n\
@@ -489,7 +489,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn look_up_that_was_given_up_keeps_its_place_until_it_ends() {
+    async fn abandoned_lookup_keeps_its_slot_until_it_finishes() {
         static PERMITS: Semaphore = Semaphore::const_new(1);
         let (end, ends) = std::sync::mpsc::channel::<()>();
         let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -512,7 +512,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn the_systems_resolver_knows_this_machine() {
+    async fn system_resolver_resolves_localhost_to_loopback() {
         let addresses = SystemResolver.resolve("localhost".into(), 7).await.unwrap();
         assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == 7));
     }

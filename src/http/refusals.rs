@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_third_refusal_in_a_row_is_reported_once() {
+    fn third_consecutive_refusal_is_reported_once() {
         let refusals = Refusals::default();
         let id = WorkspaceId(Uuid::from_u128(1));
         let is_due: Vec<bool> = (0..10).map(|_| refusals.count(id)).collect();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_refusals_is_bounded() {
+    fn refusal_table_is_bounded() {
         let refusals = Refusals::default();
         for number in 0..(COUNTED_MAX as u128 * 2 + 5) {
             refusals.count(WorkspaceId(Uuid::from_u128(number)));

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn near_names_are_suggested_the_nearest_first() {
+    fn similar_names_are_suggested_nearest_first() {
         let names: Vec<WorkspaceName> =
             ["backend", "frontend", "frontends"].iter().map(|name| name.parse().unwrap()).collect();
         let near = suggestion("frontent", &names);

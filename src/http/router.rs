@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubled_slashes_are_dropped_where_no_id_can_be_missing() {
+    fn double_slashes_are_removed_unless_an_id_may_be_missing() {
         for (path, single) in [
             ("/registry/heartbeat", None),
             ("//registry/heartbeat", Some("/registry/heartbeat")),

@@ -423,7 +423,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn starts_that_differ_only_in_when_they_were_said_are_one_said_last() {
+    fn start_orders_merge_if_only_their_order_time_differs() {
         let start = |decided_after, new_container| {
             Order::Start(StartOrder { new_container, decided_after, ..StartOrder::default() })
         };

@@ -95,7 +95,7 @@ mod tests {
     use crate::engine::{EngineError, ErrorKind};
 
     #[tokio::test]
-    async fn frozen_engine_is_asked_of_one_workspace_only() {
+    async fn socket_queries_stop_at_the_first_engine_timeout() {
         let containers: Vec<_> = (1..=5_u16)
             .map(|port| {
                 let container = ContainerId::try_from("c".repeat(64)).unwrap();

@@ -383,7 +383,7 @@ mod tests {
     use crate::clock::SystemClock;
 
     #[tokio::test]
-    async fn start_waits_until_the_hosts_new_address_is_served() {
+    async fn start_waits_until_the_new_host_address_is_served() {
         let (gateways, clock) = (Gateways::default(), SystemClock::start());
         let [home, cafe] = ["192.0.2.10", "198.51.100.7"].map(|address| address.parse().unwrap());
         let workspace = WorkspaceId(uuid::Uuid::from_u128(1));

@@ -930,7 +930,7 @@ mod tests {
     use crate::domain::{ids::InstanceId, naming::WorkspaceName, time::Timestamp, workspace::Policy};
 
     #[test]
-    fn container_is_made_from_its_spec_with_or_without_config() {
+    fn container_spec_hash_is_accepted_with_or_without_config() {
         let runtime = Runtime::plain();
         let settings = Settings {
             instance: InstanceId(uuid::Uuid::nil()),

@@ -628,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn a_usual_beat_is_one_update_of_the_pulse() {
+    fn routine_heartbeat_is_one_update_statement() {
         let store = recorded();
         let first = statements_of(&store, heartbeat(1, "sorting"));
         assert!(first.len() > 1, "the first heartbeat did not set the status: {first:?}");
@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_written_when_they_change_and_not_again() {
+    fn heartbeat_texts_are_written_only_when_changed() {
         let store = recorded();
         statements_of(&store, heartbeat(1, "sorting"));
         let changed = statements_of(&store, heartbeat(2, "writing"));
@@ -654,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_waits_for_the_disk() {
+    fn database_is_configured_with_synchronous_full() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
         let sql = rusqlite::Connection::open(&path).unwrap();
@@ -664,7 +664,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_beat_writes_has_an_index() {
+    fn pulse_table_has_no_index() {
         let disk = Disk::in_memory().unwrap();
         let writer = disk.writer.lock().unwrap();
         let indexes: u32 = writer

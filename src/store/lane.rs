@@ -677,7 +677,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_lane_cannot_write() {
+    fn reader_connection_cannot_write() {
         let dir = tempfile::tempdir().unwrap();
         let writer = file(dir.path());
         let reader = open_reader(&dir.path().join(FILE_NAME)).unwrap();
@@ -698,7 +698,7 @@ mod tests {
 
     /// Limiting the database's growth makes SQLite behave as on a full disk, without the need for one.
     #[tokio::test]
-    async fn a_batch_on_a_full_disk_fails_whole_and_the_next_one_works() {
+    async fn batch_on_full_disk_fails_whole_and_next_one_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let sql = file(dir.path());
         let look = open_reader(&dir.path().join(FILE_NAME)).unwrap();
@@ -737,7 +737,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_statement_that_panics_fails_its_callers_and_the_lanes_live_on() {
+    async fn panicking_statement_fails_its_caller_and_lanes_continue() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let broken = store.lanes.write::<()>("broken", |tx| {

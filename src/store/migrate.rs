@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_sql_is_what_the_migrations_make() {
+    fn schema_sql_matches_the_migrated_schema() {
         let migrated = Connection::open_in_memory().unwrap();
         prepare(&migrated, None).unwrap();
         let written = Connection::open_in_memory().unwrap();
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_backs_the_file_up_first_and_keeps_every_row() {
+    fn migration_creates_a_backup_first_and_keeps_rows() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ostler.db");
         let sql = Connection::open(&path).unwrap();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_migration_that_fails_changes_nothing() {
+    fn failed_migration_changes_nothing() {
         let sql = Connection::open_in_memory().unwrap();
         prepare(&sql, None).unwrap();
         let before = schema_of(&sql);
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_that_fails_on_its_way_leaves_the_old_schema() {
+    fn failed_upgrade_of_several_migrations_keeps_old_schema() {
         let sql = Connection::open_in_memory().unwrap();
         apply(&sql, None, &MIGRATIONS[..1]).unwrap();
         let before = schema_of(&sql);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_database_is_refused() {
+    fn newer_database_is_refused() {
         let sql = Connection::open_in_memory().unwrap();
         prepare(&sql, None).unwrap();
         sql.pragma_update(None, "user_version", 99).unwrap();
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_database_is_refused() {
+    fn foreign_database_is_refused() {
         let sql = Connection::open_in_memory().unwrap();
         sql.execute_batch("CREATE TABLE notes (text TEXT)").unwrap();
         assert!(matches!(prepare(&sql, None), Err(OpenError::NotOurs { .. })));

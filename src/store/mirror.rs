@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn record_is_of_another_directory_when_inode_or_birth_differ() {
+    fn mirror_is_of_another_directory_if_inode_or_birth_differs() {
         let here = DirectoryMark { device: 1, inode: 2, born: Some(7) };
         let record = record(3).placed(here);
         assert!(
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_generation_never_goes_back() {
+    fn mirror_generation_never_decreases() {
         let dir = tempfile::tempdir().unwrap();
         let mirror = Mirror::Directory(dir.path().to_owned());
         assert_eq!(mirror.read().unwrap(), None);
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn creations_at_once_leave_a_whole_mirror_with_the_highest_generation() {
+    fn concurrent_updates_keep_the_highest_mirror_generation() {
         let dir = tempfile::tempdir().unwrap();
         let mirror = Mirror::Directory(dir.path().to_owned());
         mirror.write(&record(0)).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_mirror_is_an_error_and_not_a_missing_one() {
+    fn unreadable_mirror_is_an_error_and_not_missing() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(MIRROR_FILE_NAME), "{").unwrap();
         assert!(Mirror::Directory(dir.path().to_owned()).read().is_err());

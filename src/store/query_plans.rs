@@ -571,7 +571,7 @@ fn no_statement_reads_a_whole_table() {
 }
 
 #[test]
-fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
+fn statement_is_not_replanned_for_its_bound_values() {
     let (sql, statements) = recorded();
     let mut planned_anew = Vec::new();
     for text in &statements {
@@ -598,7 +598,7 @@ fn no_statement_is_planned_anew_for_what_is_bound_to_it() {
 
 /// Live rows are scattered among removed ones, one page each: reading them would make the query slower with history.
 #[test]
-fn the_stale_query_reads_indexes_only() {
+fn stale_token_query_reads_only_indexes() {
     let (sql, statements) = recorded();
     let stale = statements.iter().find(|text| text.contains("INDEXED BY tokens_live_instance")).unwrap();
     let plan = plan(&sql, stale);
@@ -609,7 +609,7 @@ fn the_stale_query_reads_indexes_only() {
 }
 
 #[test]
-fn what_passes_read_of_live_rows_they_read_of_an_index() {
+fn live_row_queries_of_passes_use_a_covering_index() {
     let (sql, statements) = recorded();
     let reading = statements.iter().filter(|text| text.contains("INDEXED BY workspaces_holding"));
     let plans: Vec<_> = reading.map(|text| plan(&sql, text)).collect();
@@ -623,7 +623,7 @@ fn what_passes_read_of_live_rows_they_read_of_an_index() {
 }
 
 #[test]
-fn a_missing_index_is_noticed() {
+fn query_plan_check_detects_a_missing_index() {
     let (sql, statements) = recorded();
     sql.execute_batch("DROP INDEX tokens_of_workspace; DROP INDEX workspaces_parent").unwrap();
     let forget = statements.iter().find(|text| text.starts_with("DELETE FROM workspaces")).unwrap();

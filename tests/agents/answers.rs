@@ -4,7 +4,7 @@ use super::make;
 use crate::support::daemon::Site;
 
 #[test]
-fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
+fn message_command_prints_every_response_form_and_agent_failure() {
     let mut site = Site::new("");
     site.serve();
     make(&site, "rude", &["-e", "DEMO_CARD=0.3"]);
@@ -41,7 +41,7 @@ fn message_prints_every_form_of_answer_and_names_the_agent_that_fails() {
 }
 
 #[test]
-fn message_speaks_a2a_1_0_when_the_card_says_so() {
+fn message_command_uses_a2a_1_0_when_agent_card_declares_it() {
     let mut site = Site::new("");
     site.serve();
     make(&site, "new", &["-e", "DEMO_CARD=1.0"]);

@@ -38,7 +38,7 @@ fn kill(site: &Site, agent: &Agent) -> Instant {
 }
 
 #[test]
-fn a_death_is_seen_by_its_event_and_answered_by_a_restart() {
+fn killed_agent_is_detected_by_podman_event_and_restarted() {
     let mut site = Site::new(BY_EVENTS);
     site.serve();
     let worker = make(&site, "worker", &[]);
@@ -72,7 +72,7 @@ fn a_death_is_seen_by_its_event_and_answered_by_a_restart() {
 }
 
 #[test]
-fn a_death_while_the_events_are_cut_off_is_found_by_the_look_after_the_next_connection() {
+fn exit_during_event_stream_outage_is_found_after_reconnect() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), BY_EVENTS);
     site.serve();
@@ -97,7 +97,7 @@ fn a_death_while_the_events_are_cut_off_is_found_by_the_look_after_the_next_conn
 }
 
 #[test]
-fn five_crashes_in_a_row_park_it_and_why_shows_the_logs() {
+fn workspace_is_parked_after_five_crashes_and_why_shows_logs() {
     let mut site = Site::new("[restart]\nfirst_backoff = \"100ms\"\nlongest_backoff = \"1s\"\n");
     site.serve();
     let worker = make(&site, "worker", &["--no-wait", "--env", "DEMO_CRASH_AFTER_SECONDS=1"]);

@@ -19,7 +19,7 @@ pub(super) fn check(site: &Site, name: &str) -> Value {
 }
 
 #[test]
-fn the_doctor_asks_from_inside_whether_ostler_is_reached() {
+fn doctor_checks_from_inside_container_that_ostler_is_reachable() {
     let mut site = Site::new("");
     site.serve();
     let alone = check(&site, "network");
@@ -44,7 +44,7 @@ fn the_doctor_asks_from_inside_whether_ostler_is_reached() {
 }
 
 #[test]
-fn where_no_answer_comes_the_doctor_fails_and_says_what_to_do() {
+fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
     let mut site = Site::new("[network]\nplatform_url = \"http://127.0.0.1:1\"\n");
     site.serve();
     site.ostler(creation("lost", &["--no-wait"])).well();
@@ -67,7 +67,7 @@ fn where_no_answer_comes_the_doctor_fails_and_says_what_to_do() {
 }
 
 #[test]
-fn where_nobody_inside_can_ask_a_fresh_beat_is_proof_enough() {
+fn doctor_accepts_recent_heartbeat_when_container_has_no_shell() {
     let mut site = Site::new("");
     site.serve();
     site.create("mute", &[]);

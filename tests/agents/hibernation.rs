@@ -27,7 +27,7 @@ fn hibernate(site: &Site, agent: &Agent) {
 const NAMES: [&str; 3] = ["idle", "busy", "typed"];
 
 #[test]
-fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
+fn idle_agent_with_heartbeats_hibernates_and_busy_agent_does_not() {
     let mut site = Site::new("");
     site.serve();
     for name in NAMES {
@@ -69,7 +69,7 @@ fn an_idle_agent_that_beats_falls_asleep_and_one_that_works_does_not() {
 }
 
 #[test]
-fn a_message_wakes_whom_it_may_and_brings_back_the_agents_own_answer() {
+fn message_from_parent_wakes_agent_and_returns_its_response() {
     let mut site = Site::new("");
     site.serve();
     let lead = make(&site, "lead", &[]);
@@ -91,7 +91,7 @@ fn a_message_wakes_whom_it_may_and_brings_back_the_agents_own_answer() {
 }
 
 #[test]
-fn a_cousin_is_refused_and_wakes_nobody() {
+fn unrelated_workspace_cannot_message_discover_or_wake_agent() {
     let mut site = Site::new("");
     site.serve();
     for (name, parent) in

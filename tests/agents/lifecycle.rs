@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[test]
-fn an_agent_comes_online_over_the_gateway_with_the_default_configuration_and_answers() {
+fn agent_comes_online_over_gateway_with_default_configuration() {
     let mut site = Site::new("");
     site.serve();
     let lead = make(&site, "lead", &[]);
@@ -36,7 +36,7 @@ trap 'exit 0' TERM
 while :; do sleep 3600 & wait; done"#;
 
 #[test]
-fn the_first_beat_brings_an_agent_online_whose_register_was_refused() {
+fn first_heartbeat_brings_agent_online_after_refused_register() {
     let mut site = Site::new("");
     site.serve();
     let arguments = ["create", "odd", "--runtime", "agent", "--image", image(), "--", "sh", "-c", REFUSED];
@@ -49,7 +49,7 @@ fn the_first_beat_brings_an_agent_online_whose_register_was_refused() {
 }
 
 #[test]
-fn an_agent_that_says_it_is_wedged_is_degraded_until_it_says_it_is_well() {
+fn agent_is_degraded_while_it_reports_wedged_or_high_error_rate() {
     let mut site = Site::new("");
     site.serve();
     let worker = make(&site, "worker", &[]);
@@ -71,7 +71,7 @@ fn an_agent_that_says_it_is_wedged_is_degraded_until_it_says_it_is_well() {
 }
 
 #[test]
-fn an_agent_that_comes_up_unwell_is_left_running() {
+fn agent_that_reports_wedged_during_start_is_left_running() {
     let mut site = Site::new("");
     site.serve();
     // Its first heartbeat reports `wedged`, while its start is still in progress.
@@ -99,7 +99,7 @@ fn containers_state(site: &Site, name: &str) -> String {
 }
 
 #[test]
-fn a_pause_takes_along_what_is_below_and_a_resume_brings_back_just_that() {
+fn pause_stops_descendants_and_resume_starts_only_those() {
     let mut site = Site::new("");
     site.serve();
     let tree = [("root", None), ("arm", Some("root")), ("hand", Some("arm")), ("leg", Some("root"))];
@@ -152,7 +152,7 @@ fn a_pause_takes_along_what_is_below_and_a_resume_brings_back_just_that() {
 }
 
 #[test]
-fn a_task_and_who_is_asked_show_in_what_the_registry_knows() {
+fn agent_task_is_shown_and_blocks_hibernate_unless_forced() {
     let mut site = Site::new("");
     site.serve();
     let worker = make(&site, "worker", &[]);

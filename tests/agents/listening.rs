@@ -75,7 +75,7 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
 }
 
 #[test]
-fn message_names_the_port_when_nothing_listens_on_it() {
+fn message_error_names_port_when_agent_does_not_listen() {
     let mut site = Site::new("");
     site.serve();
     for (name, rude) in [("never", "DEMO_LISTEN_AFTER_SECONDS=never"), ("elsewhere", "DEMO_PORT=8001")] {

@@ -95,7 +95,7 @@ fn workspaces_of_a_shared_network_reach_each_other() {
 
 /// The setting applies to containers created from then on; packets depend on the networks of the other containers.
 #[test]
-fn doctor_names_containers_that_kept_their_network() {
+fn doctor_names_containers_on_old_network_after_isolate_change() {
     let mut site = Site::new("[network]\nisolate = false\n");
     site.serve();
     site.create_all(&[("x3", None), ("x4", None), ("x5", None)]);
@@ -125,7 +125,7 @@ fn doctor_names_containers_that_kept_their_network() {
 }
 
 #[test]
-fn a_kept_container_reaches_ostler_after_a_restart_of_the_daemon() {
+fn existing_container_reaches_ostler_after_daemon_restart() {
     let mut site = Site::new("[network]\nisolate = true\n");
     site.serve();
     let _rules = Rules::of(&site);
@@ -139,7 +139,7 @@ fn a_kept_container_reaches_ostler_after_a_restart_of_the_daemon() {
 }
 
 #[test]
-fn the_network_of_a_removed_workspace_is_deleted_with_its_last_container() {
+fn workspace_network_is_deleted_with_its_last_container() {
     let mut site = Site::new("[network]\nisolate = true\n");
     site.serve();
     let _rules = Rules::of(&site);

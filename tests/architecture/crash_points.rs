@@ -60,7 +60,7 @@ fn counted(call: &str) -> BTreeMap<String, usize> {
 }
 
 #[test]
-fn every_durable_step_has_a_place_before_it_and_one_after_it_and_no_place_is_without_a_step() {
+fn every_durable_step_has_a_crash_point_before_and_after_it() {
     let (before, after) = (counted("crash_point::before("), counted("crash_point::after("));
     let transactions = counted(".write(");
     assert!(transactions.len() > 40, "only {} transactions were found", transactions.len());
@@ -86,7 +86,7 @@ fn every_durable_step_has_a_place_before_it_and_one_after_it_and_no_place_is_wit
 }
 
 #[test]
-fn every_transaction_passes_its_places() {
+fn every_transaction_passes_its_crash_points() {
     let lane = &sources()[Path::new("store/lane.rs")];
     for location in ["crash_point::before(self.label)", "crash_point::after(label)"] {
         assert_eq!(without_tests(lane).matches(location).count(), 1, "{location}");
@@ -124,7 +124,7 @@ fn bare_changes(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_change_of_the_engine_and_of_the_mirror_is_made_between_two_places() {
+fn engine_and_mirror_changes_lie_between_two_crash_points() {
     let mut changes = 0;
     for (file, text) in sources() {
         if file.starts_with("ops") || file == Path::new("identity.rs") {
@@ -138,7 +138,7 @@ fn every_change_of_the_engine_and_of_the_mirror_is_made_between_two_places() {
 }
 
 #[test]
-fn a_change_without_its_places_is_found() {
+fn change_without_crash_points_is_detected() {
     let around =
         "crash_point::before(\"a\");\nself.engine.stop_container(id).await?;\ncrash_point::after(\"a\");";
     assert_eq!(bare_changes(around), Vec::<String>::new());

@@ -131,13 +131,13 @@ fn broken_arrows(file: &Path, text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_arrow_points_down() {
+fn every_source_file_uses_only_layers_allowed_for_it() {
     let broken: Vec<_> = sources().iter().flat_map(|(file, text)| broken_arrows(file, text)).collect();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
 #[test]
-fn the_table_has_no_arrow_that_points_up() {
+fn layer_table_has_no_upward_dependency() {
     let location = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
     for (layer, allowed) in ARROWS {
         for below in *allowed {
@@ -150,7 +150,7 @@ fn the_table_has_no_arrow_that_points_up() {
 }
 
 #[test]
-fn the_page_of_the_crate_shows_the_table() {
+fn crate_documentation_shows_the_layer_table() {
     let page = include_str!("../../src/lib.rs");
     let effective: BTreeMap<&str, BTreeSet<&str>> = page
         .lines()
@@ -173,7 +173,7 @@ fn the_page_of_the_crate_shows_the_table() {
 }
 
 #[test]
-fn a_broken_arrow_is_found_however_it_is_written() {
+fn forbidden_dependency_is_detected_in_every_notation() {
     let broken = |file: &str, text: &str| broken_arrows(Path::new(file), text).len();
     for (file, text) in [
         ("store/tokens.rs", "use crate::ops::Ops;"),
@@ -217,12 +217,12 @@ fn strangers(words: &[&str], home: &str) -> Vec<String> {
 }
 
 #[test]
-fn only_the_store_knows_of_sqlite() {
+fn only_the_store_uses_sqlite() {
     assert_eq!(strangers(&["rusqlite"], "store"), Vec::<String>::new());
 }
 
 #[test]
-fn only_the_podman_engine_knows_of_its_client() {
+fn only_the_podman_engine_uses_podman_api() {
     assert_eq!(strangers(&["podman_api"], "engine/podman"), Vec::<String>::new());
 }
 
@@ -239,14 +239,14 @@ fn only_one_file_writes_to_stdout() {
 }
 
 #[test]
-fn every_file_begins_with_its_page() {
+fn every_source_file_starts_with_a_module_comment() {
     let without = sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
     let without: Vec<_> = without.map(|(file, _)| file).collect();
     assert!(without.is_empty(), "these do not say why they are there: {without:?}");
 }
 
 #[test]
-fn every_pass_is_in_the_list() {
+fn every_sweep_pass_is_registered() {
     let sources = sources();
     let folder = Path::new("sweep/passes");
     let list = code_of(&sources[&folder.join("mod.rs")]);

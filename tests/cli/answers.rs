@@ -25,7 +25,7 @@ fn ls_shows_the_tree() {
 }
 
 #[test]
-fn ls_shows_removed_ones_when_asked() {
+fn ls_shows_removed_workspaces_with_removed_flag() {
     let daemon = FakeDaemon::start();
     let removed =
         WorkspaceView { removed_at: Some("2020-03-04T05:06:07.890Z".into()), ..fixtures::builder("removed") };
@@ -34,7 +34,7 @@ fn ls_shows_removed_ones_when_asked() {
 }
 
 #[test]
-fn ls_of_a_lost_registry_points_at_adopt() {
+fn ls_suggests_adopt_when_registry_was_lost() {
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
     let item =
@@ -56,7 +56,7 @@ fn ls_of_a_lost_registry_points_at_adopt() {
 }
 
 #[test]
-fn ls_says_that_the_registry_is_recovering() {
+fn ls_reports_that_registry_is_recovering() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &fixtures::household());
     daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready"}"#);
@@ -73,7 +73,7 @@ fn ls_says_that_the_registry_is_recovering() {
 }
 
 #[test]
-fn ls_of_nothing_says_how_to_begin() {
+fn ls_suggests_create_when_there_are_no_workspaces() {
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
     daemon.answers_bytes("POST /adopt", 200, br#"{"items":[],"recovering":false}"#);
@@ -81,7 +81,7 @@ fn ls_of_nothing_says_how_to_begin() {
 }
 
 #[test]
-fn show_tells_everything_of_one() {
+fn show_prints_all_details_of_a_workspace() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces/tester?removed=true", 200, &fixtures::tester());
     daemon.answers(&format!("GET /workspaces/{}", fixtures::BUILDER), 200, &fixtures::builder("online"));
@@ -89,7 +89,7 @@ fn show_tells_everything_of_one() {
 }
 
 #[test]
-fn why_tells_the_story_with_its_evidence() {
+fn why_prints_event_timeline_with_evidence() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces/tester?removed=true", 200, &fixtures::tester());
     daemon.answers(&format!("GET /events/{}?limit=30", fixtures::TESTER), 200, &fixtures::sample_events());
@@ -97,7 +97,7 @@ fn why_tells_the_story_with_its_evidence() {
 }
 
 #[test]
-fn events_come_oldest_first_with_names() {
+fn events_are_listed_oldest_first_with_workspace_names() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /events?limit=20", 200, &fixtures::sample_events());
     daemon.answers(&format!("GET /workspaces/{}", fixtures::TESTER), 200, &fixtures::tester());
@@ -105,14 +105,14 @@ fn events_come_oldest_first_with_names() {
 }
 
 #[test]
-fn trash_ls_tells_what_is_kept_until_when() {
+fn trash_ls_lists_entries_with_expiry_time() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /trash", 200, &fixtures::trash());
     both!(daemon, "trash_ls", ["trash", "ls"]);
 }
 
 #[test]
-fn trash_restore_tells_what_was_done() {
+fn trash_restore_reports_its_outcome() {
     let daemon = FakeDaemon::start();
     let outcome = |done, detail: &str| TrashOutcome {
         id: "0b5e1111-0000-4000-8000-000000000001".into(),
@@ -131,7 +131,7 @@ fn trash_restore_tells_what_was_done() {
 }
 
 #[test]
-fn trash_empty_without_a_terminal_needs_a_yes() {
+fn trash_empty_requires_yes_flag_without_terminal() {
     let daemon = FakeDaemon::start();
     let outcome = |id: &str, done, detail: &str| TrashOutcome {
         id: id.into(),
@@ -152,7 +152,7 @@ fn trash_empty_without_a_terminal_needs_a_yes() {
 }
 
 #[test]
-fn adopt_without_a_choice_only_asks() {
+fn adopt_without_selection_is_a_dry_run() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /adopt", 200, &fixtures::adoption(true));
     both!(daemon, "adopt_asks", ["adopt"]);
@@ -166,7 +166,7 @@ fn adopt_without_a_choice_only_asks() {
 }
 
 #[test]
-fn adopt_fails_when_something_was_not_adopted() {
+fn adopt_fails_when_a_workspace_was_not_adopted() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /adopt", 200, &fixtures::adoption(false));
     assert_snapshot!("adopt_refused", daemon.run(&["adopt", "tester"]).transcript());
@@ -174,7 +174,7 @@ fn adopt_fails_when_something_was_not_adopted() {
 }
 
 #[test]
-fn token_issue_prints_the_token_alone() {
+fn token_issue_prints_only_the_token() {
     let daemon = FakeDaemon::start();
     let issued =
         IssuedToken { auth_token: fixtures::connection().auth_token, workspace_id: fixtures::BUILDER.into() };
@@ -185,7 +185,7 @@ fn token_issue_prints_the_token_alone() {
 }
 
 #[test]
-fn token_ls_and_revoke() {
+fn token_ls_lists_tokens_and_token_revoke_accepts_id_prefix() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces/builder/tokens", 200, &fixtures::tokens());
     daemon.answers(
@@ -198,7 +198,7 @@ fn token_ls_and_revoke() {
 }
 
 #[test]
-fn sweep_list_and_show_point_at_what_waits() {
+fn sweep_list_and_show_report_held_plans() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /sweeps", 200, &fixtures::passes());
     daemon.answers("GET /sweeps/reap_unknown", 200, &fixtures::passes()[1]);
@@ -207,7 +207,7 @@ fn sweep_list_and_show_point_at_what_waits() {
 }
 
 #[test]
-fn sweep_run_tells_each_action_with_its_evidence() {
+fn sweep_run_prints_each_action_with_evidence() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /sweeps/run", 200, &[fixtures::pass_run("reap_unknown", "dry_run", "planned")]);
     both!(daemon, "sweep_run", ["sweep", "run", "reap_unknown", "--dry-run"]);
@@ -215,14 +215,14 @@ fn sweep_run_tells_each_action_with_its_evidence() {
 }
 
 #[test]
-fn sweep_run_fails_when_a_pass_did_not_do_its_work() {
+fn sweep_run_fails_when_a_pass_is_held() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /sweeps/run", 200, &[fixtures::pass_run("reap_unknown", "held", "held")]);
     assert_snapshot!("sweep_run_held", daemon.run(&["sweep", "run"]).transcript());
 }
 
 #[test]
-fn sweep_approve_repeats_what_was_approved() {
+fn sweep_approve_prints_the_approved_plan() {
     let daemon = FakeDaemon::start();
     let HeldPlan { pass, .. } = fixtures::held();
     daemon.answers(&format!("POST /sweeps/{pass}/approve"), 200, &fixtures::held());
@@ -240,7 +240,7 @@ fn doctor_fails_only_when_a_check_fails() {
 }
 
 #[test]
-fn daemon_that_is_frozen_is_noticed() {
+fn cli_command_fails_when_daemon_stops_responding() {
     let home = crate::support::cli::home();
     let socket = std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap();
     let ran = crate::support::cli::run_in(&home, &["ls"], &[], "");
@@ -250,7 +250,7 @@ fn daemon_that_is_frozen_is_noticed() {
 }
 
 #[test]
-fn command_reaches_the_daemon_when_the_file_is_wrong() {
+fn cli_command_runs_with_warning_when_config_file_is_invalid() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &fixtures::household());
     let location = crate::support::cli::home();

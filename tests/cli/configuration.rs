@@ -7,7 +7,7 @@ use insta::assert_snapshot;
 use crate::support::cli::{home, run_in};
 
 #[test]
-fn show_tells_every_value_and_where_it_comes_from() {
+fn config_show_prints_every_value_and_its_source() {
     let home = home();
     let file = home.path().join("config.toml");
     fs::write(&file, "[sweep]\nunknown_grace = \"7m\"\n[runtimes.agent]\nimage = \"agent:1\"\nenv = { KEY = \"hunter2\" }\n").unwrap();
@@ -21,7 +21,7 @@ fn show_tells_every_value_and_where_it_comes_from() {
 }
 
 #[test]
-fn init_writes_a_file_that_checks_and_never_over_one_that_exists() {
+fn config_init_writes_valid_file_and_never_overwrites() {
     let home = home();
     let ran = run_in(&home, &["config", "init"], &[], "");
     assert_eq!(
@@ -45,7 +45,7 @@ fn init_writes_a_file_that_checks_and_never_over_one_that_exists() {
 }
 
 #[test]
-fn init_can_write_elsewhere() {
+fn config_init_writes_to_path_from_ostler_config_variable() {
     let home = home();
     let file = home.path().join("new/place.toml");
     let ran = run_in(&home, &["config", "init", "--json"], &[("OSTLER_CONFIG", file.to_str().unwrap())], "");
@@ -58,7 +58,7 @@ fn init_can_write_elsewhere() {
 }
 
 #[test]
-fn a_bad_file_fails_every_command_that_needs_it_with_its_place() {
+fn invalid_config_file_fails_check_and_ls_but_not_completions() {
     let home = home();
     let file = home.path().join("bad.toml");
     fs::write(&file, "[sweep]\nunkown_grace = \"7m\"\nabsence_grace = 7\n").unwrap();
@@ -72,7 +72,7 @@ fn a_bad_file_fails_every_command_that_needs_it_with_its_place() {
 }
 
 #[test]
-fn a_file_that_was_asked_for_must_exist() {
+fn config_check_fails_when_given_file_does_not_exist() {
     let home = home();
     let ran = run_in(&home, &["config", "check", "--config", "/no/such.toml"], &[], "");
     assert_eq!(ran.code, 2);
@@ -83,7 +83,7 @@ fn a_file_that_was_asked_for_must_exist() {
 }
 
 #[test]
-fn a_bad_variable_is_an_error_and_an_unknown_one_a_warning() {
+fn invalid_variable_is_an_error_and_unknown_variable_a_warning() {
     let home = home();
     let ran = run_in(&home, &["config", "check"], &[("OSTLER_SWEEP_UNKNOWN_GRACE", "10")], "");
     assert_snapshot!("config_bad_variable", ran.transcript());
@@ -92,7 +92,7 @@ fn a_bad_variable_is_an_error_and_an_unknown_one_a_warning() {
 }
 
 #[test]
-fn a_directory_too_long_for_a_socket_is_told_so() {
+fn data_dir_too_long_for_socket_path_is_rejected() {
     let home = home();
     let long = format!("/tmp/{}", "d".repeat(95));
     let ran = run_in(&home, &["ls", "--data-dir", &long], &[], "");

@@ -15,7 +15,7 @@ fn executing(stream: &[u8], codes: &[Option<i32>]) -> FakeDaemon {
 }
 
 #[test]
-fn both_outputs_go_where_they_belong_and_the_code_passes_through() {
+fn exec_passes_through_stdout_stderr_and_exit_code() {
     let stream = [frame(1, "one\n"), frame(2, "oops\n"), frame(1, "two\n")].concat();
     let daemon = executing(&stream, &[None, Some(42)]);
     let ran = daemon.run(&["exec", "builder", "--", "sh", "-c", "exit 42"]);
@@ -30,7 +30,7 @@ fn both_outputs_go_where_they_belong_and_the_code_passes_through() {
 }
 
 #[test]
-fn input_is_passed_on_to_its_end() {
+fn exec_forwards_all_stdin_with_interactive_flag() {
     let daemon = executing(&frame(1, "done"), &[Some(0)]);
     let input = "line\n".repeat(50_000);
     let ran =
@@ -46,7 +46,7 @@ fn input_is_passed_on_to_its_end() {
 }
 
 #[test]
-fn a_stream_that_is_not_made_of_frames_is_a_failure() {
+fn exec_fails_when_stream_is_not_framed() {
     let ran = executing(b"HTTP/1.1 garbage", &[Some(0)]).run(&["exec", "builder", "ls"]);
     assert_eq!(ran.code, 1);
     assert!(
@@ -57,7 +57,7 @@ fn a_stream_that_is_not_made_of_frames_is_a_failure() {
 }
 
 #[test]
-fn a_terminal_cannot_be_given_where_there_is_none() {
+fn exec_tty_and_shell_are_refused_without_terminal() {
     for args in [&["exec", "-t", "builder", "top"] as &[&str], &["shell", "builder"]] {
         let daemon = executing(b"", &[Some(0)]);
         let ran = daemon.run(args);
@@ -68,7 +68,7 @@ fn a_terminal_cannot_be_given_where_there_is_none() {
 
 /// Podman reports the loss only in the stream; its exit code is 0.
 #[test]
-fn success_is_not_reported_when_the_engine_lost_output() {
+fn exec_fails_when_engine_lost_output_despite_exit_code_0() {
     let lost = "Error: read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer\n";
     for (code, expected) in [(0, 1), (7, 7)] {
         let ran =
@@ -79,7 +79,7 @@ fn success_is_not_reported_when_the_engine_lost_output() {
 }
 
 #[test]
-fn stream_that_ends_within_a_frame_is_a_failure() {
+fn exec_fails_when_stream_ends_within_a_frame() {
     let mut stream = frame(1, "whole");
     stream.truncate(stream.len() - 1);
     let ran = executing(&stream, &[Some(0)]).run(&["exec", "builder", "ls"]);
@@ -89,7 +89,7 @@ fn stream_that_ends_within_a_frame_is_a_failure() {
 
 /// The input of a surrounding script or loop must stay unread.
 #[test]
-fn input_is_left_alone_without_interactive() {
+fn exec_leaves_stdin_unread_without_interactive_flag() {
     let daemon = executing(&frame(1, "done"), &[Some(0)]);
     let ran = daemon.run_with_input(&["exec", "builder", "cat"], "for the loop\n");
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "done"), "{}", ran.stderr);

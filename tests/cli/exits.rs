@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::support::cli::{FakeDaemon, home, run_in};
 
 #[test]
-fn the_daemons_refusals_keep_their_class_and_their_words() {
+fn daemon_error_maps_to_exit_code_and_keeps_its_message() {
     for (status, code) in [(400, 2), (422, 2), (404, 3), (410, 3), (409, 4), (401, 1), (500, 1), (503, 1)] {
         let daemon = FakeDaemon::start();
         let error = "there is no workspace `bilder`: did you mean `builder`?".to_owned();
@@ -20,7 +20,7 @@ fn the_daemons_refusals_keep_their_class_and_their_words() {
 }
 
 #[test]
-fn a_daemon_that_is_not_there_is_told_with_how_to_start_it() {
+fn missing_daemon_socket_is_reported_with_start_instructions() {
     let home = home();
     let ran = run_in(&home, &["ls"], &[], "");
     assert_eq!(ran.code, 5);
@@ -28,14 +28,14 @@ fn a_daemon_that_is_not_there_is_told_with_how_to_start_it() {
 }
 
 #[test]
-fn a_socket_that_nobody_listens_on_is_unreachable_too() {
+fn socket_without_listener_exits_as_daemon_unreachable() {
     let home = home();
     drop(std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap());
     assert_eq!(run_in(&home, &["ls"], &[], "").code, 5);
 }
 
 #[test]
-fn a_daemon_that_goes_away_before_it_answers_is_unreachable() {
+fn daemon_that_closes_before_answering_is_unreachable() {
     let home = home();
     let listener = std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap();
     let gone = std::thread::spawn(move || drop(listener.accept().unwrap()));
@@ -52,14 +52,14 @@ fn a_daemon_that_goes_away_before_it_answers_is_unreachable() {
 }
 
 #[test]
-fn an_answer_of_another_version_is_no_riddle() {
+fn response_of_incompatible_daemon_version_is_explained() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &json!({ "surprise": 1 }));
     assert_snapshot!("other_version", daemon.run(&["ls"]).transcript());
 }
 
 #[test]
-fn what_clap_refuses_is_usage() {
+fn invalid_arguments_exit_with_usage_code() {
     let home = home();
     for args in [
         &["lss"] as &[&str],
@@ -78,7 +78,7 @@ fn what_clap_refuses_is_usage() {
 }
 
 #[test]
-fn input_that_cannot_be_used_is_usage_before_the_daemon_is_asked() {
+fn invalid_input_exits_with_usage_code_before_any_request() {
     let daemon = FakeDaemon::start();
     for (args, message) in [
         (
@@ -104,7 +104,7 @@ fn input_that_cannot_be_used_is_usage_before_the_daemon_is_asked() {
 }
 
 #[test]
-fn a_line_of_an_env_file_without_a_value_is_refused_with_its_place() {
+fn env_file_line_without_value_is_refused_with_line_number() {
     let daemon = FakeDaemon::start();
     let dir = home();
     let file = dir.path().join("test.env");
@@ -115,7 +115,7 @@ fn a_line_of_an_env_file_without_a_value_is_refused_with_its_place() {
 }
 
 #[test]
-fn negative_number_is_refused_as_the_options_value() {
+fn negative_number_is_refused_as_option_value() {
     let daemon = FakeDaemon::start();
     for args in [
         &["create", "x", "--sleep-after", "-5"][..],

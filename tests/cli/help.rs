@@ -7,7 +7,7 @@ use ostler::cli::args::Cli;
 use crate::support::cli::{home, run_in};
 
 #[test]
-fn the_first_page_of_help() {
+fn help_matches_snapshot_and_missing_command_is_usage_error() {
     let home = home();
     assert_snapshot!("help", run_in(&home, &["--help"], &[], "").transcript());
     let bare = run_in(&home, &[], &[], "");

@@ -48,7 +48,7 @@ fn create_waits_until_the_workspace_is_online() {
 }
 
 #[test]
-fn create_that_fails_says_why_and_where_to_look() {
+fn failed_create_prints_reason_and_next_step() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces", 201, &created());
     let failed = WorkspaceView {
@@ -64,7 +64,7 @@ fn create_that_fails_says_why_and_where_to_look() {
 }
 
 #[test]
-fn create_without_waiting_asks_once() {
+fn create_with_no_wait_sends_one_request() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces", 201, &created());
     assert_snapshot!("create_no_wait", daemon.run(&["create", "builder", "--no-wait"]).transcript());
@@ -72,7 +72,7 @@ fn create_without_waiting_asks_once() {
 }
 
 #[test]
-fn create_external_prints_how_its_agent_connects() {
+fn create_external_prints_agent_connection_details() {
     let daemon = FakeDaemon::start();
     let external = CreatedWorkspace {
         external: true,
@@ -133,7 +133,7 @@ fn create_sends_every_flag() {
 }
 
 #[test]
-fn set_sends_every_part_of_the_container() {
+fn set_sends_container_changes_and_rejects_invalid_options() {
     let daemon = FakeDaemon::start();
     let notes = vec!["a note".to_owned()];
     let patched = Patched {
@@ -189,7 +189,7 @@ fn set_sends_every_part_of_the_container() {
 }
 
 #[test]
-fn start_waits_for_the_order_and_then_for_online() {
+fn start_sends_request_and_waits_until_workspace_is_online() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/builder/start", 200, &outcome("provisioning"));
     daemon.answers(&by_id(), 200, &fixtures::builder("provisioning")).answers(
@@ -205,7 +205,7 @@ fn start_waits_for_the_order_and_then_for_online() {
 }
 
 #[test]
-fn restart_and_recreate_wait_for_online_too() {
+fn restart_and_recreate_wait_until_workspace_is_online() {
     let daemon = FakeDaemon::start();
     daemon.answers(&by_id(), 200, &fixtures::builder("online"));
     for verb in ["restart", "recreate"] {
@@ -216,7 +216,7 @@ fn restart_and_recreate_wait_for_online_too() {
 }
 
 #[test]
-fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
+fn recreate_mentions_old_container_only_when_it_is_replaced() {
     let daemon = FakeDaemon::start();
     daemon.answers(&by_id(), 200, &fixtures::builder("online"));
     daemon.answers("GET /workspaces/builder", 200, &fixtures::builder("online"));
@@ -234,7 +234,7 @@ fn recreate_tells_of_the_old_container_only_when_it_is_replaced() {
 }
 
 #[test]
-fn message_to_an_agent_that_polls_says_that_it_is_stored() {
+fn message_to_polling_agent_is_reported_as_stored() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces/builder", 200, &fixtures::builder("online"));
     let queued = serde_json::json!({ "status": "queued", "delivery_mode": "poll", "method": "message/send" });
@@ -249,7 +249,7 @@ fn message_to_an_agent_that_polls_says_that_it_is_stored() {
 }
 
 #[test]
-fn stop_tells_what_is() {
+fn stop_prints_resulting_status() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/builder/stop", 200, &outcome("paused"));
     daemon.answers("POST /workspaces/builder/stop?wait=false", 200, &outcome("paused"));
@@ -259,7 +259,7 @@ fn stop_tells_what_is() {
 }
 
 #[test]
-fn undelete_can_bring_back_under_another_name() {
+fn undelete_sends_new_name_from_name_option() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/6f1c/undelete", 200, &outcome("paused"));
     assert_snapshot!("undelete", daemon.run(&["undelete", "6f1c", "--name", "builder"]).transcript());
@@ -267,7 +267,7 @@ fn undelete_can_bring_back_under_another_name() {
 }
 
 #[test]
-fn rm_tells_how_to_take_it_back() {
+fn rm_prints_undelete_command_or_purge_result() {
     let daemon = FakeDaemon::start();
     let removed = |cascade_deleted| RemoveOutcome {
         detail: None,
@@ -291,7 +291,7 @@ fn rm_tells_how_to_take_it_back() {
 }
 
 #[test]
-fn rm_with_children_removes_nothing_and_names_them() {
+fn rm_without_cascade_fails_and_lists_children() {
     let daemon = FakeDaemon::start();
     let child = |name: &str| Child { id: fixtures::TESTER.into(), name: name.into() };
     let asked = RemoveOutcome {

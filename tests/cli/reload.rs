@@ -116,7 +116,7 @@ const EXTRA: &str = "[runtimes.extra]\nimage = \"agent:1\"\nenv = { KEY = \"hunt
 const CREATE: [&str; 5] = ["create", "one", "--runtime", "extra", "--no-wait"];
 
 #[test]
-fn reload_makes_a_runtime_of_the_file_known() {
+fn reload_adds_runtime_from_changed_file() {
     let served = Served::start("");
     assert_eq!(served.doctor()["verdict"], "ok", "no value differs yet");
     served.write(EXTRA);
@@ -149,7 +149,7 @@ fn reload_makes_a_runtime_of_the_file_known() {
 }
 
 #[test]
-fn reload_lists_what_waits_for_a_restart() {
+fn reload_lists_settings_that_need_a_daemon_restart() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
     served.write("ports = \"25000-25100\"\n[sweep]\nunknown_grace = \"8m\"\n[access]\nroot_siblings = false");
     insta::assert_snapshot!("reload_waiting", served.run(&["reload"]).transcript());
@@ -196,7 +196,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
 
 /// `--config <(generate)` is a pipe, and empty when it is read a second time.
 #[test]
-fn reload_refuses_a_pipe_in_place_of_the_file() {
+fn reload_refuses_pipe_as_config_file() {
     let served = Served::start(EXTRA);
     let good = served.home.path().join("good.toml");
     fs::write(&good, text(served.port, EXTRA)).unwrap();
@@ -211,7 +211,7 @@ fn reload_refuses_a_pipe_in_place_of_the_file() {
 }
 
 #[test]
-fn config_show_tells_what_reload_cannot_apply() {
+fn config_show_says_when_daemon_reads_a_different_file() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
     let other = served.home.path().join("other.toml");
     fs::write(&other, text(served.port, "[sweep]\nunknown_grace = \"8m\"")).unwrap();
@@ -242,7 +242,7 @@ fn sighup_reloads_the_configuration() {
 }
 
 #[test]
-fn sighup_ends_a_daemon_whose_terminal_was_closed() {
+fn sighup_stops_daemon_after_its_terminal_was_closed() {
     let mut terminal = None;
     let mut served = Served::begin("", |command, _| {
         let opened = Terminal::open(80);

@@ -12,7 +12,7 @@ use super::fixtures;
 use crate::support::cli::{FakeDaemon, frame};
 
 #[test]
-fn logs_keep_the_two_outputs_apart() {
+fn logs_keep_stdout_and_stderr_separate() {
     let daemon = FakeDaemon::start();
     let body = [frame(1, "one\nt"), frame(2, "oops\n"), frame(1, "wo\n")].concat();
     daemon.answers_bytes("GET /workspaces/builder/logs?follow=false&tail=5", 200, &body);
@@ -39,7 +39,7 @@ fn sse(events: &[EventView]) -> Vec<u8> {
 
 /// The stream ends after every event here, as it does when a daemon restarts.
 #[test]
-fn events_are_followed_across_ends_of_the_stream_without_gap_or_repeat() {
+fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
     let daemon = FakeDaemon::start();
     let next = |id| fixtures::event(id, "WORKSPACE_PAUSED", json!({ "name": "tester" }));
     let elsewhere = EventView { workspace_id: Some(fixtures::BUILDER.into()), ..next(6) };
@@ -76,7 +76,7 @@ fn events_are_followed_across_ends_of_the_stream_without_gap_or_repeat() {
 
 /// `ostler … | head` ends without a message.
 #[test]
-fn a_reader_that_has_had_enough_is_no_failure() {
+fn logs_exit_successfully_when_reader_closes_pipe() {
     let daemon = FakeDaemon::start();
     let body = frame(1, &"line\n".repeat(200_000));
     daemon.answers_bytes("GET /workspaces/builder/logs?follow=false", 200, &body);

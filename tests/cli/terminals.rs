@@ -60,7 +60,7 @@ impl Terminal {
 }
 
 #[test]
-fn colour_reaches_a_terminal_only_and_no_color_is_respected() {
+fn colour_is_printed_only_on_terminal_without_no_color() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &fixtures::household());
     let effective = |no_color: &str| {
@@ -76,7 +76,7 @@ fn colour_reaches_a_terminal_only_and_no_color_is_respected() {
 
 /// A row stays on one line, however narrow the terminal is.
 #[test]
-fn the_last_column_moves_below_its_row_where_it_finds_no_room() {
+fn ls_moves_last_column_below_row_on_narrow_terminal() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &[fixtures::tester()]);
     let terminal = Terminal::open(80);
@@ -87,7 +87,7 @@ fn the_last_column_moves_below_its_row_where_it_finds_no_room() {
 }
 
 #[test]
-fn a_shell_is_given_the_terminal_and_gives_it_back() {
+fn shell_sets_terminal_to_raw_mode_and_restores_it() {
     let daemon = FakeDaemon::start();
     daemon.answers("POST /workspaces/builder/exec", 201, &CreatedExec { id: "e1".into() });
     daemon.answers("GET /exec/e1", 200, &ExecStatus { exit_code: Some(7) });

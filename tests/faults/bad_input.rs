@@ -38,7 +38,7 @@ fn assert_nothing_made(site: &Site) {
 }
 
 #[test]
-fn what_cannot_be_is_refused_before_anything_is_made() {
+fn invalid_commands_are_refused_without_creating_anything() {
     let mut site = Site::new(HASTY);
     site.serve();
     converge(&site);
@@ -70,7 +70,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn an_image_that_cannot_be_had_is_named_with_the_next_step() {
+fn create_with_unavailable_image_fails_with_next_step() {
     let mut site = Site::new(HASTY);
     site.serve();
     converge(&site);
@@ -91,7 +91,7 @@ fn an_image_that_cannot_be_had_is_named_with_the_next_step() {
 }
 
 #[test]
-fn a_command_that_is_not_there_is_named_and_nothing_runs() {
+fn create_with_missing_program_fails_and_points_to_logs() {
     let mut site = Site::new(HASTY);
     site.serve();
     let said = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
@@ -114,7 +114,7 @@ fn one_port() -> (String, u16) {
 }
 
 #[test]
-fn a_port_that_somebody_took_while_the_workspace_slept_is_named() {
+fn start_fails_when_host_port_was_taken_while_paused() {
     let (config, port) = one_port();
     let mut site = Site::new(&config);
     site.serve();
@@ -132,7 +132,7 @@ fn a_port_that_somebody_took_while_the_workspace_slept_is_named() {
 }
 
 #[test]
-fn a_port_range_that_is_used_up_is_named() {
+fn create_fails_with_reason_when_port_range_is_exhausted() {
     let (config, port) = one_port();
     let mut site = Site::new(&config);
     site.serve();
@@ -183,7 +183,7 @@ fn fill(directory: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_full_disk_is_named_and_nothing_is_half_made() {
+fn create_on_full_disk_fails_and_leaves_nothing_half_created() {
     assert_root();
     let mut site = Site::new(HASTY);
     let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=8m", "ostler-test"]);
@@ -233,7 +233,7 @@ fn a_full_disk_is_named_and_nothing_is_half_made() {
 }
 
 #[test]
-fn a_start_on_a_full_disk_takes_nothing_for_damaged() {
+fn daemon_start_on_full_disk_does_not_report_damaged_database() {
     assert_root();
     let mut site = Site::new(HASTY);
     let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=4m", "ostler-test"]);
@@ -259,7 +259,7 @@ fn a_start_on_a_full_disk_takes_nothing_for_damaged() {
 }
 
 #[test]
-fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
+fn create_is_rolled_back_when_mirror_cannot_be_written() {
     let mut site = Site::new(HASTY);
     site.serve();
     converge(&site);
@@ -276,7 +276,7 @@ fn a_create_whose_mirror_cannot_be_written_is_taken_back() {
 }
 
 #[test]
-fn a_read_only_data_directory_is_named_and_nothing_is_changed() {
+fn daemon_refuses_to_start_on_read_only_data_directory() {
     assert_root();
     let mut site = Site::new(HASTY);
     site.serve();

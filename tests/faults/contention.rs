@@ -18,7 +18,7 @@ const ROUNDS: usize = 20;
 const WORKSPACES: usize = 4;
 
 #[test]
-fn orders_given_at_the_same_time_end_consistently() {
+fn concurrent_operations_on_workspaces_converge() {
     let mut site = Site::new(HASTY);
     site.serve();
     let names: Vec<_> = (0..WORKSPACES).map(|number| format!("torn-{number}")).collect();
@@ -58,7 +58,7 @@ fn end(mut child: Child) {
 }
 
 #[test]
-fn a_stop_whose_client_is_killed_stops_all_the_same() {
+fn stop_completes_when_its_client_is_killed() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     site.serve();
@@ -80,7 +80,7 @@ fn a_stop_whose_client_is_killed_stops_all_the_same() {
 }
 
 #[test]
-fn a_daemon_told_to_end_does_so_whoever_still_listens() {
+fn daemon_shutdown_does_not_wait_for_streaming_clients() {
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "heard");

@@ -157,7 +157,7 @@ fn trash_state(site: &Site, workspace: &str) -> Option<String> {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_a_create_converges() {
+fn daemon_killed_at_any_step_of_create_converges() {
     survives(&Scenario {
         sweep: "",
         set: nothing,
@@ -168,7 +168,7 @@ fn a_daemon_killed_at_any_step_of_a_create_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_a_restart_converges() {
+fn daemon_killed_at_any_step_of_restart_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "again")),
@@ -179,7 +179,7 @@ fn a_daemon_killed_at_any_step_of_a_restart_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_a_recreate_converges() {
+fn daemon_killed_at_any_step_of_recreate_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "anew")),
@@ -190,7 +190,7 @@ fn a_daemon_killed_at_any_step_of_a_recreate_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_a_stop_converges() {
+fn daemon_killed_at_any_step_of_stop_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "paused")),
@@ -201,7 +201,7 @@ fn a_daemon_killed_at_any_step_of_a_stop_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_a_removal_converges() {
+fn daemon_killed_at_any_step_of_removal_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "gone")),
@@ -220,7 +220,7 @@ fn a_daemon_killed_at_any_step_of_a_removal_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_an_undelete_converges() {
+fn daemon_killed_at_any_step_of_undelete_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "back")),
@@ -234,7 +234,7 @@ fn a_daemon_killed_at_any_step_of_an_undelete_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_reap_removed_converges() {
+fn daemon_killed_at_any_step_of_reap_removed_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| drop(make(&stage.site, "left")),
@@ -254,7 +254,7 @@ fn a_daemon_killed_at_any_step_of_reap_removed_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
+fn daemon_killed_at_any_step_of_reap_unknown_converges() {
     survives(&Scenario {
         sweep: "",
         set: nothing,
@@ -276,7 +276,7 @@ fn a_daemon_killed_at_any_step_of_reap_unknown_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_settle_converges() {
+fn daemon_killed_at_any_step_of_settle_converges() {
     survives(&Scenario {
         sweep: "",
         set: |stage| {
@@ -304,7 +304,7 @@ fn a_daemon_killed_at_any_step_of_settle_converges() {
 }
 
 #[test]
-fn a_daemon_killed_again_while_it_finishes_an_interrupted_create_converges() {
+fn daemon_killed_while_finishing_interrupted_create_converges() {
     survives(&Scenario {
         sweep: "",
         set: nothing,
@@ -334,7 +334,7 @@ fn a_daemon_killed_again_while_it_finishes_an_interrupted_create_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_any_step_of_empty_trash_converges() {
+fn daemon_killed_at_any_step_of_empty_trash_converges() {
     survives(&Scenario {
         sweep: "trash_retention = \"1s\"",
         set: nothing,
@@ -354,7 +354,7 @@ fn a_daemon_killed_at_any_step_of_empty_trash_converges() {
 }
 
 #[test]
-fn a_daemon_killed_at_its_very_first_change_starts_the_next_time() {
+fn daemon_killed_at_its_first_engine_change_starts_again() {
     for moment in [Moment::Arrived, Moment::Answered] {
         let mut stage = Stage::new(HASTY);
         stage.arm(0, moment);

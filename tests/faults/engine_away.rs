@@ -13,7 +13,7 @@ use crate::support::{
 use super::HASTY;
 
 #[test]
-fn orders_are_accepted_and_shown_while_podman_is_away() {
+fn stop_and_create_are_queued_and_shown_while_podman_is_down() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     site.serve();
@@ -57,7 +57,7 @@ fn in_trash(site: &Site) -> Vec<String> {
 }
 
 #[test]
-fn order_is_kept_or_changes_nothing_while_podman_is_away() {
+fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     site.serve();
@@ -138,7 +138,7 @@ fn listen_of(site: &Site) -> Value {
 }
 
 #[test]
-fn agents_reach_a_daemon_that_starts_while_podman_is_away() {
+fn agents_reach_daemon_started_while_podman_is_down() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), "[engine]\nread_deadline = \"5s\"\n");
     site.serve();

@@ -133,7 +133,7 @@ fn every_request(fault: &Fault) -> Rule {
 }
 
 #[test]
-fn an_engine_whose_socket_is_gone_is_waited_for() {
+fn daemon_changes_nothing_while_engine_socket_is_missing() {
     let gone = |proxy: &EngineProxy| {
         proxy.refuse();
         fs::remove_file(proxy.socket_path()).unwrap();
@@ -142,12 +142,12 @@ fn an_engine_whose_socket_is_gone_is_waited_for() {
 }
 
 #[test]
-fn an_engine_that_nobody_serves_is_waited_for() {
+fn daemon_changes_nothing_while_engine_refuses_connections() {
     is_endured(HASTY, EngineProxy::refuse, "onnection refused", EngineProxy::listen);
 }
 
 #[test]
-fn an_engine_that_hangs_is_waited_for() {
+fn daemon_changes_nothing_while_engine_hangs() {
     let config = HASTY.replace("read_deadline = \"10s\"", "read_deadline = \"3s\"");
     let hangs = |proxy: &EngineProxy| proxy.set_rules([every_request(&Fault::Hang)]);
     let still_running = |proxy: &EngineProxy| {
@@ -158,14 +158,14 @@ fn an_engine_that_hangs_is_waited_for() {
 }
 
 #[test]
-fn an_engine_that_answers_500_is_waited_for() {
+fn daemon_changes_nothing_while_engine_answers_500() {
     let degraded = Fault::Status(500, "database is locked".into());
     let degraded = |proxy: &EngineProxy| proxy.set_rules([every_request(&degraded)]);
     is_endured(HASTY, degraded, "database is locked", |proxy| proxy.set_rules([]));
 }
 
 #[test]
-fn an_engine_that_answers_404_to_everything_has_not_lost_everything() {
+fn daemon_changes_nothing_while_engine_answers_404_to_everything() {
     let empty = Fault::Status(404, "no such thing".into());
     let empty = |proxy: &EngineProxy| proxy.set_rules([every_request(&empty)]);
     let proxy = EngineProxy::start();
@@ -183,7 +183,7 @@ fn an_engine_that_answers_404_to_everything_has_not_lost_everything() {
 }
 
 #[test]
-fn an_engine_that_this_user_may_not_ask_is_waited_for() {
+fn daemon_changes_nothing_while_engine_socket_is_inaccessible() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     if rustix::process::geteuid().is_root() {
@@ -207,7 +207,7 @@ fn an_engine_that_this_user_may_not_ask_is_waited_for() {
 }
 
 #[test]
-fn graces_begin_anew_when_the_engine_is_back() {
+fn unknown_grace_starts_over_after_engine_outage() {
     let proxy = EngineProxy::start();
     let config = HASTY.replace("unknown_grace = \"1s\"", "unknown_grace = \"5s\"");
     let mut site = Site::on(proxy.socket_path(), &config);
@@ -278,7 +278,7 @@ fn lead(link: &Path, to: &Path) {
 }
 
 #[test]
-fn another_storage_is_not_taken_for_an_empty_one_until_a_person_says_so() {
+fn different_storage_is_not_trusted_until_operator_accepts_it() {
     let proxy = EngineProxy::start();
     let other = OtherStorage::start();
     let location = TempDir::new().unwrap();

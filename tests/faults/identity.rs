@@ -38,7 +38,7 @@ fn at_runtime_dir<'a>(command: &'a mut Command, site: &Site) -> &'a mut Command 
 }
 
 #[test]
-fn a_second_daemon_on_the_same_data_directory_is_refused_by_name_and_process() {
+fn second_daemon_on_same_data_directory_is_refused_with_pid() {
     let mut site = Site::new(HASTY);
     site.serve();
     let said = refused(&mut site.command());
@@ -51,7 +51,7 @@ fn a_second_daemon_on_the_same_data_directory_is_refused_by_name_and_process() {
 }
 
 #[test]
-fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
+fn copied_data_directory_is_refused_until_operator_accepts_it() {
     let (mut original, mut copied) = (Site::new(HASTY), Site::new(HASTY));
     original.serve();
     make(&original, "kept");
@@ -87,7 +87,7 @@ fn a_copied_data_directory_is_refused_until_a_person_says_that_it_goes_on() {
 }
 
 #[test]
-fn the_socket_of_a_killed_daemon_stands_in_nobodys_way() {
+fn stale_socket_of_killed_daemon_does_not_block_start() {
     let mut site = Site::new(HASTY);
     site.serve();
     site.kill();
@@ -100,7 +100,7 @@ fn the_socket_of_a_killed_daemon_stands_in_nobodys_way() {
 }
 
 #[test]
-fn doctor_says_that_the_directory_is_another_users() {
+fn doctor_reports_data_directory_owned_by_another_user() {
     assert_root();
     let mut site = Site::new(HASTY);
     std::fs::create_dir(site.data_dir()).expect("the directory is made");
@@ -116,7 +116,7 @@ fn doctor_says_that_the_directory_is_another_users() {
 }
 
 #[test]
-fn doctor_says_that_the_database_is_gone() {
+fn doctor_reports_missing_database() {
     let mut site = Site::new(HASTY);
     site.serve();
     let instance = site.instance();

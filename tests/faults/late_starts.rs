@@ -50,7 +50,7 @@ fn assert_one_of_each(site: &Site, name: &str) {
 }
 
 #[test]
-fn a_start_whose_answer_comes_after_the_deadline_ends_with_one_container_and_one_token() {
+fn start_answered_after_deadline_leaves_one_container_and_token() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), &impatient());
     site.serve();
@@ -63,7 +63,7 @@ fn a_start_whose_answer_comes_after_the_deadline_ends_with_one_container_and_one
 }
 
 #[test]
-fn container_removed_while_it_is_started_is_replaced() {
+fn container_removed_during_start_is_replaced() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     site.serve();
@@ -107,22 +107,22 @@ fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) 
 }
 
 #[test]
-fn a_start_that_takes_effect_before_the_next_ones_stop_is_stopped() {
+fn late_start_before_retry_stops_container_leaves_one_token() {
     takes_effect_before(|request| request.method == "POST" && request.path.ends_with("/stop"));
 }
 
 #[test]
-fn a_start_that_takes_effect_before_the_next_ones_token_is_written_holds_no_old_token() {
+fn late_start_before_retry_writes_token_leaves_one_token() {
     takes_effect_before(|request| request.method == "PUT");
 }
 
 #[test]
-fn a_start_that_takes_effect_before_the_next_start_holds_no_old_token() {
+fn late_start_before_retry_starts_container_leaves_one_token() {
     takes_effect_before(is_start);
 }
 
 #[test]
-fn a_start_that_takes_effect_after_a_pause_is_stopped() {
+fn late_start_after_pause_is_stopped() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), &impatient());
     site.serve();
@@ -151,7 +151,7 @@ fn a_start_that_takes_effect_after_a_pause_is_stopped() {
 }
 
 #[test]
-fn starts_whose_answers_never_come_end_with_one_container_and_one_token() {
+fn starts_with_lost_answers_leave_one_container_and_token() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), &impatient());
     site.serve();
@@ -209,7 +209,7 @@ fn serve_podman(directory: &TempDir) -> Child {
 }
 
 #[test]
-fn a_service_killed_in_the_middle_of_a_create_leaves_one_container_and_one_token() {
+fn podman_killed_during_create_leaves_one_container_and_token() {
     let mut service = Service::start();
     let mut site = Site::on(&service.directory.path().join("podman.sock"), HASTY);
     site.serve();

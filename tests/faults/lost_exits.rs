@@ -67,7 +67,7 @@ fn container_stuck_in_stopping_is_replaced_by_sweeps() {
 }
 
 #[test]
-fn every_order_heals_a_container_stuck_in_stopping() {
+fn operations_recover_container_stuck_in_stopping() {
     let mut site = Site::new(HASTY);
     site.serve();
     for order in ["restart", "recreate", "stop", "hibernate"] {
@@ -92,7 +92,7 @@ fn every_order_heals_a_container_stuck_in_stopping() {
 }
 
 #[test]
-fn an_end_that_podman_never_hears_of_is_healed_by_a_new_container() {
+fn exit_unknown_to_podman_is_recovered_by_new_container() {
     let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
     site.serve();
     let id = make(&site, "unheard");
@@ -115,7 +115,7 @@ fn an_end_that_podman_never_hears_of_is_healed_by_a_new_container() {
 }
 
 #[test]
-fn what_ended_unheard_is_stopped_when_somebody_stops_it() {
+fn stop_succeeds_after_exit_unknown_to_podman() {
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "stopped");

@@ -41,7 +41,7 @@ fn site() -> (Site, std::path::PathBuf) {
 }
 
 #[test]
-fn odd_config_file_never_leaves_a_workspace_provisioning() {
+fn restart_succeeds_despite_unusual_config_file() {
     let (site, directory) = site();
     let config = directory.join("config.yaml");
     let odd: [(&str, &dyn Fn()); 4] = [
@@ -69,7 +69,7 @@ fn odd_config_file_never_leaves_a_workspace_provisioning() {
 }
 
 #[test]
-fn odd_token_file_never_leaves_a_workspace_provisioning() {
+fn restart_succeeds_despite_unusual_token_file() {
     let (site, directory) = site();
     let token = directory.join(".auth_token");
     let odd: [(&str, &dyn Fn()); 5] = [

@@ -170,7 +170,7 @@ async fn whole(from: &AgentClient<'_>, to: &AgentClient<'_>) -> Option<(u16, Str
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_of_every_habit_arrive_whole_or_are_seen_to_be_cut() {
+async fn agent_answer_is_passed_on_complete_or_is_visibly_truncated() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     for (number, habit) in [
@@ -230,7 +230,7 @@ async fn redirects_of_an_agent_are_not_followed() {
 
 /// It listens on another port than its container publishes, or never.
 #[tokio::test(flavor = "multi_thread")]
-async fn agent_that_never_listens_is_an_error_with_its_reason() {
+async fn message_fails_with_a_reason_when_agent_never_listens() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let never = registry.online("never").await;

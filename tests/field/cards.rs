@@ -40,7 +40,7 @@ fn cards() -> [(&'static str, Value); 4] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cards_of_every_version_reach_peers_unchanged() {
+async fn agent_cards_of_every_protocol_version_reach_peers_unchanged() {
     let registry = Registry::start().await;
     let peer = registry.online("peer").await;
     let one = registry.begun("one", json!({})).await;

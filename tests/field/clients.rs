@@ -132,7 +132,7 @@ async fn register(program: Program, principal_token: &AgentClient<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
+async fn polling_client_takes_each_message_and_never_its_own_replies() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
         let principal_token = registry.external("poller", json!({})).await;
@@ -180,7 +180,7 @@ async fn pollers_take_each_message_and_never_their_own_for_new_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pollers_begin_again_after_a_410() {
+async fn polling_client_restarts_without_a_cursor_after_a_410() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
         let principal_token = registry.external("poller", json!({})).await;
@@ -200,7 +200,7 @@ async fn pollers_begin_again_after_a_410() {
 
 /// Polling at the program's rate is never rate-limited: the CLI would stop for good after a 429.
 #[tokio::test(flavor = "multi_thread")]
-async fn pollers_are_not_limited_at_their_pace() {
+async fn polling_client_is_not_rate_limited_at_its_usual_rate() {
     let registry = Registry::start().await;
     let principal_token = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
     let mut poller = Poller::new(Program::Cli, principal_token.clone());
@@ -213,7 +213,7 @@ async fn pollers_are_not_limited_at_their_pace() {
 
 /// The SDK's `register` never sends its bearer token; without one nothing is registered, whatever the body contains.
 #[tokio::test(flavor = "multi_thread")]
-async fn register_without_a_bearer_is_no_bootstrap() {
+async fn register_without_a_token_is_refused() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     let body = json!({ "id": one.id, "url": "remote://no-inbound", "agent_card": {} });
@@ -225,7 +225,7 @@ async fn register_without_a_bearer_is_no_bootstrap() {
 /// The loop that a runtime runs besides its heartbeats: each ended delegation is reported once, to itself and to its
 /// user.
 #[tokio::test(flavor = "multi_thread")]
-async fn beat_loop_tells_each_result_once() {
+async fn heartbeat_loop_reports_each_delegation_result_once() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({ "delivery_mode": "poll" })).await;
     let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
@@ -261,7 +261,7 @@ async fn beat_loop_tells_each_result_once() {
 
 /// Prompt recall uses the last ten of the list; `commit_memory` requires 201.
 #[tokio::test(flavor = "multi_thread")]
-async fn memories_are_committed_and_recalled() {
+async fn memories_are_stored_and_found_by_search() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let path = format!("/workspaces/{}/memories", one.id);

@@ -79,7 +79,7 @@ fn report(what: &str, failures: &[String], of: usize) {
 }
 
 #[test]
-fn sdk_agent_answers_sleepers_and_the_newly_created() {
+fn sdk_agent_answers_after_create_and_after_wake_up() {
     let mut site = Site::new("");
     site.serve();
     let (rounds, mut failures) = (rounds(), Vec::new());

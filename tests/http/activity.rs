@@ -89,7 +89,7 @@ async fn activity_report_keeps_every_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn activity_report_is_refused_with_the_fields_words() {
+async fn invalid_activity_report_is_refused_with_the_protocol_error() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let types = "invalid activity_type, must be one of: a2a_send, a2a_receive, task_update, agent_log, \
@@ -107,7 +107,7 @@ async fn activity_report_is_refused_with_the_fields_words() {
 
 /// Existing clients expect 401, which hides the ids that exist; only an admin gets 404 for a missing workspace.
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_workspace_is_no_token_of_it() {
+async fn unknown_workspace_is_refused_like_a_foreign_workspace() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     for id in [two.id.as_str(), "00000000-0000-4000-8000-000000000000", "nonsense"] {
@@ -169,7 +169,7 @@ async fn activity_is_filtered_by_type_source_and_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn activity_cursor_reads_on_oldest_first() {
+async fn activity_cursor_returns_later_rows_oldest_first() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     for number in 0..5 {
@@ -191,7 +191,7 @@ async fn activity_cursor_reads_on_oldest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proxied_message_is_one_row_under_its_target() {
+async fn proxied_message_is_one_activity_row_of_its_target() {
     let registry = Registry::start().await;
     let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -224,7 +224,7 @@ async fn proxied_message_is_one_row_under_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_message_is_an_error_row() {
+async fn failed_message_is_an_activity_row_with_status_error() {
     let registry = Registry::start().await;
     let agent = Agent::saying(Reply::This(404, "text/plain", b"no such thing".to_vec())).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -243,7 +243,7 @@ async fn failed_message_is_an_error_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_are_kept_as_their_size() {
+async fn large_bodies_are_stored_as_their_size_only() {
     let registry = Registry::start().await;
     let large = format!(r#"{{"jsonrpc":"2.0","id":"1","result":"{}"}}"#, "x".repeat(20 << 10));
     let agent = Agent::saying(Reply::This(200, "application/json", large.clone().into_bytes())).await;
@@ -286,7 +286,7 @@ async fn activity_is_bounded_by_count_and_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn activity_survives_a_restart_of_the_daemon() {
+async fn activity_survives_daemon_restart() {
     let registry = Registry::start().await;
     let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;

@@ -49,7 +49,7 @@ fn routes() -> Vec<Route> {
 const OPEN: [&str; 2] = ["/health", "/ready"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_health_and_ready_answer_nobody() {
+async fn only_health_and_ready_answer_without_a_token() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for route in routes() {
@@ -64,7 +64,7 @@ async fn only_health_and_ready_answer_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_of_nobody_is_invalid_on_every_route() {
+async fn unknown_token_is_refused_on_every_route() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut strange = one.token.clone().into_bytes();
@@ -89,7 +89,7 @@ fn body_about(path: &str, other: &str) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
+async fn token_is_refused_for_another_workspace_except_on_peer_routes() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     // Peers may show each other and send messages to each other.
@@ -118,7 +118,7 @@ async fn a_token_speaks_for_its_own_workspace_on_no_route_for_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_bearer_credential_is_no_token() {
+async fn malformed_bearer_credentials_are_refused() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
@@ -159,7 +159,7 @@ async fn what_is_not_a_bearer_credential_is_no_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bearer_scheme_is_read_in_any_case_and_spaces() {
+async fn bearer_scheme_accepts_any_case_and_extra_spaces() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for scheme in ["bearer ", "BEARER ", "bEARER  ", "Bearer    ", "Bearer \t "] {
@@ -170,7 +170,7 @@ async fn bearer_scheme_is_read_in_any_case_and_spaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ids_are_read_in_any_case_in_path_header_and_body() {
+async fn ids_are_case_insensitive_in_path_header_and_body() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let (own, peer) = (one.id.to_uppercase(), other.id.to_uppercase());
@@ -195,7 +195,7 @@ async fn ids_are_read_in_any_case_in_path_header_and_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doubled_slash_of_a_base_url_is_tolerated() {
+async fn repeated_slashes_are_accepted_in_a_base_url_only() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let heartbeat = || json!({ "workspace_id": one.id });
@@ -217,7 +217,7 @@ async fn doubled_slash_of_a_base_url_is_tolerated() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_tells_version_and_pid_to_admins_only() {
+async fn health_shows_version_and_pid_to_admins_only() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for answer in [registry.ask(Ask::get("/health")).await, one.ask(Ask::get("/health")).await] {
@@ -227,7 +227,7 @@ async fn health_tells_version_and_pid_to_admins_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_route_knows_no_admin_and_an_admin_route_no_agent() {
+async fn agent_routes_refuse_admins_and_admin_routes_refuse_agents() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for path in ["/registry/heartbeat", "/registry/register", "/registry/update-card"] {
@@ -240,7 +240,7 @@ async fn an_agent_route_knows_no_admin_and_an_admin_route_no_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_and_an_expired_token_are_nobodys() {
+async fn revoked_and_expired_tokens_are_refused() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
@@ -264,7 +264,7 @@ async fn a_revoked_and_an_expired_token_are_nobodys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_workspaces_token_is_told_that_it_is_gone_and_nothing_else() {
+async fn token_of_a_removed_workspace_gets_only_removal_answers() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await;
@@ -290,7 +290,7 @@ async fn a_removed_workspaces_token_is_told_that_it_is_gone_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_incarnation_has_a_new_token_and_the_old_one_is_nobodys() {
+async fn restart_issues_a_new_token_and_revokes_the_old_one() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     assert_eq!(one.token.len(), 43);

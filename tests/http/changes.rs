@@ -33,7 +33,7 @@ fn write_config(registry: &Registry, id: &str, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changed_env_and_command_are_in_force_when_recreated() {
+async fn changed_env_and_command_take_effect_on_recreate() {
     let registry = Registry::start().await;
     let more = json!({ "env": { "KEEP": "1", "LEVEL": "info", "OLD": "x" }, "command": ["serve"] });
     let one = registry.online_with("one", more).await;
@@ -88,7 +88,7 @@ async fn changed_config_is_written_once_at_the_next_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn change_is_refused_where_create_refuses_the_same() {
+async fn change_is_refused_when_create_refuses_the_same_value() {
     let registry = Registry::start().await;
     let more = json!({ "workspace_dir": "/srv/one", "env": { "A": "1" } });
     let one = registry.online_with("one", more).await;
@@ -121,7 +121,7 @@ async fn change_is_refused_where_create_refuses_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn volume_and_directory_do_not_take_each_others_place() {
+async fn work_volume_and_host_directory_cannot_replace_each_other() {
     let registry = Registry::start().await;
     let of_volume = registry.online("volume").await;
     let of_directory = registry.online_with("directory", json!({ "workspace_dir": "/srv/one" })).await;
@@ -157,7 +157,7 @@ async fn volume_and_directory_do_not_take_each_others_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn external_workspace_refuses_what_only_a_container_has() {
+async fn external_workspace_refuses_container_settings() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     for wrong in [
@@ -177,7 +177,7 @@ async fn external_workspace_refuses_what_only_a_container_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_made_at_the_same_time_all_count() {
+async fn concurrent_changes_are_all_applied() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let changes = (0..20).map(|n| {

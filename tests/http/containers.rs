@@ -31,7 +31,7 @@ fn mounts(spec: &ContainerSpec) -> Vec<(&str, &str, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_has_its_port_volumes_user_and_environment_and_nothing_of_the_daemons() {
+async fn container_has_its_own_port_volumes_user_and_environment_only() {
     let registry = Registry::start().await;
     let parent = registry.begun("parent", json!({})).await;
     let more = json!({ "parent_id": parent.id, "env": { "MINE": "1" } });
@@ -51,7 +51,7 @@ async fn a_container_has_its_port_volumes_user_and_environment_and_nothing_of_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tiers_are_what_the_protocol_says() {
+async fn tiers_set_the_limits_and_mounts_of_the_protocol() {
     let registry = Registry::start().await;
     for (tier, mib, cpus) in [(1, 512, 1.0), (2, 512, 1.0), (3, 2048, 2.0), (4, 4096, 4.0)] {
         let (_, spec) = made(&registry, &format!("tier {tier}"), json!({ "tier": tier })).await;
@@ -65,7 +65,7 @@ async fn the_tiers_are_what_the_protocol_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_of_the_host_takes_the_work_volumes_place() {
+async fn host_directory_replaces_the_work_volume() {
     let registry = Registry::start().await;
     for (name, access, read_only) in [("rw", "read_write", false), ("ro", "read_only", true)] {
         let more = json!({ "workspace_dir": "/srv/work", "workspace_access": access });
@@ -75,7 +75,7 @@ async fn a_directory_of_the_host_takes_the_work_volumes_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_token_file_holds_a_token_and_nothing_else() {
+async fn token_file_contains_the_token_without_a_newline() {
     let registry = Registry::start().await;
     let (id, spec) = made(&registry, "one", json!({ "config": "name: one\n" })).await;
     let state = registry.world.state();
@@ -92,7 +92,7 @@ async fn the_token_file_holds_a_token_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn limits_and_spec_of_a_workspace_are_shown_without_values() {
+async fn workspace_shows_limits_and_spec_without_env_values() {
     let registry = Registry::start().await;
     let ask = |name: &str| {
         Ask::post("/workspaces").json(json!({

@@ -86,7 +86,7 @@ fn hasty() -> Options {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_is_carried_out_and_polled() {
+async fn delegation_is_sent_and_its_result_can_be_polled() {
     let registry = Registry::start().await;
     let agent = Agent::saying(well()).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -142,7 +142,7 @@ async fn delegation_is_carried_out_and_polled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_requests_are_refused_in_the_fields_words() {
+async fn invalid_delegation_is_refused_with_the_protocol_error() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     for (body, error) in [
@@ -161,7 +161,7 @@ async fn delegation_requests_are_refused_in_the_fields_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_and_forbidden_targets_end_as_failed() {
+async fn delegation_fails_when_target_is_unknown_or_forbidden() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let child = registry.online_below("child", &one).await;
@@ -177,7 +177,7 @@ async fn unknown_and_forbidden_targets_end_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn same_key_is_handed_over_once_until_it_fails() {
+async fn idempotency_key_prevents_a_second_delivery_unless_it_failed() {
     let registry = Registry::start().await;
     let agent = Agent::saying(well()).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -204,7 +204,7 @@ async fn same_key_is_handed_over_once_until_it_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failures_of_the_agent_are_told() {
+async fn delegation_reports_the_failure_of_the_agent() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     for (number, (reply, word)) in [
@@ -234,7 +234,7 @@ async fn failures_of_the_agent_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_to_a_poller_is_queued() {
+async fn delegation_to_a_polling_agent_is_queued() {
     let registry = Registry::start().await;
     let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
     let from = registry.online("from").await;
@@ -277,7 +277,7 @@ async fn runtime_records_and_updates_its_own_delegations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn open_delegations_are_bounded() {
+async fn open_delegations_are_limited_per_workspace() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let id: WorkspaceId = one.id.parse().unwrap();
@@ -301,7 +301,7 @@ async fn open_delegations_are_bounded() {
 /// A delegation that was never sent is sent once by the next daemon. One that may have been sent is reported as failed
 /// and not sent again.
 #[tokio::test(flavor = "multi_thread")]
-async fn interrupted_delegations_end_or_run_once_after_a_restart() {
+async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
     let registry = Registry::start().await;
     let silent = Agent::saying(Reply::Nothing).await;
     let agent = Agent::saying(well()).await;
@@ -339,7 +339,7 @@ async fn interrupted_delegations_end_or_run_once_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_delegator_gets_its_turn() {
+async fn delegator_with_many_open_delegations_does_not_block_others() {
     let registry = Registry::start().await;
     let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
@@ -357,7 +357,7 @@ async fn every_delegator_gets_its_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn overdue_delegations_make_room() {
+async fn overdue_delegations_do_not_count_against_the_limit() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     for _ in 0..64 {
@@ -367,7 +367,7 @@ async fn overdue_delegations_make_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn overdue_delegation_ends_however_many_are_newer() {
+async fn overdue_delegation_fails_even_behind_many_newer_ones() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let overdue = begun_before(&one, &two.id, Duration::from_hours(7), false).await;
@@ -382,7 +382,7 @@ async fn overdue_delegation_ends_however_many_are_newer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_answer_completes_a_delegation_with_its_beginning() {
+async fn delegation_keeps_only_the_beginning_of_a_long_answer() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let long = "x".repeat(5 << 20);
@@ -414,7 +414,7 @@ async fn long_answer_completes_a_delegation_with_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_is_sent_once_the_store_can_write_again() {
+async fn delegation_is_sent_when_the_store_is_writable_again() {
     let registry = Registry::wanting(hasty()).await;
     let agent = Agent::saying(well()).await;
     let to = registry.external_at("to", &agent.url()).await.id;
@@ -431,7 +431,7 @@ async fn delegation_is_sent_once_the_store_can_write_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
+async fn task_older_than_its_limit_is_not_sent_after_restart() {
     let registry = Registry::start().await;
     let agent = Agent::saying(well()).await;
     let to = registry.external_at("to", &agent.url()).await.id;
@@ -457,7 +457,7 @@ async fn task_that_waited_too_long_is_not_sent_after_a_restart() {
 /// While open delegations of the previous daemon cannot be loaded, new ones wait. Each is then known twice and must be
 /// sent once.
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_is_sent_once_however_often_it_is_known() {
+async fn delegation_is_sent_once_even_if_queued_twice() {
     let registry = Registry::wanting(hasty()).await;
     let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
@@ -480,7 +480,7 @@ async fn delegation_is_sent_once_however_often_it_is_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
+async fn recording_a_known_id_depends_on_its_owner_and_status() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let record = async |of: &AgentClient<'_>, id: &str| {
@@ -517,7 +517,7 @@ async fn recording_an_id_that_is_there_is_answered_for_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_and_keys_do_not_meet() {
+async fn recorded_id_and_idempotency_key_do_not_collide() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let id = Uuid::from_u128(8).to_string();
@@ -530,7 +530,7 @@ async fn records_and_keys_do_not_meet() {
 
 /// The target keeps sending its answer without end, so only the time limit ends the delegation.
 #[tokio::test(flavor = "multi_thread")]
-async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
+async fn delegation_fails_after_30_minutes_of_an_endless_answer() {
     let registry = Registry::wanting(Options { speed: 600, ..Options::default() }).await;
     let (events, endless) = tokio::sync::mpsc::unbounded_channel();
     let agent = Agent::saying(Reply::Events(endless)).await;
@@ -552,7 +552,7 @@ async fn answer_without_end_is_waited_for_no_longer_than_half_an_hour() {
 
 /// The agent closed the connection after the first attempt and may have done the task; both attempts carry the same id.
 #[tokio::test(flavor = "multi_thread")]
-async fn task_is_sent_a_second_time_and_no_third() {
+async fn task_is_sent_at_most_twice_when_the_connection_closes() {
     let registry = Registry::wanting(hasty()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));

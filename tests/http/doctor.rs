@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn doctor_asks_a_frozen_engine_everything_at_once() {
+async fn doctor_queries_a_frozen_engine_concurrently() {
     let registry = Registry::start().await;
     let requests = Arc::new(Mutex::new(BTreeSet::new()));
     let record = Arc::clone(&requests);

@@ -64,7 +64,7 @@ impl Listener {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_the_newest_first_and_the_last_hundred() {
+async fn event_list_has_the_last_hundred_events_newest_first() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let third = registry.online("third").await;
@@ -95,7 +95,7 @@ async fn events_are_the_newest_first_and_the_last_hundred() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_stream_tells_what_happens_as_it_happens() {
+async fn stream_delivers_an_event_as_it_is_listed() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut listener = Listener::begin(&registry, None).await;
@@ -111,7 +111,7 @@ async fn the_stream_tells_what_happens_as_it_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beats_and_tasks_are_told_in_passing_without_an_id() {
+async fn heartbeat_and_task_events_are_transient_and_have_no_id() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let stored = registry.events_of(&one.id).await.len();
@@ -137,7 +137,7 @@ async fn beats_and_tasks_are_told_in_passing_without_an_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_wants_only_what_is_stored_hears_nothing_else() {
+async fn stream_can_leave_out_transient_events() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut wire = Wire::open(registry.address).await;
@@ -150,7 +150,7 @@ async fn who_wants_only_what_is_stored_hears_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_resumes_after_the_last_event_that_was_seen_over_a_restart_too() {
+async fn stream_resumes_after_the_last_event_id_even_after_restart() {
     let registry = Registry::start().await;
     let id = registry.online("one").await.id;
     let mut listener = Listener::begin(&registry, None).await;
@@ -193,7 +193,7 @@ async fn stream_is_reset_when_client_is_ahead_of_the_registry() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_is_stored_once_and_shown_in_its_newest_event() {
+async fn card_is_stored_once_and_shown_in_its_newest_event_only() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let send = |number: u32| {
@@ -221,7 +221,7 @@ async fn a_card_is_stored_once_and_shown_in_its_newest_event() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_of_a_flapping_agent_are_coalesced_and_its_status_is_true() {
+async fn events_of_a_flapping_agent_are_limited_and_it_stays_degraded() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for _ in 0..60 {
@@ -237,7 +237,7 @@ async fn events_of_a_flapping_agent_are_coalesced_and_its_status_is_true() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_resumed_stream_leaves_nothing_out_however_far_behind_it_was() {
+async fn resumed_stream_delivers_every_missed_event() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
@@ -259,7 +259,7 @@ async fn a_resumed_stream_leaves_nothing_out_however_far_behind_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_last_event_id_that_is_none_counts_as_not_said() {
+async fn invalid_last_event_id_is_ignored() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let ask = Ask::get("/events/stream").token(&registry.admin).header("Last-Event-ID", "the last one");
@@ -272,7 +272,7 @@ async fn a_last_event_id_that_is_none_counts_as_not_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_ends_although_somebody_listens() {
+async fn daemon_stops_while_a_stream_is_open() {
     let registry = Registry::start().await;
     let listener = Listener::begin(&registry, None).await;
     let registry = registry.restart().await;
@@ -281,7 +281,7 @@ async fn a_daemon_ends_although_somebody_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_container_is_told_with_its_code_and_its_last_words() {
+async fn offline_event_has_the_exit_code_and_log_tail() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let container = registry.row(&one.id).await.container.unwrap();
@@ -296,7 +296,7 @@ async fn the_end_of_a_container_is_told_with_its_code_and_its_last_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_event_and_no_answer_shows_a_token() {
+async fn events_and_answers_never_show_a_token() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let issued = registry.order(Ask::post(format!("/workspaces/{}/tokens", one.id))).await.json();

@@ -25,7 +25,7 @@ fn is_unavailable(answer: &Answer) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
+async fn failed_heartbeat_write_is_a_503_and_resets_liveness_windows() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let coming = registry.begun("coming", json!({})).await;
@@ -57,7 +57,7 @@ async fn a_beat_that_cannot_be_written_is_told_and_blamed_on_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_store_is_waited_for_and_then_told() {
+async fn writes_answer_503_when_the_store_stays_locked() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let other = registry.online("other").await;
@@ -88,7 +88,7 @@ async fn a_locked_store_is_waited_for_and_then_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_cannot_be_looked_up_is_no_refusal() {
+async fn token_lookup_failure_is_a_503_and_not_a_401() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let gone = registry.online("gone").await;

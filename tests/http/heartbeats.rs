@@ -29,7 +29,7 @@ impl AgentClient<'_> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_is_taken_in_field_by_field() {
+async fn heartbeat_fields_are_stored_and_shown() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeats(json!({
@@ -54,7 +54,7 @@ async fn a_beat_is_taken_in_field_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn numbers_are_clamped_and_texts_are_cut_at_2_kib() {
+async fn heartbeat_numbers_are_clamped_and_texts_cut_at_2_kib() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let long = "é".repeat(4000);
@@ -88,7 +88,7 @@ async fn numbers_are_clamped_and_texts_are_cut_at_2_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_zero_leaves_uptime_and_spend_as_they_were() {
+async fn heartbeat_zero_keeps_the_stored_uptime_and_spend() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeats(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
@@ -103,7 +103,7 @@ async fn a_zero_leaves_uptime_and_spend_as_they_were() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nulls_unknown_fields_and_floats_for_whole_numbers_are_taken() {
+async fn heartbeat_accepts_nulls_unknown_fields_and_floats() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeats(json!({
@@ -124,7 +124,7 @@ async fn nulls_unknown_fields_and_floats_for_whole_numbers_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_that_is_none_is_an_invalid_body() {
+async fn heartbeat_with_an_invalid_body_is_refused() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for body in [
@@ -149,7 +149,7 @@ async fn a_beat_that_is_none_is_an_invalid_body() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_is_read_whatever_its_content_type_says() {
+async fn heartbeat_body_is_parsed_whatever_its_content_type() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let body = json!({ "workspace_id": one.id, "uptime_seconds": 9 }).to_string();
@@ -159,7 +159,7 @@ async fn a_body_is_read_whatever_its_content_type_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_brings_up_what_waits_for_one() {
+async fn heartbeat_brings_waiting_workspaces_online() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     assert_eq!(one.status().await, "provisioning");
@@ -177,7 +177,7 @@ async fn a_beat_brings_up_what_waits_for_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_brings_back_a_start_that_timed_out_and_what_was_offline() {
+async fn late_heartbeat_recovers_a_start_that_timed_out() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let row = registry.row(&one.id).await;
@@ -195,7 +195,7 @@ async fn a_beat_brings_back_a_start_that_timed_out_and_what_was_offline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_changes_nothing_of_what_a_person_put_to_rest() {
+async fn heartbeat_keeps_paused_and_hibernated_workspaces_as_they_are() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
@@ -208,7 +208,7 @@ async fn a_beat_changes_nothing_of_what_a_person_put_to_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_of_a_failed_start_error_stays_failed() {
+async fn heartbeat_keeps_a_start_error_failed() {
     let registry = Registry::start().await;
     let lost = json!({ "runtime": "agent", "image": "nowhere:1" });
     let made = registry.create("lost", lost).await;
@@ -222,7 +222,7 @@ async fn a_beat_of_a_failed_start_error_stays_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_and_wedged_degrade_and_a_whole_healthy_beat_recovers() {
+async fn workspace_degrades_on_errors_and_recovers_on_a_full_heartbeat() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeats(json!({ "error_rate": 0.49, "uptime_seconds": 1 })).await;
@@ -257,7 +257,7 @@ async fn errors_and_wedged_degrade_and_a_whole_healthy_beat_recovers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_judges_itself_is_not_degraded_by_its_error_rate() {
+async fn agent_with_status_mgmt_is_not_degraded_by_its_error_rate() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let managing = json!({ "capabilities": { "status_mgmt": true }, "idle_timeout_seconds": 900 });
@@ -274,7 +274,7 @@ async fn an_agent_that_judges_itself_is_not_degraded_by_its_error_rate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partial_beat_erases_no_uptime_error_or_state() {
+async fn partial_heartbeat_keeps_uptime_error_and_state() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeats(
@@ -296,7 +296,7 @@ async fn a_partial_beat_erases_no_uptime_error_or_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beat_alone_is_no_activity_and_a_task_is() {
+async fn task_counts_as_activity_and_a_heartbeat_alone_does_not() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let active = async || one.show().await["last_activity_at"].clone();
@@ -321,7 +321,7 @@ async fn a_beat_alone_is_no_activity_and_a_task_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_api_token_of_a_container_workspace_never_changes_its_status() {
+async fn api_token_never_changes_the_status_of_a_container_workspace() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let issued = registry.order(Ask::post(format!("/workspaces/{}/tokens", one.id))).await.json();
@@ -339,7 +339,7 @@ async fn an_api_token_of_a_container_workspace_never_changes_its_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn register_stores_the_card_and_brings_up() {
+async fn register_stores_the_card_and_brings_the_workspace_online() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let card = json!({ "name": "one", "skills": [{ "id": "dig" }], "url": "http://x" });
@@ -358,7 +358,7 @@ async fn register_stores_the_card_and_brings_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn register_never_makes_a_row() {
+async fn register_never_creates_a_workspace() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let stranger = AgentClient { id: "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".into(), ..one.clone() };
@@ -368,7 +368,7 @@ async fn register_never_makes_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn register_wants_id_url_and_card() {
+async fn register_requires_id_url_and_card() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let whole = json!({ "id": one.id, "url": "http://x", "agent_card": {} });
@@ -383,7 +383,7 @@ async fn register_wants_id_url_and_card() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_url_that_a_container_registers_is_ignored() {
+async fn url_registered_by_a_container_is_ignored() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     for url in ["http://169.254.169.254/latest", "file:///etc/passwd", "nonsense", ""] {
@@ -394,7 +394,7 @@ async fn the_url_that_a_container_registers_is_ignored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_url_that_an_external_agent_registers_is_checked() {
+async fn url_registered_by_an_external_agent_is_checked() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     for url in [
@@ -431,7 +431,7 @@ async fn the_url_that_an_external_agent_registers_is_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_external_agent_on_this_machine_is_refused_unless_that_is_allowed() {
+async fn loopback_url_is_refused_when_external_loopback_is_off() {
     let mut options = Options::default();
     options.access.external.loopback = false;
     let registry = Registry::wanting(options).await;
@@ -442,7 +442,7 @@ async fn an_external_agent_on_this_machine_is_refused_unless_that_is_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_card_is_updated_and_told() {
+async fn card_update_is_stored_and_emits_an_event() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let card = json!({ "name": "new" });

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_spelling_of_a_path_leads_past_the_checks() {
+async fn no_spelling_of_a_path_bypasses_authorisation() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let (own, not_own) = (&one.id, &other.id);
@@ -68,7 +68,7 @@ async fn no_spelling_of_a_path_leads_past_the_checks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_is_an_object_with_a_text_on_every_wrong_path_and_method() {
+async fn wrong_path_or_method_answers_a_json_error() {
     let registry = Registry::start().await;
     for (method, path, status) in [
         ("GET", "/nowhere", 404),
@@ -88,7 +88,7 @@ async fn an_error_is_an_object_with_a_text_on_every_wrong_path_and_method() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_path_that_is_no_text_is_told_so_as_every_error_is() {
+async fn path_that_is_not_utf_8_answers_a_json_error() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for path in
@@ -107,7 +107,7 @@ async fn a_path_that_is_no_text_is_told_so_as_every_error_is() {
 
 /// The limit per address is 512 connections.
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_that_want_nothing_keep_no_agent_out() {
+async fn idle_connections_are_evicted_to_let_agents_connect() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut kept = Wire::open(registry.address).await;
@@ -127,7 +127,7 @@ async fn connections_that_want_nothing_keep_no_agent_out() {
 
 /// systemd and shells set a soft limit of 1024 and a much higher hard limit.
 #[test]
-fn a_daemon_takes_the_descriptors_that_it_may_have() {
+fn daemon_raises_its_descriptor_limit() {
     let home = tempfile::tempdir().unwrap();
     let location = |name: &str| home.path().join(name);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -164,7 +164,7 @@ fn a_daemon_takes_the_descriptors_that_it_may_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_head_that_is_none_is_refused_and_the_connection_ends() {
+async fn malformed_request_head_is_refused_and_the_connection_closed() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let head = format!("GET /workspaces/{}/state HTTP/1.1\r\nHost: x\r\n", one.id);
@@ -195,7 +195,7 @@ async fn a_head_that_is_none_is_refused_and_the_connection_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
+async fn oversized_body_is_refused_before_it_is_read() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (path, most, token) in [
@@ -220,7 +220,7 @@ async fn a_body_that_is_too_large_is_refused_before_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
+async fn deeply_nested_json_does_not_overflow_the_stack() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let deep = |open: &str, close: &str| open.repeat(4000) + "1" + &close.repeat(4000);
@@ -257,7 +257,7 @@ async fn what_is_nested_too_deeply_is_an_invalid_body_and_takes_no_stack() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flood_is_told_to_wait_and_never_silences_a_heartbeat() {
+async fn request_flood_is_rate_limited_but_heartbeats_are_accepted() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let state =
@@ -430,7 +430,7 @@ fn resident_kib() -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_requests_of_noise_break_nothing() {
+async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
     const SEED: u64 = 20_261_124;
     const EACH: usize = 2500;
     let panics = Arc::new(AtomicUsize::new(0));

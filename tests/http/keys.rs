@@ -12,7 +12,7 @@ fn patch(id: &str, body: Value) -> Ask {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_the_field_create_with_their_own_keys() {
+async fn create_ignores_known_keys_of_existing_clients() {
     let registry = Registry::start().await;
     let canvas = json!({
         "name": "a", "role": "", "template": "", "tier": 2, "parent_id": null, "budget_limit": null,
@@ -40,7 +40,7 @@ async fn clients_of_the_field_create_with_their_own_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn misspelt_keys_are_refused_with_the_nearest() {
+async fn misspelt_key_is_refused_with_the_nearest_key() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (body, word) in [
@@ -57,7 +57,7 @@ async fn misspelt_keys_are_refused_with_the_nearest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patch_takes_positions_and_null_for_no_parent() {
+async fn patch_ignores_positions_and_a_null_parent_makes_a_root() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let one = registry.online_below("one", &root).await;

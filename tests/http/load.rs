@@ -56,7 +56,7 @@ async fn is_well(one: &AgentClient<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_in_flight_are_capped_per_workspace() {
+async fn in_flight_messages_are_limited_per_workspace() {
     let registry = Registry::start().await;
     let agent = Agent::saying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -87,7 +87,7 @@ async fn messages_in_flight_are_capped_per_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_of_large_messages_are_capped_per_workspace() {
+async fn bytes_of_large_messages_are_limited_per_workspace() {
     let registry = Registry::start().await;
     let agent = Agent::saying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -130,7 +130,7 @@ async fn bytes_of_large_messages_are_capped_per_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_kind_of_write_has_a_bucket_of_its_own() {
+async fn writes_are_rate_limited_per_workspace() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let id = one.id.clone();
@@ -159,7 +159,7 @@ async fn each_kind_of_write_has_a_bucket_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proof_of_life_is_slowed_down_and_never_refused() {
+async fn heartbeats_are_never_rate_limited() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let heartbeat = one.beat_with(json!({})).token(&one.token).bytes();
@@ -173,7 +173,7 @@ async fn proof_of_life_is_slowed_down_and_never_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_of_peers_leaves_out_large_cards_when_there_are_many() {
+async fn peer_list_omits_large_cards_when_there_are_many() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     for number in 0..20 {
@@ -192,7 +192,7 @@ async fn list_of_peers_leaves_out_large_cards_when_there_are_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn list_of_events_is_bounded_in_bytes() {
+async fn event_list_is_limited_in_bytes() {
     let registry = Registry::start().await;
     // Several workspaces, because the event limit applies per workspace.
     for name in ["one", "two", "three", "four", "five", "six"] {
@@ -223,7 +223,7 @@ async fn list_of_events_is_bounded_in_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn worst_agent_harms_none_of_the_others() {
+async fn misbehaving_agent_does_not_affect_other_agents() {
     let daemon = Arc::new(Daemon::start(env!("CARGO_BIN_EXE_ostler")));
     let scale = Scale {
         others: 20,
@@ -247,7 +247,7 @@ async fn worst_agent_harms_none_of_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removed_socket_is_bound_again() {
+async fn daemon_binds_its_socket_again_when_it_is_removed() {
     let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
     std::fs::remove_file(daemon.socket()).expect("it is there");
     until("the socket is bound again", async || {
@@ -257,7 +257,7 @@ async fn removed_socket_is_bound_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ready_tells_strangers_that_the_engine_does_not_answer() {
+async fn ready_reports_an_unreachable_engine_without_a_token() {
     let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
     let answer = until("a listing was tried", async || {
         let answer = Ask::get("/ready").to(daemon.address()).await;

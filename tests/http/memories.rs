@@ -21,7 +21,7 @@ fn contents(rows: &[Value]) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_is_written_read_and_deleted() {
+async fn memory_can_be_created_listed_and_deleted() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     assert!(recall(&one, "").await.is_empty());
@@ -60,7 +60,7 @@ async fn memory_is_written_read_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memories_are_shared_by_scope() {
+async fn memories_are_visible_according_to_their_scope() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let (one, two) = (registry.online_below("one", &root).await, registry.online_below("two", &root).await);
@@ -93,7 +93,7 @@ async fn memories_are_shared_by_scope() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn memories_are_refused_in_the_fields_words_and_bounded() {
+async fn invalid_or_excess_memories_are_refused() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (body, error) in [

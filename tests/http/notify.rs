@@ -17,7 +17,7 @@ async fn rows(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn notice_is_stored_under_its_workspace() {
+async fn notice_is_stored_as_activity_of_its_workspace() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     notify(&one, json!({ "message": "all done" })).await.is(200, r#"{"status":"sent"}"#);
@@ -41,7 +41,7 @@ async fn notice_is_stored_under_its_workspace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn notices_are_refused_in_the_fields_words() {
+async fn invalid_notice_is_refused_with_the_protocol_error() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (body, error) in [
@@ -64,7 +64,7 @@ async fn notices_are_refused_in_the_fields_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn notice_reaches_those_who_follow_events() {
+async fn notice_is_delivered_to_event_stream_subscribers() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut follower = Wire::open(registry.address).await;

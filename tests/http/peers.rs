@@ -25,7 +25,7 @@ fn proxied(id: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discover_answers_ostlers_own_url_for_a_peer() {
+async fn discover_returns_the_proxy_url_of_a_peer() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let found = one.discovers(&other.id).await.has(200, &["id", "url", "name"]);
@@ -33,7 +33,7 @@ async fn discover_answers_ostlers_own_url_for_a_peer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discover_wants_to_know_who_asks() {
+async fn discover_requires_the_workspace_id_of_its_caller() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let path = format!("/registry/discover/{}", other.id);
@@ -49,7 +49,7 @@ async fn discover_wants_to_know_who_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discover_refuses_whom_the_tree_does_not_allow() {
+async fn discover_refuses_targets_outside_the_hierarchy_rules() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let (left, right) =
@@ -67,7 +67,7 @@ async fn discover_refuses_whom_the_tree_does_not_allow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discover_finds_no_stranger_and_nothing_removed() {
+async fn discover_does_not_find_unknown_or_removed_workspaces() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "other", &other.id.replace('-', ""), &other.id[..8]] {
@@ -78,7 +78,7 @@ async fn discover_finds_no_stranger_and_nothing_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn discover_says_what_is_neither_reachable_nor_can_be_woken() {
+async fn discover_answers_503_when_target_is_paused_or_has_no_agent() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let paused = registry.online("paused").await;
@@ -134,7 +134,7 @@ async fn peers_are_siblings_children_and_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_are_looked_for_in_names_and_roles_whatever_their_case() {
+async fn peer_search_matches_names_and_roles_in_any_case() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     for (name, role) in [("Digger", "earth"), ("cook", "DIGESTIVES"), ("pilot", "")] {
@@ -149,7 +149,7 @@ async fn peers_are_looked_for_in_names_and_roles_whatever_their_case() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn roots_are_no_peers_where_that_is_switched_off() {
+async fn root_workspaces_are_not_peers_when_setting_is_off() {
     let mut options = Options::default();
     options.access.root_siblings = false;
     let registry = Registry::wanting(options).await;
@@ -172,7 +172,7 @@ async fn access_rules_change_when_settings_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_access_answers_an_admin_and_the_caller_itself() {
+async fn check_access_is_limited_to_admins_and_the_caller_itself() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let left = registry.online_below("left", &root).await;

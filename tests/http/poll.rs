@@ -43,7 +43,7 @@ fn same(answer: &Answer, expected: &Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_to_a_poller_is_stored_and_queued() {
+async fn message_to_a_polling_agent_is_stored_and_queued() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     let queued: Value = serde_json::from_str(QUEUED).unwrap();
@@ -66,7 +66,7 @@ async fn message_to_a_poller_is_stored_and_queued() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_poller_still_has_its_messages_stored() {
+async fn message_is_queued_before_the_polling_agent_has_connected() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
@@ -82,7 +82,7 @@ async fn silent_poller_still_has_its_messages_stored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn register_chooses_the_delivery_mode() {
+async fn register_sets_the_delivery_mode() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     for (body, status, answer) in [
@@ -123,7 +123,7 @@ async fn register_chooses_the_delivery_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn create_takes_a_delivery_mode() {
+async fn create_accepts_a_delivery_mode_for_external_workspaces() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({ "delivery_mode": "poll", "url": "remote://x" })).await;
     let effective = one.show().await;
@@ -144,7 +144,7 @@ async fn create_takes_a_delivery_mode() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sender_hears_of_an_agent_without_a_url() {
+async fn message_to_an_agent_without_a_url_is_a_bad_gateway() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.external_at("to", "").await);
     let answer = from.tell(&to, hello("hi")).await;
@@ -171,7 +171,7 @@ fn row(of: WorkspaceId, number: u32, at: Timestamp) -> NewActivity {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unpolled_messages_are_never_dropped() {
+async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     from.tell(&to, hello("first")).await.well();
@@ -223,7 +223,7 @@ async fn polled_to_the_end(to: &AgentClient<'_>, first: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_message_reaches_a_poller_that_was_away() {
+async fn polling_agent_receives_every_message_sent_during_its_absence() {
     let registry = Registry::start().await;
     let firsts = ["&limit=100", "&limit=100&since_secs=30", "&limit=100&source=canvas"];
     for (of, first) in (0..).zip(firsts) {
@@ -244,7 +244,7 @@ async fn every_message_reaches_a_poller_that_was_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cursor_retires_only_messages_that_were_asked_for() {
+async fn cursor_acknowledges_only_messages_that_match_its_query() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("of a user"))).await.well();
@@ -267,7 +267,7 @@ async fn cursor_retires_only_messages_that_were_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queued_messages_survive_a_restart() {
+async fn queued_messages_survive_daemon_restart() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     from.tell(&to, hello("kept")).await.well();
@@ -278,7 +278,7 @@ async fn queued_messages_survive_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_message_to_a_poller_is_refused() {
+async fn message_above_1_mib_to_a_polling_agent_is_refused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     let answer = from.tell(&to, hello(&"x".repeat(1 << 20))).await;

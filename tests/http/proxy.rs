@@ -60,7 +60,7 @@ async fn read_request(listener: &TcpListener) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_reaches_the_agent_and_its_own_answer_comes_back() {
+async fn message_reaches_the_agent_and_its_answer_is_returned() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let answer = from.tell(&to, hello()).await;
@@ -73,7 +73,7 @@ async fn a_message_reaches_the_agent_and_its_own_answer_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_is_reached_at_its_own_port() {
+async fn message_reaches_a_container_at_its_own_port() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let agent = Agent::at(to.port().await, well()).await;
@@ -86,7 +86,7 @@ async fn a_container_is_reached_at_its_own_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agents_own_status_and_body_come_back_whatever_they_are() {
+async fn agent_status_and_body_are_returned_unchanged() {
     let registry = Registry::start().await;
     for (number, status) in [201, 202, 400, 401, 404, 429, 500, 503, 599].into_iter().enumerate() {
         let agent = Agent::saying(Reply::This(status, "text/odd", b"own words".to_vec())).await;
@@ -100,7 +100,7 @@ async fn an_agents_own_status_and_body_come_back_whatever_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_message_lacks_is_filled_in() {
+async fn missing_message_fields_are_filled_in() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let bare = json!({ "method": "message/send", "params": { "message": { "parts": [] }, "kept": 1 } });
@@ -119,7 +119,7 @@ async fn what_a_message_lacks_is_filled_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_callers_token_never_reaches_the_agent() {
+async fn token_of_the_caller_never_reaches_the_agent() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let message = from
@@ -142,7 +142,7 @@ async fn the_callers_token_never_reaches_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agent_is_shown_the_proof_of_its_own_token() {
+async fn message_carries_a_proof_of_the_agents_own_token() {
     let registry = Registry::start().await;
     let (from, away, far) = pair(&registry, well()).await;
     let to = registry.online("container").await;
@@ -164,7 +164,7 @@ async fn agent_is_shown_the_proof_of_its_own_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn proof_changes_when_the_token_does() {
+async fn proof_changes_when_the_agents_token_changes() {
     let registry = Registry::start().await;
     let (from, away, far) = pair(&registry, well()).await;
     let to = registry.online("container").await;
@@ -193,7 +193,7 @@ async fn proof_changes_when_the_token_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admins_message_is_passed_on_in_nobodys_name() {
+async fn message_of_an_admin_does_not_carry_a_workspace_id() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let message =
@@ -205,7 +205,7 @@ async fn an_admins_message_is_passed_on_in_nobodys_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_has_to_be_who_the_token_says() {
+async fn message_is_refused_when_sender_differs_from_token_owner() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let path = || Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare());
@@ -219,7 +219,7 @@ async fn who_sends_has_to_be_who_the_token_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_the_tree_forbids_is_not_sent_to() {
+async fn message_is_refused_when_the_hierarchy_forbids_it() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let below = registry.online_below("below", &from).await;
@@ -231,7 +231,7 @@ async fn whom_the_tree_forbids_is_not_sent_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_no_json_object_is_refused() {
+async fn message_that_is_not_a_json_object_is_refused() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     for body in ["", "nonsense", "[]", "null", "{", r#"{"method":"x"} x"#, r#"{"method":"x","method":"y"}"#] {
@@ -246,7 +246,7 @@ async fn a_message_that_is_no_json_object_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_above_10_mib_is_too_large() {
+async fn message_above_10_mib_is_refused() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, well()).await;
     let most = 10 << 20;
@@ -264,7 +264,7 @@ async fn a_message_above_10_mib_is_too_large() {
 
 /// If the connection is closed while it sends, a JS client reports a broken pipe and never sees the answer.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_a_large_request_that_is_refused_gets_the_answer() {
+async fn large_refused_request_still_gets_its_answer() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, well()).await;
     let large = "x".repeat(24 << 20);
@@ -296,7 +296,7 @@ async fn who_sends_a_large_request_that_is_refused_gets_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_row_is_not_found_and_a_removed_one_is_gone() {
+async fn message_answers_404_to_an_unknown_target_and_410_if_removed() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, well()).await;
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.replace('-', "")] {
@@ -308,7 +308,7 @@ async fn no_row_is_not_found_and_a_removed_one_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sleeper_is_woken_and_the_message_held_until_it_is_up() {
+async fn message_wakes_a_hibernated_target_and_waits_for_it() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
@@ -326,7 +326,7 @@ async fn a_sleeper_is_woken_and_the_message_held_until_it_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_coming_up_is_waited_for() {
+async fn message_waits_for_a_target_that_is_starting() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let to = registry.begun("to", json!({})).await;
@@ -343,7 +343,7 @@ async fn what_is_coming_up_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_the_hold_a_caller_is_told_to_come_back() {
+async fn message_answers_503_with_retry_after_when_wake_takes_too_long() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
@@ -357,7 +357,7 @@ async fn past_the_hold_a_caller_is_told_to_come_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_workspace_is_not_woken_nor_is_one_below_it() {
+async fn message_does_not_wake_a_paused_workspace_or_its_children() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let to = registry.online("to").await;
@@ -371,7 +371,7 @@ async fn a_paused_workspace_is_not_woken_nor_is_one_below_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_failed_or_awaits_its_agent_is_not_started() {
+async fn message_does_not_start_a_failed_or_awaiting_workspace() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let away = registry.external("away", json!({})).await;
@@ -390,7 +390,7 @@ async fn what_has_failed_or_awaits_its_agent_is_not_started() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_container_is_found_out_and_started_again() {
+async fn message_restarts_a_container_that_has_exited() {
     let mut options = Options::default();
     options.restart.first_backoff = Duration::from_millis(1);
     let registry = Registry::wanting(options).await;
@@ -410,7 +410,7 @@ async fn a_dead_container_is_found_out_and_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_ended_too_often_is_not_said_to_be_started_again() {
+async fn message_reports_failed_when_target_has_exited_too_often() {
     let mut options = Options::default();
     options.restart.ends_allowed = 1;
     let registry = Registry::wanting(options).await;
@@ -422,7 +422,7 @@ async fn a_container_that_ended_too_often_is_not_said_to_be_started_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_is_delivered_once_when_its_agent_listens_late() {
+async fn message_is_delivered_once_when_agent_listens_late() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let container = registry.online("container").await;
@@ -445,7 +445,7 @@ async fn message_is_delivered_once_when_its_agent_listens_late() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
+async fn message_waits_when_port_accepts_before_the_agent_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     registry.world.state().rootless = true;
@@ -475,7 +475,7 @@ async fn message_is_kept_back_when_its_port_accepts_before_the_agent_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
+async fn message_error_names_the_port_when_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let hurried =
@@ -498,7 +498,7 @@ async fn message_is_refused_with_the_port_when_its_agent_never_listens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_message_is_answered_at_once_when_its_target_is_paused() {
+async fn undelivered_message_is_refused_when_its_target_is_paused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let id = registry.row(&to.id).await.id;
@@ -511,7 +511,7 @@ async fn refused_message_is_answered_at_once_when_its_target_is_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redirect_of_an_agent_becomes_a_bad_gateway() {
+async fn redirect_or_invalid_status_of_an_agent_is_a_bad_gateway() {
     let registry = Registry::start().await;
     for (number, status) in [301_u16, 302, 303, 307, 308, 304, 999].into_iter().enumerate() {
         let agent = Agent::saying(Reply::This(status, "text/plain", b"own words".to_vec())).await;
@@ -526,7 +526,7 @@ async fn redirect_of_an_agent_becomes_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusal_is_a_json_rpc_error_when_the_message_is_a_json_rpc_request() {
+async fn refusal_is_a_json_rpc_error_for_a_json_rpc_request() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let below = registry.online_below("below", &from).await;
@@ -571,7 +571,7 @@ async fn refusal_is_a_json_rpc_error_when_the_message_is_a_json_rpc_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
+async fn agent_that_closes_or_sends_no_http_is_a_bad_gateway() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     for (name, answer) in [("mute", &b""[..]), ("odd", &b"SSH-2.0-odd\r\n\r\n"[..])] {
@@ -590,7 +590,7 @@ async fn an_agent_that_hangs_up_or_speaks_no_http_is_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_pass_through_as_they_come() {
+async fn event_stream_of_an_agent_is_passed_on_unbuffered() {
     let registry = Registry::start().await;
     let (events, reply) = mpsc::unbounded_channel();
     let (from, to, _agent) = pair(&registry, Reply::Events(reply)).await;
@@ -609,7 +609,7 @@ async fn events_pass_through_as_they_come() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_goes_away_ends_what_it_asked_for() {
+async fn client_disconnect_cancels_the_request_to_the_agent() {
     let registry = Registry::start().await;
     let (from, to, agent) = pair(&registry, Reply::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
@@ -623,7 +623,7 @@ async fn a_client_that_goes_away_ends_what_it_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_leaves_a_stream_ends_it_at_the_agent() {
+async fn client_disconnect_ends_the_agents_event_stream() {
     let registry = Registry::start().await;
     let (events, reply) = mpsc::unbounded_channel();
     let (from, to, agent) = pair(&registry, Reply::Events(reply)).await;
@@ -637,7 +637,7 @@ async fn a_client_that_leaves_a_stream_ends_it_at_the_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_breaks_off_is_not_taken_for_one_that_is_done() {
+async fn truncated_agent_answer_is_not_returned_as_complete() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -655,7 +655,7 @@ async fn an_agent_that_breaks_off_is_not_taken_for_one_that_is_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows_there_is_cut() {
+async fn agent_answer_above_64_mib_is_refused_or_cut_off() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -688,7 +688,7 @@ async fn an_answer_that_announces_more_than_64_mib_is_refused_and_one_that_grows
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_workspace_wakes_another_only_so_often() {
+async fn wake_ups_are_rate_limited_per_sender() {
     let mut options = Options::default();
     options.access.wakes_per_hour = 1;
     let registry = Registry::wanting(options).await;
@@ -712,7 +712,7 @@ async fn one_workspace_wakes_another_only_so_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_messages_to_one_sleeper_are_one_wake() {
+async fn concurrent_messages_to_a_hibernated_target_share_a_wake_up() {
     let mut options = Options::default();
     options.access.wakes_per_hour = 2;
     let registry = Registry::wanting(options).await;
@@ -734,7 +734,7 @@ async fn many_messages_to_one_sleeper_are_one_wake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_under_way_keeps_its_target_awake() {
+async fn in_flight_message_prevents_hibernation_of_its_target() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let agent = Agent::at(to.port().await, Reply::Nothing).await;
@@ -749,7 +749,7 @@ async fn a_message_under_way_keeps_its_target_awake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
+async fn message_times_out_after_the_callers_timeout() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, Reply::Nothing).await;
     let answer = from.ask(from.message(&to).header("X-Timeout", "1").json(bare())).await;
@@ -757,7 +757,7 @@ async fn a_silent_agent_is_given_up_when_the_caller_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_held_hears_at_once_what_becomes_of_its_target() {
+async fn waiting_message_is_refused_when_its_target_stops_or_fails() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     for (name, becomes) in [("paused", 409), ("removed", 410), ("failed", 503)] {
@@ -787,7 +787,7 @@ async fn a_message_that_is_held_hears_at_once_what_becomes_of_its_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_fails_is_told_at_once_and_the_sleeper_can_be_woken_later() {
+async fn failed_wake_up_is_reported_and_can_be_retried() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
@@ -823,7 +823,7 @@ async fn come_online<'a>(to: &AgentClient<'a>) -> AgentClient<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_waits_for_a_start_that_was_accepted() {
+async fn message_waits_for_an_accepted_start_but_a_later_stop_wins() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
@@ -844,7 +844,7 @@ async fn message_waits_for_a_start_that_was_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn encoded_message_is_refused_with_the_reason() {
+async fn message_with_a_content_encoding_is_refused() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, well()).await;
     let ask = |encoding: &str| from.message(&to).header("Content-Encoding", encoding).json(bare());
@@ -853,7 +853,7 @@ async fn encoded_message_is_refused_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_ask_an_engine_that_hangs_only_once() {
+async fn messages_query_an_unresponsive_engine_only_once() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let _agent = Agent::at(to.port().await, well()).await;
@@ -873,7 +873,7 @@ async fn messages_ask_an_engine_that_hangs_only_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_may_send_to_itself() {
+async fn workspace_may_send_a_message_to_itself() {
     let registry = Registry::start().await;
     let (_, to, agent) = pair(&registry, well()).await;
     to.tell(&to, bare()).await.is(200, REPLY);
@@ -883,7 +883,7 @@ async fn a_workspace_may_send_to_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registration_counts_when_its_url_does_not_resolve() {
+async fn registration_is_accepted_when_its_url_does_not_resolve() {
     let registry = Registry::start().await;
     let agent = Agent::saying(well()).await;
     let (from, to) = (registry.online("from").await, registry.external("to", json!({})).await);
@@ -899,7 +899,7 @@ async fn registration_counts_when_its_url_does_not_resolve() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
+async fn message_to_a_child_waits_for_the_accepted_start_of_its_parent() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
@@ -924,7 +924,7 @@ async fn message_to_a_child_waits_for_an_accepted_start_that_brings_it_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_sent_as_soon_as_a_start_is_accepted_waits_for_it() {
+async fn message_sent_right_after_a_start_is_accepted_waits_for_it() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let _agent = Agent::at(to.port().await, well()).await;
@@ -942,7 +942,7 @@ async fn message_sent_as_soon_as_a_start_is_accepted_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_nobody_waits_for_are_carried_out_in_their_order() {
+async fn unawaited_commands_run_in_the_order_they_were_given() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
@@ -962,7 +962,7 @@ async fn orders_that_nobody_waits_for_are_carried_out_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_that_is_refused_is_refused_whether_or_not_anybody_waits() {
+async fn command_is_refused_alike_with_and_without_wait() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
@@ -978,7 +978,7 @@ async fn order_that_is_refused_is_refused_whether_or_not_anybody_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stop_after_an_accepted_start_has_the_last_word() {
+async fn stop_given_after_an_accepted_start_wins() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
@@ -1013,7 +1013,7 @@ async fn message_to_a_started_parent_does_not_wait_for_its_children() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn command_waits_for_a_start_that_was_accepted() {
+async fn exec_waits_for_an_accepted_start() {
     let registry = Registry::start().await;
     let to = registry.online("to").await;
     to.order("stop").await.well();

@@ -53,7 +53,7 @@ fn is_usable(field: &str, flaw: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_counts_when_any_field_has_any_flaw() {
+async fn heartbeat_is_accepted_when_a_field_is_invalid() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (field, ..) in FIELDS {
@@ -99,7 +99,7 @@ async fn refused_fields_are_reported_once_per_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_is_repaired_when_its_text_is_not_quite_json() {
+async fn heartbeat_with_slightly_invalid_json_is_repaired() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let named = |rest: &str| format!(r#"{{"workspace_id":"{}"{rest}}}"#, one.id).into_bytes();
@@ -134,7 +134,7 @@ async fn heartbeat_is_repaired_when_its_text_is_not_quite_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flawed_heartbeat_brings_up_and_leaves_what_it_does_not_say() {
+async fn heartbeat_with_invalid_fields_keeps_their_stored_values() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     one.raw_heartbeat(r#","error_rate":NaN"#).await.is(200, OK);
@@ -152,7 +152,7 @@ async fn flawed_heartbeat_brings_up_and_leaves_what_it_does_not_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_counts_when_it_is_cut_off_or_too_large() {
+async fn heartbeat_is_accepted_when_truncated_or_too_large() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeat(json!({ "active_tasks": 2, "current_task": "digging" })).await.is(200, OK);
@@ -183,7 +183,7 @@ async fn heartbeat_counts_when_it_is_cut_off_or_too_large() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn register_counts_when_its_card_cannot_be_used() {
+async fn register_is_accepted_when_its_card_is_invalid() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     let body = |card: &str| format!(r#"{{"id":"{}","url":"http://ws:8000","agent_card":{card}}}"#, one.id);
@@ -245,7 +245,7 @@ async fn refused_requests_are_reported_after_three_in_a_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn agent_with_a_revoked_token_is_reported() {
+async fn requests_with_a_revoked_token_are_reported() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let old = one.token.clone();
@@ -265,7 +265,7 @@ async fn agent_with_a_revoked_token_is_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn role_is_bounded_when_anybody_sets_it() {
+async fn role_is_limited_to_1024_bytes_in_create_and_update() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let patch = |bytes: usize| {

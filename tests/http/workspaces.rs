@@ -37,7 +37,7 @@ fn patch(id: &str, body: Value) -> Ask {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_workspace_is_provisioning_when_it_is_made() {
+async fn container_workspace_is_provisioning_after_create() {
     let registry = Registry::start().await;
     let options = json!({
         "name": "one", "role": "digs", "runtime": "agent", "image": IMAGE, "tier": 3, "env": { "A": "b" },
@@ -65,7 +65,7 @@ async fn a_container_workspace_is_provisioning_when_it_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_external_workspace_without_a_url_awaits_its_agent_and_is_told_how_to_connect() {
+async fn external_workspace_without_url_awaits_agent_with_connection() {
     let registry = Registry::start().await;
     let options = json!({ "name": "one", "runtime": "external" });
     let made = registry.order(Ask::post("/workspaces").json(options)).await;
@@ -84,7 +84,7 @@ async fn an_external_workspace_without_a_url_awaits_its_agent_and_is_told_how_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_external_workspace_with_a_url_is_online() {
+async fn external_workspace_with_a_url_is_online_after_create() {
     let registry = Registry::start().await;
     let options = json!({ "external": true, "url": "http://127.0.0.1:9" });
     let made = registry.create("one", options).await;
@@ -95,7 +95,7 @@ async fn an_external_workspace_with_a_url_is_online() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_made_is_refused_with_its_reason() {
+async fn invalid_create_is_refused_with_its_reason() {
     let registry = Registry::start().await;
     registry.external("taken", json!({})).await;
     for (options, status, named) in [
@@ -119,7 +119,7 @@ async fn what_cannot_be_made_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_list_is_oldest_first_without_the_removed() {
+async fn workspace_list_is_oldest_first_without_removed_ones() {
     let registry = Registry::start().await;
     registry.order(Ask::get("/workspaces")).await.is(200, "[]");
     let one = registry.online("one").await;
@@ -141,7 +141,7 @@ async fn the_list_is_oldest_first_without_the_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_peer_sees_a_workspace_without_what_is_its_own_business() {
+async fn private_fields_of_a_workspace_are_hidden_from_peers() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let told =
@@ -173,7 +173,7 @@ async fn a_peer_sees_a_workspace_without_what_is_its_own_business() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_workspace_is_not_found_and_a_removed_one_is_gone() {
+async fn show_answers_404_if_unknown_and_410_if_removed() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "other", &other.id.replace('-', ""), "%00", "..%2f.."]
@@ -188,7 +188,7 @@ async fn an_unknown_workspace_is_not_found_and_a_removed_one_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_changes_its_own_name_and_role_and_nothing_else() {
+async fn workspace_may_change_only_its_own_name_and_role() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let named = one.ask(patch(&one.id, json!({ "name": "renamed", "role": "cooks" }))).await;
@@ -224,7 +224,7 @@ async fn a_workspace_changes_its_own_name_and_role_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_admin_moves_a_workspace_where_that_makes_no_cycle() {
+async fn admin_can_change_a_parent_unless_it_creates_a_cycle() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
@@ -248,7 +248,7 @@ async fn an_admin_moves_a_workspace_where_that_makes_no_cycle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_no_create_would_take_is_not_taken_by_a_change_either() {
+async fn update_refuses_an_invalid_image() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let before = one.show().await["image"].clone();
@@ -259,7 +259,7 @@ async fn an_image_that_no_create_would_take_is_not_taken_by_a_change_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_that_needs_a_new_container_says_so_and_a_restart_makes_it() {
+async fn restart_recreates_the_container_after_a_change_that_needs_it() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let before = one.show().await["container_id"].clone();
@@ -273,7 +273,7 @@ async fn a_change_that_needs_a_new_container_says_so_and_a_restart_makes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn removing_children_wants_a_confirmation() {
+async fn removal_with_children_requires_confirmation() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
@@ -298,7 +298,7 @@ async fn removing_children_wants_a_confirmation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_tells_an_agent_whether_it_is_still_wanted() {
+async fn state_shows_an_agent_its_status_pause_and_removal() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
@@ -316,7 +316,7 @@ async fn state_tells_an_agent_whether_it_is_still_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_answer_the_status_that_the_row_has_afterwards() {
+async fn commands_answer_with_the_resulting_status() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (verb, status) in [("pause", "paused"), ("resume", "provisioning")] {
@@ -344,7 +344,7 @@ async fn orders_answer_the_status_that_the_row_has_afterwards() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_moved_below_a_paused_parent() {
+async fn children_cannot_be_started_or_created_below_a_paused_parent() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
@@ -361,7 +361,7 @@ async fn nothing_is_moved_below_a_paused_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn restart_of_a_stopped_parent_starts_what_was_stopped_along() {
+async fn start_of_a_stopped_parent_starts_children_stopped_with_it() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
@@ -375,7 +375,7 @@ async fn restart_of_a_stopped_parent_starts_what_was_stopped_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn start_brings_back_what_an_earlier_start_left_stopped() {
+async fn start_also_starts_children_that_an_earlier_start_missed() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
@@ -399,7 +399,7 @@ async fn start_brings_back_what_an_earlier_start_left_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn start_takes_another_port_when_its_own_is_another_workspaces() {
+async fn start_allocates_a_new_port_when_its_own_is_taken() {
     let registry = Registry::start().await;
     let lost = registry.online("lost").await;
     lost.order("pause").await.well();
@@ -430,7 +430,7 @@ async fn start_takes_another_port_when_its_own_is_another_workspaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn external_workspace_says_so_when_an_order_needs_a_container() {
+async fn external_workspace_refuses_commands_that_need_a_container() {
     let registry = Registry::start().await;
     let away = registry.external("away", json!({})).await;
     let said = "workspace `away` is external: its agent runs elsewhere";
@@ -445,7 +445,7 @@ async fn external_workspace_says_so_when_an_order_needs_a_container() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_image_names_the_order_that_helps() {
+async fn missing_image_error_names_the_command_that_fixes_it() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     registry.order(patch(&one.id, json!({ "image": "agent:none" }))).await.well();
@@ -464,7 +464,7 @@ async fn missing_image_names_the_order_that_helps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undelete_ignores_what_was_purged_under_that_name() {
+async fn undelete_by_name_ignores_purged_workspaces() {
     let registry = Registry::start().await;
     let purged = registry.online("one").await;
     registry.order(Ask::new("DELETE", format!("/workspaces/{}?purge=true", purged.id))).await.well();
@@ -476,7 +476,7 @@ async fn undelete_ignores_what_was_purged_under_that_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undelete_says_that_its_parent_is_removed_and_returns_below_it() {
+async fn undelete_reports_a_removed_parent_and_later_reattaches() {
     let registry = Registry::start().await;
     let parent = registry.online("parent").await;
     let child = registry.online_below("child", &parent).await;
@@ -492,7 +492,7 @@ async fn undelete_says_that_its_parent_is_removed_and_returns_below_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_works_on_something_is_put_to_sleep_by_force_only() {
+async fn workspace_with_active_tasks_hibernates_only_by_force() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeat(json!({ "active_tasks": 3, "uptime_seconds": 1 })).await.well();
@@ -506,7 +506,7 @@ async fn what_works_on_something_is_put_to_sleep_by_force_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_restarts_and_sleeps_on_its_own_word_and_wakes_on_anothers() {
+async fn workspace_may_restart_itself_but_not_stop_or_start_itself() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let itself = |verb: &str| Ask::post(format!("/workspaces/{}/{verb}", one.id));
@@ -517,7 +517,7 @@ async fn a_workspace_restarts_and_sleeps_on_its_own_word_and_wakes_on_anothers()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_that_make_no_sense_are_conflicts() {
+async fn commands_that_do_not_fit_the_status_are_conflicts() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
@@ -538,7 +538,7 @@ async fn orders_that_make_no_sense_are_conflicts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_shown_once_and_listed_by_its_beginning() {
+async fn token_is_shown_once_and_listed_by_its_prefix() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let path = format!("/workspaces/{}/tokens", one.id);
@@ -564,7 +564,7 @@ async fn a_token_is_shown_once_and_listed_by_its_beginning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_51st_live_token_is_too_many() {
+async fn workspace_has_at_most_50_live_tokens() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     let path = format!("/workspaces/{}/tokens", one.id);
@@ -579,7 +579,7 @@ async fn the_51st_live_token_is_too_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn orders_by_id_reach_their_workspace_when_another_has_that_name() {
+async fn id_lookup_finds_its_workspace_when_a_name_equals_the_id() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let short = &one.id[..8];

@@ -6,7 +6,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_plan_that_hits_too_many_is_held_and_an_approval_releases_exactly_what_was_listed() {
+fn plan_over_limit_is_held_and_approval_applies_listed_actions() {
     let mut site = Site::new("[sweep]\nunknown_grace = \"1s\"\n");
     site.serve();
     let unknown = [("one", None), ("two", None), ("three", None), ("four", None)];

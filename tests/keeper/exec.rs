@@ -46,7 +46,7 @@ fn running(container: &str, command: &str) -> usize {
 }
 
 #[test]
-fn exec_neither_loses_output_nor_takes_the_input_of_a_script() {
+fn exec_keeps_output_and_leaves_script_input_unread() {
     let mut site = Site::new("");
     site.serve();
     site.create("w", &[]);
@@ -70,7 +70,7 @@ fn exec_neither_loses_output_nor_takes_the_input_of_a_script() {
 }
 
 #[test]
-fn exec_ends_its_command_when_its_client_is_killed() {
+fn exec_command_is_terminated_when_client_is_killed() {
     let mut site = Site::new("");
     site.serve();
     let container = site.create("w", &[])["container_id"].as_str().expect("a container").to_owned();
@@ -86,7 +86,7 @@ fn exec_ends_its_command_when_its_client_is_killed() {
 }
 
 #[test]
-fn limit_of_the_log_is_on_every_container() {
+fn container_has_configured_log_size_limit() {
     let mut site = Site::new("[engine]\nlog_size = \"1MiB\"\n");
     site.serve();
     let container = site.create("w", &[])["container_id"].as_str().expect("a container").to_owned();

@@ -10,7 +10,7 @@ fn state(container: &str) -> String {
 }
 
 #[test]
-fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
+fn killed_process_is_reported_with_exit_code_and_can_be_started() {
     let mut site = Site::new("");
     site.serve();
     let made = site.create("worker", &[]);
@@ -37,7 +37,7 @@ fn a_process_that_was_killed_is_seen_with_its_exit_code_and_starts_again() {
 }
 
 #[test]
-fn a_stopped_workspace_stays_stopped_whoever_starts_its_container() {
+fn stopped_workspace_is_stopped_again_after_manual_start() {
     let mut site = Site::new("");
     site.serve();
     let made = site.create("worker", &[]);
@@ -62,7 +62,7 @@ fn a_stopped_workspace_stays_stopped_whoever_starts_its_container() {
 }
 
 #[test]
-fn changed_env_command_config_and_directory_are_in_force_when_recreated() {
+fn set_changes_take_effect_when_workspace_is_recreated() {
     let mut site = Site::new("");
     site.serve();
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -114,7 +114,7 @@ fn changed_env_command_config_and_directory_are_in_force_when_recreated() {
 }
 
 #[test]
-fn a_workspace_that_has_drifted_is_recreated_with_its_work_and_its_old_container_is_kept() {
+fn recreate_keeps_work_volume_and_moves_old_container_to_trash() {
     let mut site = Site::new("");
     site.serve();
     let made = site.create("worker", &[]);

@@ -26,7 +26,7 @@ fn renamed(site: &Site, name: &str) -> String {
 }
 
 #[test]
-fn stop_and_hibernate_end_a_renamed_container() {
+fn stop_and_hibernate_work_on_renamed_container() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = renamed(&site, "worker");
@@ -59,7 +59,7 @@ fn stop_and_hibernate_end_a_renamed_container() {
 }
 
 #[test]
-fn remove_purge_deletes_a_renamed_container_and_its_volumes() {
+fn rm_purge_deletes_renamed_container_and_its_volumes() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = renamed(&site, "worker");
@@ -70,7 +70,7 @@ fn remove_purge_deletes_a_renamed_container_and_its_volumes() {
 }
 
 #[test]
-fn removed_renamed_container_comes_back_and_trash_holds_it() {
+fn renamed_container_is_restored_and_replaced_on_recreate() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = renamed(&site, "worker");
@@ -94,7 +94,7 @@ fn removed_renamed_container_comes_back_and_trash_holds_it() {
 }
 
 #[test]
-fn paused_container_is_stopped_by_every_order() {
+fn podman_paused_container_is_stopped_by_every_operation() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = container_of(&site.create("worker", &[]));
@@ -117,7 +117,7 @@ fn paused_container_is_stopped_by_every_order() {
 }
 
 #[test]
-fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
+fn sweep_does_not_restart_podman_paused_container() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = container_of(&site.create("worker", &[]));
@@ -150,7 +150,7 @@ fn silence_of_a_paused_container_is_not_restarted_nor_charged() {
 }
 
 #[test]
-fn every_state_podman_can_show_here_is_started_and_stopped() {
+fn start_and_restart_handle_initialized_and_exited_containers() {
     let mut site = Site::new(HASTY);
     site.serve();
     site.create("worker", &[]);
@@ -181,7 +181,7 @@ fn every_state_podman_can_show_here_is_started_and_stopped() {
 }
 
 #[test]
-fn pruned_sentinel_is_replaced_by_the_evidence_of_known_containers() {
+fn sweeps_trust_known_containers_when_sentinel_was_pruned() {
     let mut site = Site::new(HASTY);
     site.serve();
     for name in ["up", "paused", "asleep"] {
@@ -211,7 +211,7 @@ fn pruned_sentinel_is_replaced_by_the_evidence_of_known_containers() {
 }
 
 #[test]
-fn pruned_containers_get_new_ones_and_keep_their_volumes() {
+fn pruned_container_is_recreated_with_its_volumes_on_start() {
     let mut site = Site::new(HASTY);
     site.serve();
     for name in ["up", "paused"] {
@@ -239,7 +239,7 @@ fn pruned_containers_get_new_ones_and_keep_their_volumes() {
 }
 
 #[test]
-fn first_create_after_a_prune_of_an_empty_registry_is_refused_with_advice() {
+fn first_create_is_refused_with_advice_when_sentinel_is_missing() {
     let mut site = Site::new(HASTY);
     site.serve();
     let sentinel = format!("ostler-{}", site.instance());

@@ -26,7 +26,7 @@ fn applied(run: &Value) -> usize {
 }
 
 #[test]
-fn one_unknown_workspace_beside_known_ones_is_reaped_after_the_grace_and_comes_back_whole() {
+fn unknown_workspace_is_reaped_after_grace_and_can_be_restored() {
     let mut site = Site::new("[sweep]\nunknown_grace = \"4s\"\n");
     site.serve();
     site.create_all(&[("known", None), ("unknown", Some("known"))]);
@@ -68,7 +68,7 @@ fn one_unknown_workspace_beside_known_ones_is_reaped_after_the_grace_and_comes_b
 }
 
 #[test]
-fn two_ostlers_on_one_engine_leave_each_others_things_alone() {
+fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
     let (mut one, mut other) = (Site::new(AT_ONCE), Site::new(AT_ONCE));
     one.serve();
     other.serve();
@@ -100,7 +100,7 @@ fn two_ostlers_on_one_engine_leave_each_others_things_alone() {
 }
 
 #[test]
-fn a_container_made_by_hand_from_a_committed_workspace_image_is_left_alone() {
+fn container_from_committed_workspace_image_is_left_alone() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     let made = site.create("origin", &[]);
@@ -147,7 +147,7 @@ impl Drop for RemovedImage {
 }
 
 #[test]
-fn a_dry_run_needs_no_daemon_and_changes_nothing() {
+fn dry_run_works_without_daemon_and_changes_nothing() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create_all(&[("removed", None), ("stopped", None)]);

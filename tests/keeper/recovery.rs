@@ -59,7 +59,7 @@ fn until_held(site: &Site) -> Value {
 }
 
 #[test]
-fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices() {
+fn deleted_database_is_rebuilt_by_adopt_without_disturbing_agents() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     let before = tree_at_work(&site);
@@ -95,7 +95,7 @@ fn a_database_deleted_under_running_workspaces_is_rebuilt_and_no_agent_notices()
 }
 
 #[test]
-fn a_database_deleted_while_it_is_served_is_lost_at_the_next_start_and_rebuilt_too() {
+fn database_deleted_while_daemon_runs_is_rebuilt_after_next_start() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     let before = tree_at_work(&site);
@@ -114,7 +114,7 @@ fn a_database_deleted_while_it_is_served_is_lost_at_the_next_start_and_rebuilt_t
 }
 
 #[test]
-fn a_database_put_back_from_an_older_copy_holds_what_it_does_not_know() {
+fn newer_workspace_is_adopted_after_older_database_restore() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create("elder", &[]);
@@ -140,7 +140,7 @@ fn a_database_put_back_from_an_older_copy_holds_what_it_does_not_know() {
 }
 
 #[test]
-fn an_agent_that_was_restarted_since_the_copy_keeps_its_token() {
+fn agent_restarted_after_database_copy_keeps_its_token() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create("elder", &[]);
@@ -159,7 +159,7 @@ fn an_agent_that_was_restarted_since_the_copy_keeps_its_token() {
 }
 
 #[test]
-fn a_person_may_approve_what_a_lost_registry_holds_and_it_can_still_be_brought_back() {
+fn approved_reaping_after_registry_loss_can_be_undone() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create("forgotten", &[]);
@@ -252,17 +252,17 @@ fn older_copy_is_put_back(newcomer: bool) {
 }
 
 #[test]
-fn older_database_is_noticed_and_nothing_is_started_or_stopped() {
+fn older_database_is_detected_and_no_container_is_changed() {
     older_copy_is_put_back(false);
 }
 
 #[test]
-fn older_database_is_noticed_when_a_workspace_was_created_since() {
+fn older_database_is_detected_when_workspace_was_created_since() {
     older_copy_is_put_back(true);
 }
 
 #[test]
-fn copy_put_over_the_database_of_a_killed_daemon_is_refused() {
+fn database_copy_with_wal_of_another_database_is_refused() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.ostler(["create", "elder", "--external"]).well();
@@ -287,7 +287,7 @@ fn copy_put_over_the_database_of_a_killed_daemon_is_refused() {
 
 /// Its container is in the engine under the name of a trash entry that is in no database.
 #[test]
-fn removed_workspace_is_found_by_name_after_the_registry_was_lost() {
+fn removed_workspace_is_restored_by_name_after_registry_loss() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create_all(&[("kept", None), ("gone", None)]);

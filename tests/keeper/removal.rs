@@ -16,7 +16,7 @@ fn until_kept(site: &Site, entries: usize) {
 }
 
 #[test]
-fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volumes() {
+fn undelete_restores_container_with_its_files_and_volumes() {
     let mut site = Site::new("");
     site.serve();
     let made = site.create("keeper", &[]);
@@ -39,7 +39,7 @@ fn a_removed_workspace_comes_back_with_its_container_its_own_files_and_its_volum
 }
 
 #[test]
-fn a_container_whose_stop_fails_is_put_away_next_cycle_and_only_once_it_is_stopped() {
+fn container_is_moved_to_trash_only_after_its_stop_succeeds() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), "");
     site.serve();
@@ -68,7 +68,7 @@ fn a_container_whose_stop_fails_is_put_away_next_cycle_and_only_once_it_is_stopp
 }
 
 #[test]
-fn a_removal_is_taken_back_even_while_its_container_cannot_be_stopped() {
+fn removal_can_be_undone_while_container_cannot_be_stopped() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), "");
     site.serve();
@@ -90,7 +90,7 @@ fn a_removal_is_taken_back_even_while_its_container_cannot_be_stopped() {
 }
 
 #[test]
-fn children_are_taken_down_only_when_told_so_and_all_come_back() {
+fn rm_requires_cascade_for_children_and_undelete_restores_all() {
     let mut site = Site::new("");
     site.serve();
     site.create_all(&[("top", None), ("middle", Some("top")), ("bottom", Some("middle"))]);
@@ -130,7 +130,7 @@ fn children_are_taken_down_only_when_told_so_and_all_come_back() {
 }
 
 #[test]
-fn a_taken_name_comes_back_only_under_another_one() {
+fn undelete_requires_new_name_when_name_is_taken() {
     let mut site = Site::new("");
     site.serve();
     let first = site.create("worker", &[]);
@@ -148,7 +148,7 @@ fn a_taken_name_comes_back_only_under_another_one() {
 }
 
 #[test]
-fn emptying_the_trash_deletes_container_and_volumes_for_good_and_nothing_else() {
+fn trash_empty_deletes_only_container_and_volumes_of_named_entry() {
     let mut site = Site::new("");
     site.serve();
     site.create_all(&[("gone", None), ("kept", None), ("purged", None)]);

@@ -230,7 +230,7 @@ fn ask_everything(kept: &mut Kept<'_>) {
 }
 
 #[test]
-fn no_token_is_in_any_log_event_error_listing_label_or_file() {
+fn tokens_never_appear_in_logs_events_output_labels_or_files() {
     let mut site = Site::new(TRACE);
     site.serve();
     let onlooker = Onlooker::start();

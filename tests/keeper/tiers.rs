@@ -7,7 +7,7 @@ fn inside(site: &Site, name: &str, script: &str) -> String {
 }
 
 #[test]
-fn a_tier_holds_from_inside_and_nobody_is_root_there() {
+fn every_tier_runs_unprivileged_with_its_resource_limits() {
     let mut site = Site::new("");
     site.serve();
     for (name, tier) in [("sandbox", "1"), ("usual", "2"), ("large", "3")] {

@@ -19,7 +19,7 @@ fn config_volume(effective: &Value) -> String {
 }
 
 #[test]
-fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_brings_a_fresh_one() {
+fn token_of_missing_container_is_revoked_and_start_issues_new_one() {
     let mut site = Site::new("[sweep]\nabsence_grace = \"6s\"\n");
     site.serve();
     site.create_all(&[("gone", None), ("stopped", None), ("running", None)]);
@@ -60,7 +60,7 @@ fn the_token_of_a_container_that_is_gone_is_revoked_after_the_grace_and_a_start_
 }
 
 #[test]
-fn a_token_issued_by_a_restart_is_never_revoked_by_sweeps_that_run_all_the_while() {
+fn sweeps_never_revoke_token_issued_by_concurrent_restart() {
     let mut site = Site::new("[sweep]\nabsence_grace = \"1s\"\n");
     site.serve();
     site.create_all(&[("busy", None)]);
@@ -82,7 +82,7 @@ fn a_token_issued_by_a_restart_is_never_revoked_by_sweeps_that_run_all_the_while
 }
 
 #[test]
-fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
+fn empty_listing_without_sentinel_revokes_no_token() {
     let mut site = Site::new("[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n");
     site.serve();
     site.create_all(&[("worker", None)]);
@@ -115,7 +115,7 @@ fn a_listing_that_is_empty_because_the_sentinel_is_gone_revokes_nothing() {
 }
 
 #[test]
-fn a_person_may_revoke_a_token_by_name_and_a_removal_revokes_what_its_container_held() {
+fn operator_can_revoke_token_and_removal_revokes_container_token() {
     let mut site = Site::new("");
     site.serve();
     site.create_all(&[("worker", None)]);

@@ -31,7 +31,7 @@ fn starts_whole(site: &Site, name: &str, what: &str) {
 }
 
 #[test]
-fn a_config_volume_wiped_under_a_stopped_container_heals_on_the_next_start() {
+fn wiped_config_volume_is_rebuilt_on_next_start() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("config.yaml");
     fs::write(&config, "model: local\n").unwrap();
@@ -56,7 +56,7 @@ fn a_config_volume_wiped_under_a_stopped_container_heals_on_the_next_start() {
 }
 
 #[test]
-fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
+fn missing_work_volume_is_replaced_only_with_new_volume_flag() {
     let mut site = Site::new("");
     site.serve();
     site.create_all(&[("directory", None), ("volume", None)]);
@@ -98,7 +98,7 @@ fn a_work_volume_that_is_gone_is_a_persons_to_replace() {
 }
 
 #[test]
-fn a_running_workspace_whose_work_volume_is_gone_fails_a_restart_and_says_why() {
+fn offline_workspace_fails_to_start_when_work_volume_is_missing() {
     let mut site = Site::new("");
     site.serve();
     let made = site.create("worker", &[]);

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::{Ran, Scene, request, unframed};
 
 #[tokio::test]
-async fn a_command_gives_its_output_and_its_exit_code() {
+async fn exec_returns_output_and_exit_code() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("host")).await;
     let ran = scene.run(&id, &["sh", "-c", "echo out; echo err >&2; exit 3"]).await;
@@ -16,7 +16,7 @@ async fn a_command_gives_its_output_and_its_exit_code() {
 }
 
 #[tokio::test]
-async fn a_command_reads_its_input_to_the_end() {
+async fn exec_passes_stdin_until_end_of_input() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("host")).await;
     let asked = ExecRequest { stdin: true, ..request(&["sh", "-c", "cat; echo done"]) };
@@ -31,7 +31,7 @@ async fn a_command_reads_its_input_to_the_end() {
 }
 
 #[tokio::test]
-async fn a_command_has_the_environment_and_the_user_it_was_given() {
+async fn exec_uses_given_environment_and_user() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("host")).await;
     let env = BTreeMap::from([("ASKED".to_owned(), "a=b c".to_owned())]);
@@ -43,7 +43,7 @@ async fn a_command_has_the_environment_and_the_user_it_was_given() {
 }
 
 #[tokio::test]
-async fn a_terminal_is_raw_and_has_the_size_it_is_told() {
+async fn exec_with_tty_has_the_given_terminal_size() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("host")).await;
     let asked = ExecRequest { tty: true, stdin: true, ..request(&["sh", "-c", "read go; stty size; tty"]) };
@@ -59,7 +59,7 @@ async fn a_terminal_is_raw_and_has_the_size_it_is_told() {
 }
 
 #[tokio::test]
-async fn a_command_in_a_container_that_does_not_run_is_a_conflict() {
+async fn exec_in_container_that_is_not_running_returns_conflict() {
     let scene = Scene::new();
     let id = scene.created(&scene.spec("idle")).await;
     let error = match scene.engine.create_exec(&id, &request(&["true"])).await {
@@ -70,7 +70,7 @@ async fn a_command_in_a_container_that_does_not_run_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_command_nobody_prepared_is_absent() {
+async fn exec_calls_with_unknown_id_return_absent_error() {
     let scene = Scene::new();
     let no_user = ExecId("0".repeat(64));
     for error in [

@@ -21,7 +21,7 @@ fn no_user() -> ContainerId {
 }
 
 #[tokio::test]
-async fn a_container_is_confined() {
+async fn container_process_is_unprivileged_and_runs_under_init() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("confined")).await;
     let status = scene
@@ -41,7 +41,7 @@ async fn a_container_is_confined() {
 }
 
 #[tokio::test]
-async fn limits_reach_the_kernel() {
+async fn resource_limits_are_set_in_the_container_cgroup() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("limited")).await;
     let script = "cd /sys/fs/cgroup; if [ -e memory.max ]; then cat memory.max memory.swap.max cpu.max pids.max; \
@@ -56,7 +56,7 @@ async fn limits_reach_the_kernel() {
 /// conmon 2.1.6 records it in a file there, and Podman looks for that file elsewhere. So the expected value is Podman's
 /// own answer.
 #[tokio::test]
-async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
+async fn out_of_memory_exit_is_reported_as_podman_reports_it() {
     let scene = Scene::new();
     let mut spec = scene.script("greedy", "x=a; while true; do x=$x$x; done");
     spec.limits.memory_bytes = 16 << 20;
@@ -72,7 +72,7 @@ async fn a_container_that_ran_out_of_memory_is_told_as_podman_tells_it() {
 }
 
 #[tokio::test]
-async fn a_privileged_container_keeps_its_capabilities() {
+async fn privileged_container_keeps_its_capabilities() {
     let scene = Scene::new();
     let spec = ContainerSpec { privileged: true, user: User { uid: 0, gid: 0 }, ..scene.spec("privileged") };
     let id = scene.running(&spec).await;
@@ -81,7 +81,7 @@ async fn a_privileged_container_keeps_its_capabilities() {
 }
 
 #[tokio::test]
-async fn every_kind_of_mount_is_there_and_read_only_where_asked() {
+async fn mounts_of_every_kind_exist_and_are_read_only_as_requested() {
     let scene = Scene::new();
     let host = tempfile::tempdir().unwrap();
     std::fs::write(host.path().join("seen"), "from the host").unwrap();
@@ -112,7 +112,7 @@ async fn every_kind_of_mount_is_there_and_read_only_where_asked() {
 }
 
 #[tokio::test]
-async fn name_labels_environment_and_host_name_are_as_asked() {
+async fn container_has_requested_name_labels_environment_and_hostname() {
     let scene = Scene::new();
     let mut spec = scene.spec("described");
     spec.env = Environment(BTreeMap::from([("TIER".to_owned(), "2 = two".to_owned())]));
@@ -127,7 +127,7 @@ async fn name_labels_environment_and_host_name_are_as_asked() {
 }
 
 #[tokio::test]
-async fn the_port_is_published_on_loopback_only() {
+async fn port_is_published_on_loopback_only() {
     let scene = Scene::new();
     let port = free_port(&scene.engine).await;
     let serve = "mkdir /tmp/w && echo hello >/tmp/w/index.html && exec httpd -f -p 8000 -h /tmp/w";
@@ -153,7 +153,7 @@ async fn the_port_is_published_on_loopback_only() {
 }
 
 #[tokio::test]
-async fn a_host_port_that_somebody_else_has_is_port_in_use() {
+async fn start_returns_port_in_use_when_host_port_is_taken() {
     let scene = Scene::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
@@ -168,7 +168,7 @@ async fn a_host_port_that_somebody_else_has_is_port_in_use() {
 /// If a service is killed during a start, it leaves a conmon unknown to Podman, which holds the port that Podman needs
 /// for the next start. That moment is hard to hit, so the test imitates both.
 #[tokio::test]
-async fn a_port_that_a_broken_off_start_holds_is_half_started() {
+async fn start_returns_half_started_while_leftover_conmon_holds_port() {
     let scene = Scene::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = held.local_addr().unwrap().port();
@@ -197,7 +197,7 @@ async fn a_port_that_a_broken_off_start_holds_is_half_started() {
 }
 
 #[tokio::test]
-async fn a_container_lives_through_its_states() {
+async fn container_reports_created_running_and_exited_states() {
     let scene = Scene::new();
     let list = async || {
         let listed = scene.engine.list_containers(LABEL, Some(&scene.label())).await.unwrap();
@@ -222,7 +222,7 @@ async fn a_container_lives_through_its_states() {
 }
 
 #[tokio::test]
-async fn the_exit_code_of_a_container_is_kept() {
+async fn exited_container_reports_its_exit_code() {
     let scene = Scene::new();
     let id = scene.running(&scene.script("seven", "exit 7")).await;
     let seen = eventually("it has ended", || async {
@@ -234,7 +234,7 @@ async fn the_exit_code_of_a_container_is_kept() {
 }
 
 #[tokio::test]
-async fn container_paused_by_hand_is_seen_paused() {
+async fn container_paused_by_hand_is_reported_as_paused() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("frozen")).await;
     podman_output(["pause", id.as_str()]);
@@ -244,7 +244,7 @@ async fn container_paused_by_hand_is_seen_paused() {
 }
 
 #[tokio::test]
-async fn starting_what_runs_is_a_conflict() {
+async fn start_of_running_container_returns_conflict() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("twice")).await;
     let error = scene.engine.start_container(&id).await.unwrap_err();
@@ -252,7 +252,7 @@ async fn starting_what_runs_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn stopping_is_done_when_it_is_so_already() {
+async fn stop_succeeds_when_container_is_stopped_or_missing() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("stopped")).await;
     scene.stopped(&id).await;
@@ -263,7 +263,7 @@ async fn stopping_is_done_when_it_is_so_already() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_absent() {
+async fn operations_on_missing_container_return_absent_error() {
     let scene = Scene::new();
     let engine = &scene.engine;
     let errors = [
@@ -281,7 +281,7 @@ async fn what_is_not_there_is_absent() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_a_conflict() {
+async fn create_and_rename_return_conflict_when_name_is_taken() {
     let scene = Scene::new();
     let first = scene.created(&scene.spec("name")).await;
     let error = scene.engine.create_container(&scene.spec("name")).await.unwrap_err();
@@ -295,7 +295,7 @@ async fn a_name_that_is_taken_is_a_conflict() {
 }
 
 #[tokio::test]
-async fn a_running_container_is_renamed() {
+async fn running_container_can_be_renamed() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("old")).await;
     scene.engine.rename_container(&id, &scene.name("new")).await.unwrap();
@@ -304,7 +304,7 @@ async fn a_running_container_is_renamed() {
 }
 
 #[tokio::test]
-async fn deleting_takes_stopped_containers_only_and_leaves_named_volumes() {
+async fn delete_refuses_running_container_and_keeps_named_volumes() {
     let scene = Scene::new();
     let mut spec = scene.spec("deleted");
     spec.mounts = vec![scene.volume("kept", "/workspace").await];
@@ -320,7 +320,7 @@ async fn deleting_takes_stopped_containers_only_and_leaves_named_volumes() {
 }
 
 #[tokio::test]
-async fn a_missing_image_is_told_from_everything_else() {
+async fn create_with_missing_image_returns_image_missing() {
     let scene = Scene::new();
     let spec = ContainerSpec { image: "localhost/ostler-no-such-image:1".into(), ..scene.spec("imageless") };
     let error = scene.engine.create_container(&spec).await.unwrap_err();
@@ -328,7 +328,7 @@ async fn a_missing_image_is_told_from_everything_else() {
 }
 
 #[tokio::test]
-async fn a_missing_volume_is_never_made_in_silence() {
+async fn create_with_missing_volume_fails_and_creates_no_volume() {
     let scene = Scene::new();
     // A volume made implicitly would have no label.
     let _cleanup = Cleanup::of_label(format!("{LABEL}={}", scene.label())).and_name(scene.name("missing"));
@@ -342,7 +342,7 @@ async fn a_missing_volume_is_never_made_in_silence() {
 }
 
 #[tokio::test]
-async fn a_missing_network_is_absent() {
+async fn create_with_missing_network_returns_absent_error() {
     let scene = Scene::new();
     let spec = ContainerSpec { network: scene.name("missing"), ..scene.spec("networkless") };
     let error = scene.engine.create_container(&spec).await.unwrap_err();
@@ -350,7 +350,7 @@ async fn a_missing_network_is_absent() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_run_fails_the_start_with_podmans_words() {
+async fn container_with_missing_program_fails_to_start_or_exits_nonzero() {
     let scene = Scene::new();
     let spec = ContainerSpec { command: vec!["/no/such/program".into()], ..scene.spec("commandless") };
     let id = scene.created(&spec).await;
@@ -364,7 +364,7 @@ async fn a_command_that_cannot_run_fails_the_start_with_podmans_words() {
 }
 
 #[tokio::test]
-async fn a_listing_holds_what_has_the_label_and_nothing_else() {
+async fn listing_contains_only_containers_with_the_label() {
     let scene = Scene::new();
     let neighbour = Scene::new();
     let ours = scene.created(&scene.spec("ours")).await;
@@ -382,7 +382,7 @@ async fn a_listing_holds_what_has_the_label_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_podman_says_of_itself_is_read() {
+async fn describe_returns_podman_version_and_rootless_mode() {
     let scene = Scene::new();
     let info = scene.engine.describe().await.unwrap();
     let version = podman_output(["version", "--format", "{{.Server.Version}}"]);
@@ -393,7 +393,7 @@ async fn what_podman_says_of_itself_is_read() {
 }
 
 #[tokio::test]
-async fn a_volume_belongs_to_the_user_it_was_made_for() {
+async fn volume_is_owned_by_the_user_it_was_created_for() {
     let scene = Scene::new();
     let owner = User { uid: 1234, gid: 2345 };
     let volume = VolumeSpec { name: scene.name("owned"), labels: scene.labels(), owner };

@@ -57,7 +57,7 @@ fn kill_process(id: &ContainerId) {
 const DIED: ContainerEventKind = ContainerEventKind::Died { exit_code: Some(137) };
 
 #[tokio::test]
-async fn a_process_that_is_killed_is_reported_with_its_code_and_its_workspace() {
+async fn killed_container_is_reported_with_exit_code_and_workspace() {
     let (scene, stranger) = (Scene::new(), Scene::new());
     let workspace = WorkspaceId(SystemEntropy.uuid());
     let mut spec = scene.spec("heard");
@@ -89,7 +89,7 @@ async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
 }
 
 #[tokio::test]
-async fn starts_and_stops_are_reported_to_whoever_asks_for_the_key_alone() {
+async fn starts_and_stops_are_reported_when_filtering_by_label_key() {
     let scene = Scene::new();
     // Uses a key of its own, because every test uses the default one.
     let key = format!("{LABEL}.{}", scene.id);
@@ -112,7 +112,7 @@ async fn starts_and_stops_are_reported_to_whoever_asks_for_the_key_alone() {
 }
 
 #[tokio::test]
-async fn what_happened_while_nobody_listened_is_told_afterwards() {
+async fn events_since_a_timestamp_are_replayed_on_subscription() {
     let scene = Scene::new();
     let since = SystemClock::start().now();
     let id = scene.running(&scene.spec("missed")).await;
@@ -132,7 +132,7 @@ async fn what_happened_while_nobody_listened_is_told_afterwards() {
 
 /// Checks that the call returns at all: Podman 5.1 and 5.2 send the response head together with the first event.
 #[tokio::test]
-async fn podman_answers_before_anything_happens_and_before_anybody_polls() {
+async fn event_subscription_returns_before_first_event_and_first_poll() {
     let proxy = EngineProxy::start();
     let clock = SystemClock::start();
     let engine = proxy.engine();
@@ -143,7 +143,7 @@ async fn podman_answers_before_anything_happens_and_before_anybody_polls() {
 }
 
 #[tokio::test]
-async fn an_engine_that_does_not_answer_is_given_up_on() {
+async fn event_subscription_fails_when_engine_does_not_answer() {
     let proxy = EngineProxy::start();
     let soon = Duration::from_millis(200);
     let deadlines = Deadlines { read: soon, change: soon, pull: soon };
@@ -169,7 +169,7 @@ async fn an_engine_that_does_not_answer_is_given_up_on() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_ends_with_an_error_after_what_it_brought() {
+async fn interrupted_event_stream_ends_with_unreachable_error() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let label = scene.label();
@@ -204,7 +204,7 @@ impl Drop for Service {
 }
 
 #[tokio::test]
-async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
+async fn event_stream_ends_when_podman_service_is_killed_or_terminated() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("podman.sock");
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::TERM] {
@@ -237,7 +237,7 @@ async fn a_service_that_is_killed_or_ended_takes_the_stream_along() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_log_is_clean_and_short() {
+async fn log_tail_is_cleaned_and_limited_in_lines_and_bytes() {
     let scene = Scene::new();
     let talk =
         r"for n in 1 2 3 4 5; do echo line $n; done; printf 'red \033[31m \377 \342\202\254\r\n' >&2; exit 3";

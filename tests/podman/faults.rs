@@ -23,7 +23,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn where_nobody_listens_everything_is_unreachable() {
+async fn engine_calls_return_unreachable_when_socket_is_missing() {
     let nowhere = tempfile::tempdir().unwrap();
     let engine = engine_at(&nowhere.path().join("podman.sock"));
     let id = "0".repeat(64).try_into().unwrap();
@@ -49,7 +49,7 @@ async fn where_nobody_listens_everything_is_unreachable() {
 }
 
 #[tokio::test]
-async fn a_door_that_closes_and_opens_again_is_noticed_each_time() {
+async fn engine_calls_return_unreachable_until_socket_listens_again() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     engine.describe().await.expect("it listens");
@@ -66,7 +66,7 @@ async fn a_door_that_closes_and_opens_again_is_noticed_each_time() {
 }
 
 #[tokio::test]
-async fn a_connection_that_closes_without_an_answer_proves_nothing() {
+async fn connection_closed_without_answer_returns_unreachable() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     let id = "0".repeat(64).try_into().unwrap();
@@ -82,7 +82,7 @@ async fn a_connection_that_closes_without_an_answer_proves_nothing() {
 }
 
 #[tokio::test]
-async fn an_engine_that_fails_is_other_and_its_words_are_kept_short() {
+async fn status_500_returns_other_error_with_shortened_message() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     let id = "0".repeat(64).try_into().unwrap();
@@ -103,7 +103,7 @@ async fn an_engine_that_fails_is_other_and_its_words_are_kept_short() {
 }
 
 #[tokio::test]
-async fn a_listing_never_says_that_something_is_absent() {
+async fn listing_answered_with_404_returns_other_not_absent() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     proxy.set_rules([Rule::when(|_| true, Fault::Status(404, "no such container".into()))]);
@@ -117,7 +117,7 @@ async fn a_listing_never_says_that_something_is_absent() {
 
 /// Podman 4.3.1 fails a whole listing because of one volume that is deleted meanwhile.
 #[tokio::test]
-async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
+async fn volume_listing_is_retried_after_concurrent_deletion_error() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     scene.volume("work", "/workspace").await;
@@ -129,7 +129,7 @@ async fn a_listing_that_a_deletion_spoiled_is_taken_again() {
 
 /// podman-api has no timeouts.
 #[tokio::test]
-async fn a_silent_engine_is_given_up_on() {
+async fn call_to_hanging_engine_times_out() {
     let proxy = EngineProxy::start();
     let soon = Duration::from_millis(200);
     let deadlines = Deadlines { read: soon, change: soon, pull: soon };
@@ -148,7 +148,7 @@ async fn a_silent_engine_is_given_up_on() {
 }
 
 #[tokio::test]
-async fn a_call_whose_answer_is_lost_may_have_taken_effect() {
+async fn call_with_lost_answer_may_have_taken_effect() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let id = scene.created(&scene.spec("lost")).await;
@@ -163,7 +163,7 @@ async fn a_call_whose_answer_is_lost_may_have_taken_effect() {
 }
 
 #[tokio::test]
-async fn a_delayed_answer_arrives_when_it_is_let_go() {
+async fn proxy_delivers_delayed_answer_when_gate_opens() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let id = scene.created(&scene.spec("late")).await;
@@ -182,7 +182,7 @@ async fn a_delayed_answer_arrives_when_it_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_fault_is_decided_before_the_observer_runs() {
+async fn proxy_selects_fault_before_observer_runs() {
     let proxy = Arc::new(EngineProxy::start());
     let scene = Scene::behind(&proxy);
     let rules = Arc::downgrade(&proxy);
@@ -199,7 +199,7 @@ async fn a_fault_is_decided_before_the_observer_runs() {
 }
 
 #[tokio::test]
-async fn rules_count_and_observers_stand_on_both_sides_of_a_change() {
+async fn proxy_counts_rule_matches_and_observes_request_and_answer() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let told = Arc::new(Mutex::new(Vec::new()));
@@ -235,7 +235,7 @@ async fn rules_count_and_observers_stand_on_both_sides_of_a_change() {
 }
 
 #[tokio::test]
-async fn one_refusal_closes_the_door_for_all_that_follow() {
+async fn proxy_refuse_fault_closes_socket_for_later_requests() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     proxy.set_rules([Rule::on("GET", "/containers/json", Fault::Refuse)]);
@@ -247,7 +247,7 @@ async fn one_refusal_closes_the_door_for_all_that_follow() {
 }
 
 #[tokio::test]
-async fn commands_logs_and_files_pass_through_the_proxy() {
+async fn exec_and_files_pass_through_the_proxy() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let mount = scene.volume("config", "/configs").await;
@@ -266,7 +266,7 @@ async fn commands_logs_and_files_pass_through_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_log_that_breaks_off_says_so() {
+async fn interrupted_log_stream_ends_with_unreachable_error() {
     use futures_util::StreamExt;
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);

@@ -7,7 +7,7 @@ use crate::support::engine_proxy::EngineProxy;
 
 /// podman-api: a file sent to a directory above the mount point ends up under the volume.
 #[tokio::test]
-async fn a_file_written_before_the_first_start_is_the_agents() {
+async fn file_written_before_first_start_is_owned_by_agent() {
     let scene = Scene::new();
     let mount = scene.volume("config", "/configs").await;
     let id = scene.created(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
@@ -26,7 +26,7 @@ async fn a_file_written_before_the_first_start_is_the_agents() {
 }
 
 #[tokio::test]
-async fn a_file_is_replaced_in_a_running_and_in_a_stopped_container() {
+async fn file_is_replaced_in_running_and_stopped_container() {
     let scene = Scene::new();
     let mount = scene.volume("config", "/configs").await;
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
@@ -43,7 +43,7 @@ async fn a_file_is_replaced_in_a_running_and_in_a_stopped_container() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_absent_and_a_large_one_is_refused() {
+async fn read_file_rejects_missing_large_and_directory_paths() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("files")).await;
     let error = scene.engine.read_file(&id, "/tmp/none").await.unwrap_err();
@@ -59,7 +59,7 @@ async fn a_file_that_is_not_there_is_absent_and_a_large_one_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_name_never_leaves_the_volume() {
+async fn write_file_rejects_names_that_leave_the_volume() {
     let scene = Scene::new();
     let mount = scene.volume("config", "/configs").await;
     let id = scene.created(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;
@@ -71,7 +71,7 @@ async fn a_file_name_never_leaves_the_volume() {
 }
 
 #[tokio::test]
-async fn a_token_is_compared_without_the_services_archive() {
+async fn matching_token_is_compared_without_archive_request() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let mount = scene.volume("config", "/configs").await;
@@ -92,7 +92,7 @@ async fn a_token_is_compared_without_the_services_archive() {
 }
 
 #[tokio::test]
-async fn what_is_in_the_way_of_a_token_is_told_by_the_service() {
+async fn token_comparison_returns_service_result_for_irregular_files() {
     let scene = Scene::new();
     let mount = scene.volume("config", "/configs").await;
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("agent") }).await;

@@ -8,7 +8,7 @@ use super::Scene;
 use crate::support::podman::image;
 
 #[tokio::test]
-async fn an_image_is_there_or_it_is_not() {
+async fn has_image_distinguishes_existing_and_missing_images() {
     let scene = Scene::new();
     assert!(scene.engine.has_image(image()).await.unwrap());
     for missing in ["localhost/ostler-no-such-image:1", "not an image", "a?b", ""] {
@@ -18,7 +18,7 @@ async fn an_image_is_there_or_it_is_not() {
 
 /// podman-api returns success for a failed pull; the error is in the report.
 #[tokio::test]
-async fn an_image_that_cannot_be_had_is_missing_in_the_registrys_words() {
+async fn failed_pull_returns_image_missing_error() {
     let scene = Scene::new();
     // Port 1 of this machine refuses at once, regardless of the network.
     for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {

@@ -23,7 +23,7 @@ async fn read(mut log: LogStream) -> [String; 2] {
 const WHOLE: LogRequest = LogRequest { tail: None, follow: false, max_bytes: None };
 
 #[tokio::test]
-async fn both_streams_are_read_and_a_follower_ends_with_the_container() {
+async fn logs_return_both_streams_and_follow_ends_with_container() {
     let scene = Scene::new();
     let talk = "echo one; echo two >&2; sleep 0.3; echo three";
     let id = scene.running(&scene.script("talker", talk)).await;
@@ -45,7 +45,7 @@ async fn both_streams_are_read_and_a_follower_ends_with_the_container() {
 }
 
 #[tokio::test]
-async fn a_container_that_never_ran_has_said_nothing() {
+async fn container_that_never_ran_has_empty_log() {
     let scene = Scene::new();
     let id = scene.created(&scene.spec("mute")).await;
     assert_eq!(read(scene.engine.logs(&id, WHOLE).await.unwrap()).await, ["", ""]);
@@ -53,7 +53,7 @@ async fn a_container_that_never_ran_has_said_nothing() {
 
 /// podman-api: the error of a stream is nested, and appears only when the stream is polled.
 #[tokio::test]
-async fn the_log_of_no_container_is_absent() {
+async fn log_of_deleted_container_returns_absent_error() {
     let scene = Scene::new();
     let id = scene.created(&scene.spec("gone")).await;
     scene.engine.delete_container(&id).await.unwrap();
@@ -69,7 +69,7 @@ async fn the_log_of_no_container_is_absent() {
 }
 
 #[tokio::test]
-async fn a_container_that_goes_before_its_log_is_read_is_absent_too() {
+async fn log_returns_absent_when_container_is_deleted_before_read() {
     let scene = Scene::new();
     let id = scene.created(&scene.spec("going")).await;
     let mut log = scene.engine.logs(&id, WHOLE).await.unwrap();
@@ -136,7 +136,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
 
 /// If the file is not readable, the service is asked for the whole log, never for a tail.
 #[tokio::test]
-async fn engine_stays_idle_when_only_it_can_read_the_log() {
+async fn engine_stays_idle_when_log_is_read_through_its_api() {
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
     let process = ServiceProcess::of(&service.socket());
@@ -164,7 +164,7 @@ async fn engine_stays_idle_when_only_it_can_read_the_log() {
 }
 
 #[tokio::test]
-async fn log_never_outgrows_its_limit_and_can_be_read_on() {
+async fn log_stays_within_size_limit_while_followed() {
     const LIMIT: u64 = 1 << 20;
     let scene = Scene::new();
     // Short lines, a long line without a newline, and then one more word.
@@ -194,7 +194,7 @@ async fn tail_of_a_million_lines_is_exact() {
 }
 
 #[tokio::test]
-async fn reading_a_log_that_grows_without_end_comes_to_an_end() {
+async fn log_read_ends_while_the_log_keeps_growing() {
     let scene = Scene::new();
     let id = scene.running(&scene.writer("yes", 10 << 20, "exec yes")).await;
     eventually("it has begun", || async { (log_size(&id) > 1 << 20).then_some(()) }).await;

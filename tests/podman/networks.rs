@@ -9,7 +9,7 @@ use crate::support::podman::podman_output;
 
 /// podman-api: without `dns_enabled` a network has no DNS, so aliases do not resolve.
 #[tokio::test]
-async fn containers_of_a_network_find_each_other_by_alias() {
+async fn containers_resolve_each_other_by_network_alias() {
     let scene = Scene::new();
     let network = scene.name("net");
     let info = scene.engine.ensure_network(&network, &scene.labels(), false).await.unwrap();
@@ -32,7 +32,7 @@ async fn containers_of_a_network_find_each_other_by_alias() {
 }
 
 #[tokio::test]
-async fn a_network_is_isolated_where_asked() {
+async fn network_is_isolated_only_when_requested() {
     let scene = Scene::new();
     for (what, isolate) in [("closed", true), ("open", false)] {
         let network = scene.name(what);
@@ -45,7 +45,7 @@ async fn a_network_is_isolated_where_asked() {
 }
 
 #[tokio::test]
-async fn two_who_make_the_same_network_at_once_both_get_it() {
+async fn concurrent_ensure_network_calls_return_the_same_network() {
     let scene = Scene::new();
     let (network, labels) = (scene.name("net"), scene.labels());
     let make = || scene.engine.ensure_network(&network, &labels, false);

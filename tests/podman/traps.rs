@@ -32,7 +32,7 @@ fn last_query(proxy: &EngineProxy) -> String {
 
 /// podman-api sends `no_new_privilages`, a misspelt name that Podman ignores.
 #[tokio::test]
-async fn no_new_privileges_is_asked_for_by_its_right_name() {
+async fn no_new_privileges_is_sent_under_its_correct_name() {
     let scene = Scene::new();
     let security = |id: &str| podman_output(["inspect", "--format", "{{.HostConfig.SecurityOpt}}", id]);
     let options = ContainerCreateOpts::builder()
@@ -49,7 +49,7 @@ async fn no_new_privileges_is_asked_for_by_its_right_name() {
 
 /// podman-api sends the stop timeout as `Timeout=`, which Podman ignores.
 #[tokio::test]
-async fn the_grace_of_a_stop_is_the_one_it_was_given() {
+async fn stop_uses_the_given_grace_period() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let api = podman_api::Podman::unix(proxy.socket_path());
@@ -72,7 +72,7 @@ async fn the_grace_of_a_stop_is_the_one_it_was_given() {
 
 /// podman-api: a stop with `ignore` still fails if the container does not run.
 #[tokio::test]
-async fn a_stop_of_what_is_stopped_is_success() {
+async fn stop_of_stopped_container_succeeds() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("stopped")).await;
     scene.stopped(&id).await;
@@ -84,7 +84,7 @@ async fn a_stop_of_what_is_stopped_is_success() {
 
 /// podman-api sends `v=` instead of `volumes=`, so anonymous volumes are left.
 #[tokio::test]
-async fn the_volumes_an_image_declares_go_with_the_container() {
+async fn anonymous_volumes_are_deleted_with_their_container() {
     let proxy = EngineProxy::start();
     let api = podman_api::Podman::unix(proxy.socket_path());
     proxy.set_rules([Rule::on("DELETE", "/containers", Fault::DropBefore)]);
@@ -106,7 +106,7 @@ async fn the_volumes_an_image_declares_go_with_the_container() {
 
 /// podman-api panics on a name with a space.
 #[tokio::test]
-async fn a_name_with_a_space_is_an_error() {
+async fn volume_name_with_space_returns_error() {
     let api = crate_client();
     let volume = api.volumes().get("a b");
     let panicked = AssertUnwindSafe(volume.exists()).catch_unwind().await;
@@ -117,7 +117,7 @@ async fn a_name_with_a_space_is_an_error() {
 
 /// podman-api: the error of a stream is nested in other errors.
 #[tokio::test]
-async fn a_fault_inside_a_stream_is_nested() {
+async fn podman_api_nests_the_error_of_a_stream() {
     let api = crate_client();
     let container = api.containers().get("0".repeat(64));
     let options = ContainerLogsOpts::builder().stdout(true).build();
@@ -129,7 +129,7 @@ async fn a_fault_inside_a_stream_is_nested() {
 
 /// podman-api returns success for a failed pull; the error is in the report.
 #[tokio::test]
-async fn a_failed_pull_looks_like_a_success() {
+async fn podman_api_reports_failed_pull_as_success() {
     let api = crate_client();
     let images = api.images();
     let options = PullOpts::builder().reference("127.0.0.1:1/ostler-none:1").build();
@@ -140,7 +140,7 @@ async fn a_failed_pull_looks_like_a_success() {
 
 /// podman-api: every inspection measures the container's size.
 #[tokio::test]
-async fn a_look_does_not_measure_the_container() {
+async fn inspect_does_not_request_container_size() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     let id = scene.created(&scene.spec("looked-at")).await;
@@ -153,7 +153,7 @@ async fn a_look_does_not_measure_the_container() {
 
 /// podman-api: a command can be started only through the handle that created it.
 #[tokio::test]
-async fn a_command_is_started_by_its_id() {
+async fn exec_is_started_by_its_id() {
     let scene = Scene::new();
     let id = scene.running(&scene.spec("host")).await;
     let exec = scene.engine.create_exec(&id, &request(&["true"])).await.unwrap();
@@ -169,7 +169,7 @@ async fn a_command_is_started_by_its_id() {
 
 /// podman-api: `remove()` is forced, which also deletes running containers.
 #[tokio::test]
-async fn volumes_are_never_deleted_by_force() {
+async fn volume_deletion_is_never_forced() {
     let proxy = EngineProxy::start();
     let api = podman_api::Podman::unix(proxy.socket_path());
     proxy.set_rules([Rule::on("DELETE", "/volumes", Fault::DropBefore)]);
@@ -181,7 +181,7 @@ async fn volumes_are_never_deleted_by_force() {
 
 /// podman-api: a network created without `dns_enabled` has no DNS.
 #[tokio::test]
-async fn a_network_has_dns_only_where_it_is_asked_for() {
+async fn ensure_network_enables_dns() {
     let scene = Scene::new();
     let dns = |name: &str| podman_output(["network", "inspect", name, "--format", "{{.DNSEnabled}}"]);
     let options = NetworkCreateOpts::builder().name(scene.name("crate")).labels(scene.labels()).build();

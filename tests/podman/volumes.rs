@@ -10,7 +10,7 @@ fn volume(scene: &Scene) -> VolumeSpec {
 }
 
 #[tokio::test]
-async fn a_volume_keeps_its_labels_and_is_made_once() {
+async fn volume_keeps_labels_and_second_create_returns_conflict() {
     let scene = Scene::new();
     let spec = volume(&scene);
     scene.engine.create_volume(&spec).await.unwrap();
@@ -26,7 +26,7 @@ async fn a_volume_keeps_its_labels_and_is_made_once() {
 
 /// podman-api: `remove()` also deletes running containers that use the volume.
 #[tokio::test]
-async fn a_volume_in_use_is_never_deleted_nor_is_its_user() {
+async fn volume_in_use_is_not_deleted_and_its_container_survives() {
     let scene = Scene::new();
     let mount = scene.volume("work", "/workspace").await;
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
@@ -42,7 +42,7 @@ async fn a_volume_in_use_is_never_deleted_nor_is_its_user() {
 }
 
 #[tokio::test]
-async fn a_volume_whose_directory_is_gone_is_seen_and_repaired() {
+async fn missing_volume_directory_is_detected_and_repaired() {
     let scene = Scene::new();
     let mount = scene.volume("work", "/workspace").await;
     let MountSource::Volume(name) = mount.source.clone() else { unreachable!() };
@@ -59,7 +59,7 @@ async fn a_volume_whose_directory_is_gone_is_seen_and_repaired() {
 }
 
 #[tokio::test]
-async fn a_volume_that_is_not_there_is_absent() {
+async fn operations_on_missing_volume_return_absent_error() {
     let scene = Scene::new();
     let name = scene.name("never");
     for error in [
@@ -72,7 +72,7 @@ async fn a_volume_that_is_not_there_is_absent() {
 
 /// podman-api panics on a name with a space, and a name with `?` changes the request.
 #[tokio::test]
-async fn a_name_that_could_change_the_request_is_never_sent() {
+async fn unsafe_volume_and_network_names_are_rejected() {
     let scene = Scene::new();
     for name in ["a b", "x?force=true", "../containers/json", "a/b"] {
         let errors = [

@@ -240,7 +240,7 @@ pub(crate) fn play(seed: u64) -> Result<(), String> {
 const SEEDS: u64 = 40;
 
 #[test]
-fn older_copy_put_back_stops_and_starts_nothing() {
+fn restored_older_database_stops_and_starts_no_container() {
     let broken: Vec<_> = (0..SEEDS).filter_map(|seed| Some((seed, play(seed).err()?))).collect();
     assert!(broken.is_empty(), "{} of {SEEDS} seeds: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
 }
@@ -261,7 +261,7 @@ fn relabel(installation: &Installation, id: WorkspaceId, label: &str) -> String 
 }
 
 #[test]
-fn recovery_goes_on_while_a_container_could_not_be_adopted() {
+fn recovery_continues_while_a_container_cannot_be_adopted() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let id = installation.add_unknown();
     let label = relabel(&installation, id, "unreadable");
@@ -288,7 +288,7 @@ fn recovery_goes_on_while_a_container_could_not_be_adopted() {
 }
 
 #[test]
-fn recovery_ends_where_only_volumes_are_left() {
+fn recovery_ends_when_only_volumes_are_left() {
     let installation = Installation::new(2, TaskOrder::AsWoken);
     installation.add_unknown();
     now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
@@ -318,7 +318,7 @@ fn command_to(installation: &Installation, id: WorkspaceId, random_command: Comm
 }
 
 #[test]
-fn workspace_rebuilt_from_labels_drifts_when_it_is_changed() {
+fn workspace_rebuilt_from_labels_shows_drift_after_a_change() {
     let installation = Installation::new(3, TaskOrder::AsWoken);
     let id = installation.add_unknown();
     adopt_all(&installation);

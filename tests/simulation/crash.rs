@@ -159,7 +159,7 @@ fn removed(installation: &mut Installation) -> WorkspaceId {
 }
 
 #[test]
-fn a_create_that_is_killed_converges() {
+fn create_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "create",
         prepare: |installation| {
@@ -177,7 +177,7 @@ fn a_create_that_is_killed_converges() {
 }
 
 #[test]
-fn a_start_that_is_killed_converges() {
+fn start_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "start",
         prepare: paused,
@@ -189,7 +189,7 @@ fn a_start_that_is_killed_converges() {
 }
 
 #[test]
-fn a_start_whose_container_is_gone_is_killed_and_converges() {
+fn start_without_its_container_converges_after_a_kill() {
     kill_between_any_two_steps(&Scenario {
         name: "start without a container",
         prepare: |installation| {
@@ -205,7 +205,7 @@ fn a_start_whose_container_is_gone_is_killed_and_converges() {
 }
 
 #[test]
-fn a_stop_that_is_killed_converges() {
+fn stop_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "stop",
         prepare: online,
@@ -215,7 +215,7 @@ fn a_stop_that_is_killed_converges() {
 }
 
 #[test]
-fn a_restart_that_is_killed_converges() {
+fn restart_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "restart",
         prepare: online,
@@ -226,7 +226,7 @@ fn a_restart_that_is_killed_converges() {
 }
 
 #[test]
-fn a_recreate_that_is_killed_converges() {
+fn recreate_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "recreate",
         prepare: online,
@@ -238,7 +238,7 @@ fn a_recreate_that_is_killed_converges() {
 }
 
 #[test]
-fn a_remove_that_is_killed_converges() {
+fn remove_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "remove",
         prepare: online,
@@ -250,7 +250,7 @@ fn a_remove_that_is_killed_converges() {
 }
 
 #[test]
-fn a_purge_that_is_killed_converges() {
+fn purge_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "remove --purge",
         prepare: online,
@@ -262,7 +262,7 @@ fn a_purge_that_is_killed_converges() {
 }
 
 #[test]
-fn an_undelete_that_is_killed_converges() {
+fn undelete_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "undelete",
         prepare: removed,
@@ -274,7 +274,7 @@ fn an_undelete_that_is_killed_converges() {
 }
 
 #[test]
-fn an_adoption_that_is_killed_converges() {
+fn adoption_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "adopt",
         prepare: |installation| installation.add_unknown(),
@@ -311,7 +311,7 @@ fn work_for_reap_removed(installation: &mut Installation) -> WorkspaceId {
 }
 
 #[test]
-fn reap_removed_that_is_killed_converges() {
+fn reap_removed_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_removed",
         prepare: work_for_reap_removed,
@@ -329,7 +329,7 @@ fn work_for_reap_unknown(installation: &mut Installation) -> WorkspaceId {
 }
 
 #[test]
-fn reap_unknown_that_is_killed_converges() {
+fn reap_unknown_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_unknown",
         prepare: work_for_reap_unknown,
@@ -348,7 +348,7 @@ fn work_for_revoke_stale_tokens(installation: &mut Installation) -> WorkspaceId 
 }
 
 #[test]
-fn revoke_stale_tokens_that_is_killed_converges() {
+fn revoke_stale_tokens_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "revoke_stale_tokens",
         prepare: work_for_revoke_stale_tokens,
@@ -406,7 +406,7 @@ fn until_taken(installation: &Installation, label: &str) {
 }
 
 #[test]
-fn settle_that_is_killed_converges() {
+fn settle_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "settle",
         prepare: work_for_settle,
@@ -425,7 +425,7 @@ fn work_for_check_containers(installation: &mut Installation) -> WorkspaceId {
 }
 
 #[test]
-fn check_containers_that_is_killed_converges() {
+fn check_containers_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "check_containers",
         prepare: work_for_check_containers,
@@ -442,7 +442,7 @@ fn work_for_empty_trash(installation: &mut Installation) -> WorkspaceId {
 }
 
 #[test]
-fn empty_trash_that_is_killed_converges() {
+fn empty_trash_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "empty_trash",
         prepare: work_for_empty_trash,

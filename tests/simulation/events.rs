@@ -102,7 +102,7 @@ fn stop_calmly(installation: &Installation, workspace: WorkspaceId) {
 }
 
 #[test]
-fn what_we_do_and_what_others_do_is_heard_in_order() {
+fn engine_events_of_every_cause_arrive_in_order() {
     let (installation, workspace, container) = furnished();
     let received = listen(&installation, INSTANCE, None).unwrap();
     stop_calmly(&installation, workspace);
@@ -126,7 +126,7 @@ fn what_we_do_and_what_others_do_is_heard_in_order() {
 }
 
 #[test]
-fn a_start_is_heard_and_nothing_of_other_labels() {
+fn event_subscription_receives_only_events_of_its_label() {
     let (installation, _, _) = furnished();
     let stranger = InstanceId(Uuid::from_u128(7));
     let (ours, theirs) =
@@ -136,7 +136,7 @@ fn a_start_is_heard_and_nothing_of_other_labels() {
 }
 
 #[test]
-fn an_event_arrives_when_its_stage_says_so() {
+fn held_events_arrive_in_order_when_released() {
     let (installation, _, container) = furnished();
     let received = listen(&installation, INSTANCE, None).unwrap();
     installation.world.state().kill(&container, 1);
@@ -154,7 +154,7 @@ fn an_event_arrives_when_its_stage_says_so() {
 }
 
 #[test]
-fn what_happened_while_nobody_listened_comes_first_where_it_is_asked_for() {
+fn event_subscription_replays_events_since_a_given_time() {
     let (installation, _, container) = furnished();
     installation.sim.idle(Duration::from_secs(5));
     let before = installation.sim.now();
@@ -173,7 +173,7 @@ fn what_happened_while_nobody_listened_comes_first_where_it_is_asked_for() {
 }
 
 #[test]
-fn events_are_lost_doubled_and_late_where_a_test_says_so() {
+fn injected_faults_lose_duplicate_and_delay_events() {
     let (installation, _, container) = furnished();
     let received = listen(&installation, INSTANCE, None).unwrap();
     let late = EventFault::Late(Duration::from_secs(30));
@@ -193,7 +193,7 @@ fn events_are_lost_doubled_and_late_where_a_test_says_so() {
 }
 
 #[test]
-fn a_stream_ends_with_an_error_or_without_and_hears_no_more() {
+fn event_stream_delivers_nothing_after_its_end() {
     for kind in [Some(ErrorKind::Unreachable), None] {
         let (installation, _, container) = furnished();
         let [all, one] = [(), ()].map(|()| listen(&installation, INSTANCE, None).unwrap());
@@ -216,7 +216,7 @@ fn a_stream_ends_with_an_error_or_without_and_hears_no_more() {
 }
 
 #[test]
-fn an_engine_that_does_not_let_us_listen_says_so_in_time() {
+fn refused_or_unanswered_event_subscription_fails() {
     let (installation, _, container) = furnished();
     for (fault, kind) in
         [(Fault::Before(ErrorKind::Unreachable), ErrorKind::Unreachable), (Fault::Lost, ErrorKind::TimedOut)]
@@ -236,7 +236,7 @@ fn an_engine_that_does_not_let_us_listen_says_so_in_time() {
 
 /// The deadline applies to the answer, not to the stream after it.
 #[test]
-fn silence_ends_no_stream() {
+fn event_stream_stays_open_without_events() {
     let (installation, _, container) = furnished();
     let received = listen(&installation, INSTANCE, None).unwrap();
     installation.sim.pass(Duration::from_hours(24));
@@ -247,7 +247,7 @@ fn silence_ends_no_stream() {
 }
 
 #[test]
-fn a_listener_goes_with_its_daemon() {
+fn event_subscription_ends_when_the_daemon_is_killed() {
     let (mut installation, _, container) = furnished();
     let received = listen(&installation, INSTANCE, None).unwrap();
     assert_eq!(installation.world.state().listeners(), 1);
@@ -259,7 +259,7 @@ fn a_listener_goes_with_its_daemon() {
 }
 
 #[test]
-fn the_end_of_a_log_is_read_through_any_engine() {
+fn log_tail_is_limited_in_lines_and_bytes() {
     let (installation, _, container) = furnished();
     let line = |stderr, text: &str| LogChunk { stderr, bytes: text.as_bytes().to_vec() };
     let written = vec![line(false, "one\n"), line(true, "two\x1b[0m\n"), line(false, "drei €\n")];

@@ -61,7 +61,7 @@ fn restored_up_to_its_rename(installation: &Installation) -> WorkspaceId {
 }
 
 #[test]
-fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
+fn purge_spares_a_workspace_undeleted_and_removed_again() {
     let installation = installation();
     let id = installation.online("w");
     // The purge has moved everything to the trash and is about to list what to delete.
@@ -96,7 +96,7 @@ fn a_purge_takes_nothing_along_that_was_undeleted_and_removed_again() {
 }
 
 #[test]
-fn a_deletion_that_another_engine_answered_is_finished_by_ours() {
+fn deletion_is_not_finished_by_the_answer_of_another_engine() {
     let installation = installation();
     let id = installation.online("w");
     installation.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
@@ -118,7 +118,7 @@ fn a_deletion_that_another_engine_answered_is_finished_by_ours() {
 }
 
 #[test]
-fn nobody_is_called_stopped_by_another_engine() {
+fn stop_fails_when_another_engine_answers() {
     let installation = installation();
     let id = installation.online("w");
     until_held(&installation, "list_containers", |ops| async move {
@@ -134,7 +134,7 @@ fn nobody_is_called_stopped_by_another_engine() {
 }
 
 #[test]
-fn nobody_is_called_dead_by_another_engine() {
+fn workspace_is_not_marked_offline_when_another_engine_answers() {
     let installation = installation();
     let id = installation.online("w");
     let incarnation = installation.row(id).incarnation;
@@ -155,7 +155,7 @@ fn nobody_is_called_dead_by_another_engine() {
 }
 
 #[test]
-fn container_is_not_called_gone_when_ours_is_recognised_after_another_engine_answered() {
+fn late_answer_of_another_engine_marks_no_workspace_offline() {
     let installation = installation();
     let id = installation.online("w");
     let incarnation = installation.row(id).incarnation;
@@ -175,7 +175,7 @@ fn container_is_not_called_gone_when_ours_is_recognised_after_another_engine_ans
 }
 
 #[test]
-fn what_cannot_go_back_stays_in_the_trash() {
+fn trash_entry_is_kept_when_it_cannot_be_restored() {
     let mut installation = installation();
     for with_container in [false, true] {
         let id = installation.add_unknown();
@@ -210,7 +210,7 @@ fn what_cannot_go_back_stays_in_the_trash() {
 }
 
 #[test]
-fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
+fn workspace_removed_during_its_restore_can_be_undeleted() {
     let mut installation = installation();
     let id = restored_up_to_its_rename(&installation);
     installation.crash(|_| false);
@@ -228,7 +228,7 @@ fn what_was_unknown_and_is_removed_before_all_of_it_is_back_can_be_undeleted() {
 }
 
 #[test]
-fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
+fn restore_completes_when_its_rename_went_to_another_engine() {
     let installation = installation();
     let id = restored_up_to_its_rename(&installation);
     installation.world.lead_elsewhere();
@@ -243,7 +243,7 @@ fn a_container_that_another_engine_did_not_rename_gets_its_name_back_in_ours() {
 }
 
 #[test]
-fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
+fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
     // At any number of steps taken by then.
     for steps in 0..12 {
         let installation = installation();
@@ -275,7 +275,7 @@ fn a_resume_starts_nobody_who_was_removed_and_undeleted_since() {
 }
 
 #[test]
-fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undeleted_since() {
+fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
     for at in ["inspect_volume", "create_container", "begin start"] {
         let installation = installation();
         let id = installation.online("w");
@@ -298,7 +298,7 @@ fn a_start_that_was_being_prepared_brings_up_nobody_who_was_removed_and_undelete
 }
 
 #[test]
-fn what_was_decided_before_the_clock_was_set_back_for_a_moment_is_void() {
+fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
     let installation = installation();
     let id = installation.create_online(request("w", IMAGE));
     for _ in 0..10 {
@@ -319,7 +319,7 @@ fn what_was_decided_before_the_clock_was_set_back_for_a_moment_is_void() {
 }
 
 #[test]
-fn a_claim_is_finished_when_nothing_of_its_workspace_is_left_to_be_listed() {
+fn trash_claim_is_finished_when_its_objects_are_gone() {
     for known in [true, false] {
         let mut installation = installation();
         let id = if known { installation.online("w") } else { installation.add_unknown() };
@@ -350,7 +350,7 @@ fn a_claim_is_finished_when_nothing_of_its_workspace_is_left_to_be_listed() {
 }
 
 #[test]
-fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
+fn container_with_a_trash_name_and_no_entry_gets_a_new_entry() {
     let installation = installation();
     let id = installation.online("w");
     installation.calmly(|ops| async move { ops.recreate(id).await }).expect("it is made anew");
@@ -372,7 +372,7 @@ fn what_lies_under_a_trash_name_and_in_no_entry_is_put_away_again() {
 }
 
 #[test]
-fn what_lies_in_the_trash_and_is_given_its_old_name_back_lies_there_again() {
+fn trashed_container_renamed_back_gets_its_trash_name_again() {
     let installation = installation();
     let id = installation.online("w");
     let own_name = installation.container(id).expect("it runs").name;
@@ -389,7 +389,7 @@ fn what_lies_in_the_trash_and_is_given_its_old_name_back_lies_there_again() {
 }
 
 #[test]
-fn a_stop_that_has_the_last_word_has_it_over_what_came_up_below() {
+fn late_stop_of_a_parent_also_stops_its_started_children() {
     let installation = installation();
     let lead = installation.online("lead");
     let made = CreateRequest { parent: Some(lead), ..request("worker", IMAGE) };
@@ -406,7 +406,7 @@ fn a_stop_that_has_the_last_word_has_it_over_what_came_up_below() {
 }
 
 #[test]
-fn work_that_is_taken_away_in_the_middle_of_a_start_is_missed_in_the_same_words() {
+fn start_reports_a_work_volume_deleted_during_the_start() {
     let installation = installation();
     let id = installation.online("w");
     installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");

@@ -182,7 +182,7 @@ pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
 const SEEDS: u64 = 20;
 
 #[test]
-fn hands_and_silence_around_an_installation_break_no_promise() {
+fn external_changes_and_agent_silence_violate_no_invariant() {
     let broken: Vec<_> = (0..SEEDS).filter_map(|seed| Some((seed, play(seed).err()?))).collect();
     assert!(broken.is_empty(), "{} of {SEEDS} seeds: {:#?}", broken.len(), &broken[..broken.len().min(5)]);
 }

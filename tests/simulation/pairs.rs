@@ -431,37 +431,37 @@ fn all_pairs_from(from: Status) {
 }
 
 #[test]
-fn pairs_from_online_keep_to_the_table() {
+fn operation_pairs_from_online_follow_the_transition_table() {
     all_pairs_from(Status::Online);
 }
 
 #[test]
-fn pairs_from_degraded_keep_to_the_table() {
+fn operation_pairs_from_degraded_follow_the_transition_table() {
     all_pairs_from(Status::Degraded);
 }
 
 #[test]
-fn pairs_from_hibernated_keep_to_the_table() {
+fn operation_pairs_from_hibernated_follow_the_transition_table() {
     all_pairs_from(Status::Hibernated);
 }
 
 #[test]
-fn pairs_from_paused_keep_to_the_table() {
+fn operation_pairs_from_paused_follow_the_transition_table() {
     all_pairs_from(Status::Paused);
 }
 
 #[test]
-fn pairs_from_provisioning_keep_to_the_table() {
+fn operation_pairs_from_provisioning_follow_the_transition_table() {
     all_pairs_from(Status::Provisioning);
 }
 
 #[test]
-fn pairs_from_offline_keep_to_the_table() {
+fn operation_pairs_from_offline_follow_the_transition_table() {
     all_pairs_from(Status::Offline);
 }
 
 #[test]
-fn a_wake_that_moves_like_a_resume_would_be_noticed() {
+fn pair_search_detects_a_wake_that_lifts_a_pause() {
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::WakeLikeResume] };
     assert!(play(scene).failed.is_some_and(|why| why.contains("no person said so")), "it lifts a pause");
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::Wake] };

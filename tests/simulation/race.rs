@@ -161,7 +161,7 @@ fn scenario(steps: &[Step]) -> String {
 }
 
 #[test]
-fn no_order_of_a_start_and_the_stale_token_sweep_takes_a_holders_token() {
+fn token_sweep_never_revokes_the_token_of_a_concurrent_start() {
     let mut played = BTreeMap::new();
     for scene in SCENES {
         let mut swept = 0;
@@ -193,7 +193,7 @@ fn no_order_of_a_start_and_the_stale_token_sweep_takes_a_holders_token() {
 }
 
 #[test]
-fn without_the_age_in_the_update_some_order_takes_a_holders_token() {
+fn race_search_detects_a_token_sweep_without_age_condition() {
     let mut taken = 0;
     let search = Search::through(
         usize::MAX,

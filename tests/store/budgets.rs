@@ -14,7 +14,7 @@ async fn claim(fixture: &Fixture, id: WorkspaceId, second: i64) -> Option<Claime
 }
 
 #[tokio::test]
-async fn restart_given_back_is_in_the_budget_again() {
+async fn released_restart_is_returned_to_the_budget() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("w", T0).await;
     fixture.force(id, Status::Degraded);
@@ -34,7 +34,7 @@ async fn restart_given_back_is_in_the_budget_again() {
 }
 
 #[tokio::test]
-async fn restart_that_has_begun_is_not_given_back() {
+async fn restart_that_has_begun_is_not_returned_to_the_budget() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("w", T0).await;
     fixture.force(id, Status::Degraded);

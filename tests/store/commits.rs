@@ -34,7 +34,7 @@ fn sequences(sql: &Connection) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn writers_that_wait_together_share_a_commit() {
+async fn waiting_writers_share_a_commit() {
     const WRITERS: usize = 600;
     let fixture = Fixture::new().await;
     let pin = fixture.side();
@@ -53,7 +53,7 @@ async fn writers_that_wait_together_share_a_commit() {
 }
 
 #[tokio::test]
-async fn nobody_hears_of_a_change_before_it_is_committed() {
+async fn events_are_not_sent_before_their_commit() {
     let fixture = Fixture::new().await;
     let mut feed = fixture.store.subscribe();
     let lock = fixture.side();
@@ -94,7 +94,7 @@ async fn events_are_broadcast_in_sequence_each_after_its_commit() {
 }
 
 #[tokio::test]
-async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
+async fn failed_change_is_rolled_back_alone_without_a_sequence_gap() {
     // Without a registry row, creating a workspace fails at its last statement, after its event was written.
     let fixture = Fixture::without_identity();
     let mut feed = fixture.store.subscribe();
@@ -124,7 +124,7 @@ async fn a_change_that_fails_is_undone_alone_and_leaves_no_gap() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_undoes_nothing() {
+async fn change_is_committed_even_if_its_caller_is_gone() {
     let fixture = Fixture::new().await;
     let new = new_workspace("alpha", Kind::Container);
     let id = new.id;
@@ -135,7 +135,7 @@ async fn a_caller_that_goes_away_undoes_nothing() {
 }
 
 #[tokio::test]
-async fn events_are_forgotten_from_the_oldest_and_never_renumbered() {
+async fn oldest_events_are_deleted_first_and_ids_are_not_reused() {
     let fixture = Fixture::new().await;
     for number in 0..10_i64 {
         let at = Timestamp(T0.0 + number);
@@ -149,7 +149,7 @@ async fn events_are_forgotten_from_the_oldest_and_never_renumbered() {
 }
 
 #[tokio::test]
-async fn history_is_bounded_by_size_and_a_flood_takes_only_its_own() {
+async fn event_flood_of_a_workspace_evicts_only_its_own_history() {
     let fixture = Fixture::new().await;
     let (quiet, loud) = (new_workspace("quiet", Kind::Container), new_workspace("loud", Kind::Container));
     let (quiet_id, loud_id) = (quiet.id, loud.id);

@@ -32,7 +32,7 @@ async fn begun(fixture: &Fixture, new: &NewDelegation) -> Waiting {
 }
 
 #[tokio::test]
-async fn each_attempt_is_noted_once() {
+async fn delegation_is_dispatched_at_most_twice() {
     let fixture = Fixture::new().await;
     let new = new(fixture.container("one").await, T0);
     let waiting = begun(&fixture, &new).await;
@@ -49,7 +49,7 @@ async fn each_attempt_is_noted_once() {
 }
 
 #[tokio::test]
-async fn delegation_that_has_ended_is_not_sent() {
+async fn finished_delegation_is_not_dispatched() {
     let fixture = Fixture::new().await;
     let new = new(fixture.container("one").await, T0);
     let waiting = begun(&fixture, &new).await;
@@ -61,7 +61,7 @@ async fn delegation_that_has_ended_is_not_sent() {
 }
 
 #[tokio::test]
-async fn task_whose_turn_comes_too_late_is_not_sent() {
+async fn overdue_delegation_fails_instead_of_being_dispatched() {
     let fixture = Fixture::new().await;
     let one = fixture.container("one").await;
     let (late, timely) = (new(one, T0), new(one, Timestamp(T0.0 + 2 * MINUTE)));
@@ -76,7 +76,7 @@ async fn task_whose_turn_comes_too_late_is_not_sent() {
 }
 
 #[tokio::test]
-async fn what_was_left_over_for_too_long_ends() {
+async fn overdue_delegation_fails_when_open_ones_are_loaded() {
     let fixture = Fixture::new().await;
     let one = fixture.container("one").await;
     let (late, timely) = (new(one, T0), new(one, Timestamp(T0.0 + 2 * MINUTE)));
@@ -88,7 +88,7 @@ async fn what_was_left_over_for_too_long_ends() {
 }
 
 #[tokio::test]
-async fn overdue_delegations_make_room_for_as_many() {
+async fn overdue_delegations_fail_and_make_room_for_new_ones() {
     let fixture = Fixture::new().await;
     let one = fixture.container("one").await;
     for number in 0..64 {
@@ -105,7 +105,7 @@ async fn overdue_delegations_make_room_for_as_many() {
 }
 
 #[tokio::test]
-async fn failed_one_is_kept_where_there_is_no_room_for_the_next() {
+async fn failed_delegation_is_kept_when_its_retry_exceeds_the_limit() {
     let fixture = Fixture::new().await;
     let one = fixture.container("one").await;
     let recorded = NewDelegation { sent_by_ostler: false, ..new(one, T0) };

@@ -52,7 +52,7 @@ fn refused(directory: &Path, what: &str) -> OpenError {
 }
 
 #[tokio::test]
-async fn only_the_owner_may_read_any_of_the_files() {
+async fn database_files_are_readable_by_their_owner_only() {
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("made/by/ostler");
     let store = Store::open(&data).unwrap();
@@ -76,7 +76,7 @@ async fn only_the_owner_may_read_any_of_the_files() {
 }
 
 #[tokio::test]
-async fn a_directory_that_holds_other_things_keeps_its_mode() {
+async fn directory_with_other_files_keeps_its_mode() {
     let shared = tempfile::tempdir().unwrap();
     fs::write(shared.path().join("somebody-elses"), "").unwrap();
     fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o1777)).unwrap();
@@ -86,7 +86,7 @@ async fn a_directory_that_holds_other_things_keeps_its_mode() {
 }
 
 #[tokio::test]
-async fn a_store_opened_for_reading_reads_and_never_writes() {
+async fn read_only_store_reads_and_never_writes() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let reader = Store::open_read_only(fixture.directory()).unwrap();
@@ -100,7 +100,7 @@ async fn a_store_opened_for_reading_reads_and_never_writes() {
 }
 
 #[test]
-fn a_directory_without_a_database_is_not_given_one_by_a_reader() {
+fn read_only_store_does_not_create_a_database() {
     let directory = tempfile::tempdir().unwrap();
     assert!(Store::open_read_only(directory.path()).is_err());
     assert!(content(directory.path()).is_empty());
@@ -130,7 +130,7 @@ fn damages(healthy: &[u8]) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
+async fn damaged_database_is_refused_with_advice_and_left_unchanged() {
     for (damage, bytes) in damages(&healthy().await) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
@@ -155,7 +155,7 @@ async fn a_damaged_database_is_refused_left_to_the_byte_and_explained() {
 }
 
 #[tokio::test]
-async fn a_newer_database_is_refused_and_left_to_the_byte() {
+async fn newer_database_is_refused_and_left_unchanged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE_NAME);
     let mut bytes = healthy().await;
@@ -172,7 +172,7 @@ async fn a_newer_database_is_refused_and_left_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_newer_database_that_a_crash_left_with_its_log_keeps_both() {
+async fn newer_database_and_its_log_are_left_unchanged_after_a_crash() {
     let fixture = Fixture::new().await;
     let side = fixture.side();
     side.pragma_update(None, "user_version", 7).unwrap();
@@ -188,7 +188,7 @@ async fn a_newer_database_that_a_crash_left_with_its_log_keeps_both() {
 }
 
 #[tokio::test]
-async fn what_a_crash_left_in_the_log_is_there_afterwards() {
+async fn log_left_by_a_crash_is_replayed() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let directory = tempfile::tempdir().unwrap();
@@ -201,7 +201,7 @@ async fn what_a_crash_left_in_the_log_is_there_afterwards() {
 }
 
 #[tokio::test]
-async fn an_empty_file_beside_a_log_is_no_new_registry() {
+async fn empty_database_file_beside_a_log_is_refused() {
     let fixture = Fixture::new().await;
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join(FILE_NAME), "").unwrap();
@@ -212,7 +212,7 @@ async fn an_empty_file_beside_a_log_is_no_new_registry() {
 }
 
 #[test]
-fn another_programs_database_is_refused_and_left_to_the_byte() {
+fn database_of_another_program_is_refused_and_left_unchanged() {
     for journal in ["delete", "wal"] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
@@ -229,7 +229,7 @@ fn another_programs_database_is_refused_and_left_to_the_byte() {
 }
 
 #[test]
-fn a_path_with_every_kind_of_letter_is_opened() {
+fn store_opens_in_a_path_with_special_characters() {
     let parent = tempfile::tempdir().unwrap();
     let data = parent.path().join("what? 100% #1 ü");
     drop(Store::open(&data).unwrap());
@@ -283,7 +283,7 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_and_changes_nothing_and_freeing_space_is_all_it_needs() {
+async fn writes_fail_on_a_full_disk_until_space_is_freed() {
     let disk = SmallDisk::new("2m");
     let store = Store::open(&disk.data()).unwrap();
     store.found_registry(registry()).await.unwrap();
@@ -344,7 +344,7 @@ async fn names_in(directory: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn clean_stop_leaves_one_file_that_holds_everything() {
+async fn clean_stop_leaves_a_single_complete_database_file() {
     let fixture = served_with(&["alpha", "beta"]).await;
     fixture.store.close().await;
     let left: Vec<_> = content(fixture.directory()).into_keys().collect();
@@ -363,7 +363,7 @@ async fn clean_stop_leaves_one_file_that_holds_everything() {
 type MakeCopy = fn(&Fixture, &Path);
 
 #[tokio::test]
-async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
+async fn database_copy_beside_the_log_of_another_is_refused() {
     let copies: [(&str, MakeCopy); 3] = [
         ("a copy of a stopped daemon's", |fixture, to| {
             let stopped = tempfile::tempdir().unwrap();
@@ -411,7 +411,7 @@ async fn copy_put_over_a_database_with_its_log_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn log_of_a_killed_daemon_is_replayed_when_it_belongs() {
+async fn log_of_a_killed_daemon_is_replayed_when_it_matches() {
     let fixture = served_with(&["alpha"]).await;
     let killed = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
@@ -432,7 +432,7 @@ async fn log_of_a_killed_daemon_is_replayed_when_it_belongs() {
 }
 
 #[tokio::test]
-async fn long_log_is_moved_into_the_file_while_serving() {
+async fn long_log_is_checkpointed_while_serving() {
     let fixture = served_with(&[]).await;
     let log = fixture.directory().join("ostler.db-wal");
     let longest = 8 << 20;
@@ -450,7 +450,7 @@ async fn long_log_is_moved_into_the_file_while_serving() {
 }
 
 #[tokio::test]
-async fn writes_are_refused_when_the_open_database_was_deleted_and_it_is_saved() {
+async fn deletion_of_the_open_database_stops_writes_and_saves_a_copy() {
     for gone in [FILE_NAME, "ostler.db-wal"] {
         let fixture = served_with(&["alpha"]).await;
         fixture.store.check_location().await.unwrap();
@@ -470,7 +470,7 @@ async fn writes_are_refused_when_the_open_database_was_deleted_and_it_is_saved()
 }
 
 #[tokio::test]
-async fn writes_are_refused_when_another_file_took_the_database_place() {
+async fn writes_are_refused_when_the_open_database_was_replaced() {
     let fixture = served_with(&["alpha"]).await;
     let other = served_with(&["other"]).await;
     let copy = fixture.directory().join("incoming.db");
@@ -481,7 +481,7 @@ async fn writes_are_refused_when_another_file_took_the_database_place() {
 }
 
 #[tokio::test]
-async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt() {
+async fn store_opens_after_a_first_attempt_on_a_full_disk() {
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();
@@ -500,7 +500,7 @@ async fn a_disk_too_full_to_begin_leaves_nothing_in_the_way_of_the_next_attempt(
 /// The shared memory of a log needs space that the disk may not have. That must not be reported as damage, or users
 /// would replace a good database with an old backup.
 #[tokio::test]
-async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
+async fn database_on_a_full_disk_is_not_reported_as_damaged() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let disk = SmallDisk::new("2m");
@@ -519,7 +519,7 @@ async fn a_database_killed_on_a_full_disk_is_not_called_damaged() {
 }
 
 #[tokio::test]
-async fn a_read_only_disk_is_said_and_writing_works_again_when_it_is_writable() {
+async fn read_only_disk_is_reported_until_it_is_writable_again() {
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);

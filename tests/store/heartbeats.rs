@@ -132,7 +132,7 @@ fn frames(database: &Path) -> (Vec<u32>, usize) {
 }
 
 #[tokio::test]
-async fn beats_that_wait_together_share_a_commit() {
+async fn waiting_heartbeats_share_a_commit() {
     let crowd = Crowd::new().await;
     let database = crowd.directory.path().join(FILE_NAME);
     let pin = Connection::open(&database).unwrap();
@@ -147,7 +147,7 @@ async fn beats_that_wait_together_share_a_commit() {
 }
 
 #[tokio::test]
-async fn a_beat_among_ten_thousand_workspaces_writes_no_more_than_its_share_of_pages() {
+async fn heartbeat_writes_at_most_5000_bytes() {
     const BATCH: usize = 64;
     const BATCHES: usize = 12;
     let crowd = Crowd::new().await;
@@ -190,7 +190,7 @@ fn copy_files(directory: &Path) -> TempDir {
 }
 
 #[tokio::test]
-async fn a_beat_that_was_answered_is_in_the_file() {
+async fn answered_heartbeat_survives_a_kill() {
     let fixture = Fixture::new().await;
     let (id, token) = fixture.online("alpha", T0).await;
     for second in 1..=20 {

@@ -13,7 +13,7 @@ fn plan(number: u32) -> NewHeldPlan {
 }
 
 #[tokio::test]
-async fn exactly_the_plan_that_was_named_is_approved() {
+async fn approval_applies_only_to_the_plan_with_the_given_id() {
     let fixture = Fixture::new().await;
     let (first, second) = (plan(1), plan(2));
     let approve = |id, at| fixture.store.approve_plan("reap_unknown".into(), id, minute(at));
@@ -37,7 +37,7 @@ async fn exactly_the_plan_that_was_named_is_approved() {
 }
 
 #[tokio::test]
-async fn a_new_plan_takes_the_approval_of_the_old_one_with_it() {
+async fn new_held_plan_discards_the_approval_of_the_old_one() {
     let fixture = Fixture::new().await;
     let (first, second) = (plan(1), plan(2));
     fixture.store.hold_plan(first.clone(), minute(1)).await.unwrap();
@@ -48,7 +48,7 @@ async fn a_new_plan_takes_the_approval_of_the_old_one_with_it() {
 }
 
 #[tokio::test]
-async fn a_plan_is_dropped_by_its_id_only() {
+async fn held_plan_is_dropped_by_its_id_only() {
     let fixture = Fixture::new().await;
     let held = plan(1);
     fixture.store.hold_plan(held.clone(), minute(1)).await.unwrap();

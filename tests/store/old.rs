@@ -18,7 +18,7 @@ use crate::support::{old_schemas::OLD, tables::Tables};
 const T: i64 = 1_700_000_000_000;
 
 #[tokio::test]
-async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
+async fn every_released_schema_migrates_and_keeps_every_row() {
     for (version, (schema, text)) in (1..).zip(OLD) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
@@ -74,7 +74,7 @@ async fn a_database_of_every_released_schema_migrates_and_keeps_every_row() {
 
 /// A file under the backup's name must be a complete copy, because messages advise users to restore it.
 #[test]
-fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
+fn migration_is_not_begun_when_its_backup_does_not_fit() {
     let disk = SmallDisk::new("2m");
     std::fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);
@@ -110,7 +110,7 @@ fn a_copy_that_does_not_fit_leaves_neither_half_a_copy_nor_half_a_migration() {
 
 /// A release that changes the schema adds its file here, written by the released version.
 #[test]
-fn every_schema_but_the_newest_has_its_file() {
+fn every_older_schema_has_a_test_database() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations")).unwrap();
     let mut names: Vec<_> = migrations
         .map(|entry| entry.unwrap().file_name().into_string().unwrap().trim_end_matches(".sql").to_owned())

@@ -26,7 +26,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_name_is_taken_by_live_rows_only() {
+async fn name_is_unique_among_live_workspaces_only() {
     let fixture = Fixture::new().await;
     let first = fixture.container("alpha").await;
     let before = fixture.dump();
@@ -39,7 +39,7 @@ async fn a_name_is_taken_by_live_rows_only() {
 }
 
 #[tokio::test]
-async fn the_schema_itself_refuses_two_live_rows_of_one_name() {
+async fn schema_refuses_two_live_rows_with_the_same_name() {
     let fixture = Fixture::new().await;
     fixture.container("alpha").await;
     let second = fixture.container("beta").await;
@@ -49,7 +49,7 @@ async fn the_schema_itself_refuses_two_live_rows_of_one_name() {
 }
 
 #[tokio::test]
-async fn undelete_into_a_taken_name_needs_another_one() {
+async fn undelete_requires_a_new_name_when_its_own_is_taken() {
     let fixture = Fixture::new().await;
     let old = fixture.container("alpha").await;
     fixture.remove(old, minute(1)).await;
@@ -76,7 +76,7 @@ async fn undelete_into_a_taken_name_needs_another_one() {
 }
 
 #[tokio::test]
-async fn a_parent_has_to_be_there_and_live() {
+async fn create_requires_an_existing_live_parent() {
     let fixture = Fixture::new().await;
     let parent = fixture.container("parent").await;
     fixture.remove(parent, minute(1)).await;
@@ -89,7 +89,7 @@ async fn a_parent_has_to_be_there_and_live() {
 }
 
 #[tokio::test]
-async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
+async fn removal_of_a_tree_is_one_transaction() {
     let fixture = Fixture::new().await;
     let root = fixture.container("root").await;
     let left = fixture.child("left", root).await;
@@ -136,7 +136,7 @@ async fn a_removal_takes_the_whole_tree_in_one_transaction_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_child_whose_parent_is_removed_comes_back_as_a_root() {
+async fn child_of_a_removed_parent_is_undeleted_as_a_root() {
     let fixture = Fixture::new().await;
     let root = fixture.container("root").await;
     let child = fixture.child("child", root).await;
@@ -152,7 +152,7 @@ async fn a_child_whose_parent_is_removed_comes_back_as_a_root() {
 }
 
 #[tokio::test]
-async fn a_removed_row_is_never_started() {
+async fn removed_workspace_is_never_started() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     fixture.remove(id, minute(1)).await;
@@ -175,7 +175,7 @@ async fn a_removed_row_is_never_started() {
 }
 
 #[tokio::test]
-async fn an_external_row_is_never_started() {
+async fn external_workspace_is_never_started() {
     let fixture = Fixture::new().await;
     let id = fixture.create(new_workspace("outside", Kind::External), T0).await;
     for status in Status::ALL.into_iter().filter(|status| *status != Status::Removed) {
@@ -187,7 +187,7 @@ async fn an_external_row_is_never_started() {
 }
 
 #[tokio::test]
-async fn a_start_is_the_next_incarnation_and_nothing_of_it_is_done_when_it_races() {
+async fn start_increments_the_incarnation_or_changes_nothing() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     for expected in 1..=3 {
@@ -224,7 +224,7 @@ fn adopted(id: WorkspaceId, called: &str) -> AdoptedWorkspace {
 }
 
 #[tokio::test]
-async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
+async fn adopted_workspace_keeps_the_token_it_holds() {
     let fixture = Fixture::new().await;
     let (held, issue) = token();
     let id = WorkspaceId(uuid());
@@ -248,7 +248,7 @@ async fn an_adopted_workspace_goes_on_with_the_token_it_holds() {
 }
 
 #[tokio::test]
-async fn an_adopted_workspace_that_is_stopped_is_paused_and_never_takes_a_port_from_another() {
+async fn adopted_stopped_workspace_is_paused_and_takes_no_used_port() {
     let fixture = Fixture::new().await;
     fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await.unwrap();
     let second = AdoptedWorkspace { running: false, ..adopted(WorkspaceId(uuid()), "beta") };
@@ -259,7 +259,7 @@ async fn an_adopted_workspace_that_is_stopped_is_paused_and_never_takes_a_port_f
 }
 
 #[tokio::test]
-async fn adopted_workspace_with_the_token_of_another_gets_no_token() {
+async fn adoption_refuses_a_token_that_belongs_to_another_workspace() {
     let fixture = Fixture::new().await;
     let (held, issue) = token();
     let first = AdoptedWorkspace { token: Some(issue.clone()), ..adopted(WorkspaceId(uuid()), "alpha") };
@@ -334,7 +334,7 @@ async fn adoption_reports_a_revoked_token_as_refused() {
 }
 
 #[tokio::test]
-async fn adopted_row_is_not_purged_by_an_earlier_order() {
+async fn adoption_cancels_an_earlier_purge() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.store.begin_recovery(T0, 9, "restored".into()).await.unwrap();
@@ -361,7 +361,7 @@ async fn adopted_row_is_not_purged_by_an_earlier_order() {
 }
 
 #[tokio::test]
-async fn purges_are_cancelled_when_an_older_copy_is_put_back() {
+async fn recovery_cancels_pending_purges() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.store.remove_workspace(id, false, true, minute(1)).await.unwrap();
@@ -376,7 +376,7 @@ async fn purges_are_cancelled_when_an_older_copy_is_put_back() {
 }
 
 #[tokio::test]
-async fn adopted_row_finds_its_place_in_the_tree_as_an_undeleted_one_does() {
+async fn adoption_reattaches_parent_and_child_like_undelete() {
     let fixture = Fixture::new().await;
     let (root, _) = fixture.online("root", T0).await;
     let child = fixture.child("child", root).await;
@@ -395,7 +395,7 @@ async fn adopted_row_finds_its_place_in_the_tree_as_an_undeleted_one_does() {
 }
 
 #[tokio::test]
-async fn adoption_of_a_removed_row_says_why_it_cannot_come_back() {
+async fn adoption_reports_why_a_removed_workspace_cannot_return() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;
@@ -412,7 +412,7 @@ async fn adoption_of_a_removed_row_says_why_it_cannot_come_back() {
 }
 
 #[tokio::test]
-async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
+async fn port_stays_allocated_until_its_trash_entry_is_deleted() {
     let fixture = Fixture::new().await;
     let ports = PortRange { first: 21_000, last: 21_001 };
     let (first, second, third) =
@@ -437,7 +437,7 @@ async fn a_port_belongs_to_one_row_until_its_things_are_deleted() {
 }
 
 #[tokio::test]
-async fn removed_rows_are_forgotten_only_when_they_own_nothing_and_nothing_leads_to_them() {
+async fn removed_rows_are_deleted_only_when_nothing_refers_to_them() {
     let fixture = Fixture::new().await;
     let (plain, listed, trashed, parent) = (
         fixture.container("plain").await,
@@ -471,7 +471,7 @@ async fn removed_rows_are_forgotten_only_when_they_own_nothing_and_nothing_leads
 }
 
 #[tokio::test]
-async fn a_workspace_is_found_by_name_id_or_prefix_and_a_live_one_before_a_removed_one() {
+async fn lookup_by_name_id_or_prefix_prefers_live_workspaces() {
     let fixture = Fixture::new().await;
     let old = fixture.container("alpha").await;
     fixture.remove(old, minute(1)).await;
@@ -497,7 +497,7 @@ async fn a_workspace_is_found_by_name_id_or_prefix_and_a_live_one_before_a_remov
 }
 
 #[tokio::test]
-async fn an_edit_changes_what_it_names() {
+async fn edit_changes_only_the_given_fields() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let edit = |has_work_volume| {
@@ -511,7 +511,7 @@ async fn an_edit_changes_what_it_names() {
 }
 
 #[tokio::test]
-async fn written_config_leaves_a_newer_one_pending() {
+async fn writing_an_old_config_keeps_a_newer_one_pending() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let change = async |text: &str| {
@@ -539,7 +539,7 @@ async fn generation(fixture: &Fixture) -> i64 {
 }
 
 #[tokio::test]
-async fn generation_rises_with_every_order_and_with_no_heartbeat() {
+async fn generation_increases_with_commands_but_not_with_observations() {
     let fixture = Fixture::new().await;
     let mirror = Mirror::Directory(fixture.directory().to_owned());
     let record = MirrorRecord {
@@ -583,7 +583,7 @@ async fn generation_rises_with_every_order_and_with_no_heartbeat() {
 }
 
 #[tokio::test]
-async fn change_is_undone_when_its_mirror_cannot_be_written() {
+async fn change_is_rolled_back_when_the_mirror_cannot_be_written() {
     let fixture = Fixture::new().await;
     let mirror = Mirror::Directory(fixture.directory().to_owned());
     let record = MirrorRecord {
@@ -609,7 +609,7 @@ async fn change_is_undone_when_its_mirror_cannot_be_written() {
 }
 
 #[tokio::test]
-async fn only_an_empty_registry_becomes_another_instance() {
+async fn only_an_empty_registry_can_take_another_instance_id() {
     let fixture = Fixture::new().await;
     let other = ostler::domain::ids::InstanceId(uuid());
     assert_eq!(fixture.store.become_instance(other, T0).await, Ok(true));

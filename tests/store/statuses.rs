@@ -136,7 +136,7 @@ fn expected_after(before: Vec<(String, Value)>, target: Status, at: Timestamp) -
 }
 
 #[tokio::test]
-async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_same_transaction() {
+async fn status_changes_only_as_the_table_allows_and_with_its_event() {
     let fixture = Fixture::new().await;
     let attempts = attempts(&fixture).await;
     let (sql, pin) = (fixture.side(), fixture.side());
@@ -195,7 +195,7 @@ async fn a_status_changes_exactly_as_the_table_allows_and_tells_of_it_in_the_sam
 }
 
 #[tokio::test]
-async fn a_change_of_a_row_that_is_not_there_is_raced() {
+async fn status_change_of_a_missing_row_does_nothing() {
     let fixture = Fixture::new().await;
     let change = StatusChange {
         workspace: WorkspaceId(super::uuid()),
@@ -227,7 +227,7 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_checks_of_the_schema_are_the_enums_of_the_domain() {
+fn schema_checks_match_the_domain_enums() {
     assert_eq!(checked("workspaces", "status"), texts(Status::ALL.map(Status::as_str)));
     assert_eq!(checked("workspaces", "failure"), texts(Failure::ALL.map(Failure::as_str)));
     assert_eq!(checked("workspaces", "kind"), texts(Kind::ALL.map(Kind::as_str)));
@@ -237,7 +237,7 @@ fn the_checks_of_the_schema_are_the_enums_of_the_domain() {
 }
 
 #[tokio::test]
-async fn a_failed_row_without_its_failure_cannot_be_stored() {
+async fn schema_refuses_inconsistent_status_columns() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     for wrong in [

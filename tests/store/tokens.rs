@@ -62,7 +62,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_token_is_valid_for_its_workspace_until_it_expires_is_revoked_or_the_workspace_is_removed() {
+async fn token_is_valid_until_expiry_revocation_or_removal() {
     let fixture = Fixture::new().await;
     let (id, instance) = fixture.online("alpha", T0).await;
     let (api, api_id) = fixture.api_token(id, Some(minute(5))).await;
@@ -98,7 +98,7 @@ async fn a_token_is_valid_for_its_workspace_until_it_expires_is_revoked_or_the_w
 }
 
 #[tokio::test]
-async fn there_is_exactly_one_live_instance_token_after_every_start() {
+async fn start_leaves_exactly_one_live_instance_token() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let mut earlier: Vec<Token> = Vec::new();
@@ -119,7 +119,7 @@ async fn there_is_exactly_one_live_instance_token_after_every_start() {
 }
 
 #[tokio::test]
-async fn a_sweep_revokes_old_instance_tokens_and_tells_of_it() {
+async fn sweep_revokes_old_instance_tokens_and_emits_an_event() {
     let fixture = Fixture::new().await;
     let (id, token) = fixture.online("alpha", T0).await;
     assert_eq!(fixture.candidates(vec![]).await, [id]);
@@ -136,7 +136,7 @@ async fn a_sweep_revokes_old_instance_tokens_and_tells_of_it() {
 }
 
 #[tokio::test]
-async fn a_sweep_takes_tokens_in_exactly_the_stale_statuses() {
+async fn sweep_revokes_tokens_in_exactly_the_stale_statuses() {
     let fixture = Fixture::new().await;
     let stale = |status| match status {
         Status::Provisioning | Status::AwaitingAgent | Status::Removed => false,
@@ -157,7 +157,7 @@ async fn a_sweep_takes_tokens_in_exactly_the_stale_statuses() {
 }
 
 #[tokio::test]
-async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
+async fn sweep_never_revokes_api_tokens_or_external_tokens() {
     let fixture = Fixture::new().await;
     let (id, instance) = fixture.online("alpha", T0).await;
     let (api, _) = fixture.api_token(id, None).await;
@@ -193,7 +193,7 @@ async fn a_sweep_never_takes_api_tokens_nor_those_of_external_workspaces() {
 }
 
 #[tokio::test]
-async fn a_token_used_or_issued_since_the_grace_began_is_not_stale() {
+async fn token_used_or_issued_within_the_grace_period_is_not_stale() {
     let fixture = Fixture::new().await;
     let (used, token) = fixture.online("used", T0).await;
     let token_owner = fixture.token_owner(&token, T0).unwrap();
@@ -208,7 +208,7 @@ async fn a_token_used_or_issued_since_the_grace_began_is_not_stale() {
 }
 
 #[tokio::test]
-async fn a_start_between_the_listing_and_the_sweep_keeps_its_token() {
+async fn start_between_listing_and_sweep_keeps_its_token() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     assert_eq!(fixture.candidates(vec![]).await, [id]);
@@ -225,7 +225,7 @@ async fn a_start_between_the_listing_and_the_sweep_keeps_its_token() {
 }
 
 #[tokio::test]
-async fn a_token_taken_over_replaces_the_live_one_and_a_known_or_late_one_is_refused() {
+async fn adopted_token_replaces_the_live_one_unless_known_or_late() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let (held, issue) = token();
@@ -248,7 +248,7 @@ async fn a_token_taken_over_replaces_the_live_one_and_a_known_or_late_one_is_ref
 }
 
 #[tokio::test]
-async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
+async fn use_of_an_old_incarnation_does_not_protect_the_new_token() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let old = fixture.token_owner(&first, T0).unwrap();
@@ -260,7 +260,7 @@ async fn the_use_of_an_older_incarnation_does_not_protect_the_newer_token() {
 
 /// The token was valid when the request arrived. It must be valid when the heartbeat is written.
 #[tokio::test]
-async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing() {
+async fn heartbeat_is_refused_if_its_token_was_revoked_meanwhile() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let old = fixture.token_owner(&first, T0).unwrap();
@@ -284,7 +284,7 @@ async fn a_beat_whose_token_was_revoked_on_its_way_is_refused_and_writes_nothing
 }
 
 #[tokio::test]
-async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() {
+async fn heartbeat_is_refused_in_the_commit_that_revokes_its_token() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     let (api, api_id) = fixture.api_token(id, None).await;
@@ -306,7 +306,7 @@ async fn a_beat_that_shares_its_commit_with_what_revokes_its_token_is_refused() 
 }
 
 #[tokio::test]
-async fn an_api_tokens_use_is_written_at_most_every_five_minutes() {
+async fn api_token_use_is_written_at_most_every_five_minutes() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     let (api, _) = fixture.api_token(id, None).await;
@@ -320,7 +320,7 @@ async fn an_api_tokens_use_is_written_at_most_every_five_minutes() {
 }
 
 #[tokio::test]
-async fn no_workspace_has_more_tokens_than_allowed_and_a_removed_one_gets_none() {
+async fn token_count_is_limited_and_removed_workspaces_get_none() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     let issue = async |expires_at, at| {

@@ -47,7 +47,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn of_two_claims_that_share_a_thing_one_wins() {
+async fn trash_claim_fails_when_it_overlaps_another() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;
@@ -75,7 +75,7 @@ async fn of_two_claims_that_share_a_thing_one_wins() {
 }
 
 #[tokio::test]
-async fn a_claim_is_made_only_while_its_guard_holds() {
+async fn trash_claim_requires_its_guard_to_hold() {
     let fixture = Fixture::new().await;
     let (live, _) = fixture.online("live", T0).await;
     let (removed, _) = fixture.online("removed", T0).await;
@@ -107,7 +107,7 @@ async fn a_claim_is_made_only_while_its_guard_holds() {
 }
 
 #[tokio::test]
-async fn what_a_sweep_claims_counts_against_the_breaker_and_what_a_person_ordered_does_not() {
+async fn breaker_counts_claims_by_sweeps_but_not_user_removals() {
     let fixture = Fixture::new().await;
     let (unknown, (ordered, _)) = (WorkspaceId(uuid()), fixture.online("alpha", T0).await);
     fixture.remove(ordered, minute(1)).await;
@@ -122,7 +122,7 @@ async fn what_a_sweep_claims_counts_against_the_breaker_and_what_a_person_ordere
 }
 
 #[tokio::test]
-async fn an_entry_is_not_deleted_while_a_live_row_needs_its_volumes() {
+async fn trash_entry_is_not_deleted_while_a_live_row_needs_it() {
     let fixture = Fixture::new().await;
     let (id, entry) = fixture.removed_and_kept("alpha").await;
     fixture.force(id, Status::Paused);
@@ -139,7 +139,7 @@ async fn an_entry_is_not_deleted_while_a_live_row_needs_its_volumes() {
 }
 
 #[tokio::test]
-async fn an_entry_is_deleted_only_when_kept_and_past_its_time() {
+async fn trash_entry_is_deleted_only_after_its_retention_time() {
     let fixture = Fixture::new().await;
     let (_, entry) = fixture.removed_and_kept("alpha").await;
     let past = async |at| {
@@ -184,7 +184,7 @@ fn adopted(id: WorkspaceId) -> AdoptedWorkspace {
 }
 
 #[tokio::test]
-async fn what_is_claimed_is_not_adopted_until_it_is_on_its_way_back() {
+async fn workspace_in_the_trash_is_adopted_only_during_its_restore() {
     let fixture = Fixture::new().await;
     let id = WorkspaceId(uuid());
     let claim = claim(id, TrashReason::Unknown, ClaimGuard::NoRow);
@@ -206,7 +206,7 @@ async fn what_is_claimed_is_not_adopted_until_it_is_on_its_way_back() {
 }
 
 #[tokio::test]
-async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted() {
+async fn undelete_restores_a_kept_entry_but_not_one_being_deleted() {
     let fixture = Fixture::new().await;
     let (id, entry) = fixture.removed_and_kept("alpha").await;
     assert!(fixture.begin_delete(entry).await);
@@ -227,7 +227,7 @@ async fn an_undelete_brings_back_what_is_kept_and_refuses_what_is_being_deleted(
 
 /// Found by the simulator: `rm --purge`, an undelete and a plain `rm`, whose things the first purge deleted.
 #[tokio::test]
-async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
+async fn purge_is_cancelled_by_an_undelete() {
     let fixture = Fixture::new().await;
     let id = fixture.container("alpha").await;
     let remove = async |purge, at| {
@@ -270,7 +270,7 @@ async fn a_purge_deletes_nothing_that_was_undeleted_since_and_removed_again() {
 }
 
 #[tokio::test]
-async fn what_was_deleted_for_good_cannot_be_undeleted() {
+async fn permanently_deleted_workspace_cannot_be_undeleted() {
     let fixture = Fixture::new().await;
     let (id, entry) = fixture.removed_and_kept("alpha").await;
     assert!(fixture.begin_delete(entry).await);
@@ -293,7 +293,7 @@ async fn what_was_deleted_for_good_cannot_be_undeleted() {
 }
 
 #[tokio::test]
-async fn a_row_gives_up_what_it_held_with_its_last_entry_only() {
+async fn row_keeps_its_container_until_its_last_entry_is_deleted() {
     let fixture = Fixture::new().await;
     let (id, entry) = fixture.removed_and_kept("alpha").await;
     let late = fixture.kept(id, REMOVED).await;
@@ -308,7 +308,7 @@ async fn a_row_gives_up_what_it_held_with_its_last_entry_only() {
 }
 
 #[tokio::test]
-async fn nothing_is_finished_that_was_not_begun() {
+async fn trash_operations_cannot_finish_before_they_begin() {
     let fixture = Fixture::new().await;
     let (_, kept) = fixture.removed_and_kept("alpha").await;
     let before = fixture.dump();
@@ -323,7 +323,7 @@ async fn nothing_is_finished_that_was_not_begun() {
 }
 
 #[tokio::test]
-async fn an_entry_tells_what_is_in_it_and_goes_on_without_what_is_gone() {
+async fn trash_entry_lists_its_objects_and_can_drop_one() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;

@@ -48,7 +48,7 @@ fn back(id: WorkspaceId, of: &str) -> UndeletedAlong {
 }
 
 #[tokio::test]
-async fn undelete_brings_back_what_the_removal_took_along() {
+async fn undelete_restores_the_descendants_removed_with_it() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     let along = tree.undelete(tree.root, false, 2).await;
@@ -61,7 +61,7 @@ async fn undelete_brings_back_what_the_removal_took_along() {
 }
 
 #[tokio::test]
-async fn undelete_leaves_what_was_removed_or_stopped_by_itself() {
+async fn undelete_respects_children_removed_or_stopped_separately() {
     let tree = Tree::new().await;
     let stopped = tree.fixture.child("stopped", tree.root).await;
     tree.remove(tree.leaf, 1).await;
@@ -76,7 +76,7 @@ async fn undelete_leaves_what_was_removed_or_stopped_by_itself() {
 }
 
 #[tokio::test]
-async fn undelete_of_one_only_leaves_the_rest_to_be_undeleted() {
+async fn undelete_of_one_workspace_leaves_its_descendants_removed() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     assert_eq!(tree.undelete(tree.root, true, 2).await, []);
@@ -90,7 +90,7 @@ async fn undelete_of_one_only_leaves_the_rest_to_be_undeleted() {
 }
 
 #[tokio::test]
-async fn undelete_below_a_removed_parent_brings_back_its_own_tree() {
+async fn undelete_below_a_removed_parent_restores_its_own_subtree() {
     let tree = Tree::new().await;
     let right = tree.fixture.child("right", tree.root).await;
     tree.remove(tree.root, 1).await;
@@ -101,7 +101,7 @@ async fn undelete_below_a_removed_parent_brings_back_its_own_tree() {
 }
 
 #[tokio::test]
-async fn undelete_reports_what_cannot_come_back_along() {
+async fn undelete_reports_descendants_that_cannot_be_restored() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     tree.fixture.container("left").await;
@@ -119,7 +119,7 @@ async fn undelete_reports_what_cannot_come_back_along() {
 }
 
 #[tokio::test]
-async fn undelete_leaves_what_is_being_deleted_for_good() {
+async fn undelete_skips_descendants_that_are_being_deleted() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     let entry = tree.fixture.kept(tree.left, REMOVED).await;
@@ -147,7 +147,7 @@ async fn parent_after_undelete(tree: &Tree, id: WorkspaceId) -> UndeletedUnder {
 }
 
 #[tokio::test]
-async fn undelete_of_a_parent_takes_back_the_child_that_came_before() {
+async fn undelete_of_a_parent_reattaches_a_child_undeleted_earlier() {
     let tree = leaf_without_its_parent().await;
     let under = parent_after_undelete(&tree, tree.left).await;
     assert_eq!(under.returned, [name("leaf")]);
@@ -161,7 +161,7 @@ async fn undelete_of_a_parent_takes_back_the_child_that_came_before() {
 }
 
 #[tokio::test]
-async fn undelete_of_a_removed_root_finds_its_parent_again() {
+async fn undelete_of_a_child_reattaches_it_to_its_restored_parent() {
     let tree = leaf_without_its_parent().await;
     tree.remove(tree.leaf, 4).await;
     tree.undelete(tree.left, false, 5).await;
@@ -171,7 +171,7 @@ async fn undelete_of_a_removed_root_finds_its_parent_again() {
 }
 
 #[tokio::test]
-async fn undelete_of_a_parent_leaves_a_child_that_was_moved_or_runs() {
+async fn undelete_of_a_parent_leaves_a_moved_or_running_child_in_place() {
     for parent in [None, Some("root")] {
         let tree = leaf_without_its_parent().await;
         let parent = parent.map(|_| tree.root);
@@ -188,7 +188,7 @@ async fn undelete_of_a_parent_leaves_a_child_that_was_moved_or_runs() {
 }
 
 #[tokio::test]
-async fn undelete_of_a_parent_makes_no_cycle() {
+async fn undelete_creates_no_cycle_in_the_tree() {
     let tree = leaf_without_its_parent().await;
     // It is started, so it stays a root when its parent is restored. Then the parent is moved below it, and both are
     // removed.

@@ -51,7 +51,7 @@ fn held(installation: &Installation, pass: &'static str) -> ostler::domain::ids:
 }
 
 #[test]
-fn a_plan_above_the_limit_is_held_and_an_approval_releases_exactly_what_it_lists() {
+fn approval_releases_only_the_actions_of_its_held_plan() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let all: Vec<_> = (0..9).map(|n| installation.online(&format!("w{n}"))).collect();
     let (four, others) = (&all[..4], &all[4..8]);
@@ -74,7 +74,7 @@ fn a_plan_above_the_limit_is_held_and_an_approval_releases_exactly_what_it_lists
 }
 
 #[test]
-fn what_was_approved_stays_so_until_all_of_it_is_done() {
+fn approval_stays_valid_until_the_whole_plan_is_done() {
     let installation = Installation::new(2, TaskOrder::AsWoken);
     let all: Vec<_> = (0..18).map(|n| installation.online(&format!("w{n}"))).collect();
     let (twelve, others) = (&all[..12], &all[12..17]);
@@ -95,7 +95,7 @@ fn what_was_approved_stays_so_until_all_of_it_is_done() {
 }
 
 #[test]
-fn while_the_registry_recovers_nothing_unknown_is_reaped_until_a_person_approves() {
+fn unknown_container_is_reaped_in_recovery_only_if_approved() {
     let installation = Installation::new(3, TaskOrder::AsWoken);
     installation.add_unknown();
     now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
@@ -110,7 +110,7 @@ fn while_the_registry_recovers_nothing_unknown_is_reaped_until_a_person_approves
 }
 
 #[test]
-fn while_the_registry_recovers_a_second_container_runs_on_until_a_person_approves() {
+fn second_container_is_stopped_in_recovery_only_if_approved() {
     // A registry restored from a backup may name the older of two containers.
     let installation = Installation::new(5, TaskOrder::AsWoken);
     let id = installation.online("agent");
@@ -159,7 +159,7 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
 }
 
 #[test]
-fn restarts_for_silence_count_for_an_hour() {
+fn restarts_for_missed_heartbeats_count_for_an_hour() {
     let installation = Installation::new(7, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| installation.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let beat_of = |ids: &[WorkspaceId]| {
@@ -187,7 +187,7 @@ fn restarts_reported(installation: &Installation, id: WorkspaceId) -> usize {
 
 /// The engine refuses a request that a start needs before it begins.
 #[test]
-fn restart_that_did_not_happen_is_neither_charged_nor_told() {
+fn failed_restart_is_neither_charged_nor_reported() {
     for step in ["inspect_volume", "stop_container"] {
         let installation = Installation::new(8, TaskOrder::AsWoken);
         let id = installation.create_online(request("w", IMAGE));
@@ -212,7 +212,7 @@ fn restart_that_did_not_happen_is_neither_charged_nor_told() {
 }
 
 #[test]
-fn restarts_in_progress_count_before_they_are_told() {
+fn restarts_in_progress_count_against_the_limit() {
     let installation = Installation::new(9, TaskOrder::AsWoken);
     installation.world.inject(|call| match call.method {
         "stop_container" => Fault::Slow(Duration::from_secs(15)),
@@ -245,7 +245,7 @@ fn restarts_in_progress_count_before_they_are_told() {
 }
 
 #[test]
-fn passes_that_run_side_by_side_share_one_limit() {
+fn concurrent_passes_share_one_breaker_limit() {
     let installation = Installation::new(4, TaskOrder::AsWoken);
     for _ in 0..3 {
         installation.add_unknown();

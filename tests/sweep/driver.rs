@@ -71,7 +71,7 @@ fn restarts_at(
 }
 
 #[test]
-fn exited_workspace_restarts_when_due_in_every_phase() {
+fn exited_workspace_restarts_when_due_at_any_time_of_the_period() {
     for seconds in (0..60).step_by(4) {
         let installation = driven();
         let id = online(&installation, "w");
@@ -82,7 +82,7 @@ fn exited_workspace_restarts_when_due_in_every_phase() {
 }
 
 #[test]
-fn every_backoff_of_a_crash_loop_is_kept() {
+fn crash_loop_keeps_every_backoff() {
     let installation = driven();
     let id = online(&installation, "w");
     for exit in 1..=4 {
@@ -93,7 +93,7 @@ fn every_backoff_of_a_crash_loop_is_kept() {
 }
 
 #[test]
-fn every_workspace_restarts_when_due_if_many_exit() {
+fn exited_workspaces_restart_when_due_even_if_many_exit() {
     let installation = driven();
     let ids: Vec<_> = (0..5).map(|number| online(&installation, &format!("w{number}"))).collect();
     let due: Vec<_> = ids.iter().map(|id| (*id, exits(&installation, *id))).collect();
@@ -117,7 +117,7 @@ fn exited_workspace_restarts_when_due_after_a_daemon_restart() {
 }
 
 #[test]
-fn overdue_workspace_restarts_at_once_after_a_daemon_restart() {
+fn overdue_restart_runs_at_once_after_a_daemon_restart() {
     let mut installation = driven();
     let id = online(&installation, "w");
     exits(&installation, id);
@@ -140,7 +140,7 @@ fn agent(installation: &Installation, name: &str) -> WorkspaceId {
 
 /// The process is frozen for ten minutes. Heartbeats sent meanwhile are read after the passes could have begun.
 #[test]
-fn ten_minutes_of_sigstop_change_no_status() {
+fn workspace_status_is_unchanged_by_ten_minutes_of_sigstop() {
     for phase in (0..60).step_by(7) {
         let installation = driven();
         let ids = [agent(&installation, "one"), agent(&installation, "two")];
@@ -275,7 +275,7 @@ impl Probed {
 }
 
 #[test]
-fn a_pass_is_never_run_twice_at_once() {
+fn pass_never_runs_twice_at_once() {
     let probed = Probed::one(&[Duration::from_secs(20)]);
     probed.pass(5);
     let answers = [probed.ask(Mode::Apply), probed.ask(Mode::Apply)];
@@ -289,7 +289,7 @@ fn a_pass_is_never_run_twice_at_once() {
 }
 
 #[test]
-fn a_timer_that_fires_during_a_run_causes_one_more_run() {
+fn timer_that_fires_during_a_run_causes_one_more_run() {
     let probed = Probed::one(&[PERIOD + Duration::from_secs(15)]);
     probed.pass(80);
     assert_eq!(probed.begun(), [0, 75], "a turn that came during a run is not skipped");
@@ -297,7 +297,7 @@ fn a_timer_that_fires_during_a_run_causes_one_more_run() {
 }
 
 #[test]
-fn a_dry_run_holds_up_no_real_run() {
+fn dry_run_does_not_delay_real_runs() {
     let probed = Probed::one(&[Duration::ZERO, Duration::from_secs(70)]);
     probed.pass(30);
     let dry = probed.ask(Mode::DryRun);
@@ -308,7 +308,7 @@ fn a_dry_run_holds_up_no_real_run() {
 }
 
 #[test]
-fn every_wake_up_is_served_at_its_time() {
+fn wake_ups_run_a_pass_at_the_requested_times() {
     let probed = Probed::one(&[]);
     probed.pass(1);
     for after in [6, 14, 90] {
@@ -319,7 +319,7 @@ fn every_wake_up_is_served_at_its_time() {
 }
 
 #[test]
-fn a_wake_up_during_a_run_is_served_after_it() {
+fn wake_up_due_during_a_run_is_served_after_it() {
     let probed = Probed::one(&[Duration::from_secs(10)]);
     probed.pass(2);
     probed.wake.after("probe", Duration::from_secs(3));
@@ -328,7 +328,7 @@ fn a_wake_up_during_a_run_is_served_after_it() {
 }
 
 #[test]
-fn a_pass_that_needs_no_engine_does_not_wait_for_it() {
+fn pass_without_engine_snapshot_does_not_wait_for_the_engine() {
     let probed = Probed::new(&[("store", Requirement::Store), ("engine", Requirement::Engine)], &[]);
     probed.pass(30);
     probed.installation.world.inject(|call| {
@@ -342,7 +342,7 @@ fn a_pass_that_needs_no_engine_does_not_wait_for_it() {
 }
 
 #[test]
-fn passes_due_together_share_one_listing() {
+fn passes_due_at_the_same_time_share_one_listing() {
     let probed = Probed::new(&[("one", Requirement::Engine), ("two", Requirement::Engine)], &[]);
     probed.pass(61);
     let listings =

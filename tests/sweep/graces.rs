@@ -20,7 +20,7 @@ use crate::simulation::{
 };
 
 #[test]
-fn a_clock_that_jumps_begins_every_grace_anew() {
+fn grace_periods_restart_after_a_clock_jump() {
     for hours in [1, -1] {
         let installation = Installation::new(1, TaskOrder::AsWoken);
         let id = installation.online("w");
@@ -44,7 +44,7 @@ fn a_clock_that_jumps_begins_every_grace_anew() {
 }
 
 #[test]
-fn a_restart_of_the_daemon_begins_every_grace_anew() {
+fn grace_period_of_stale_tokens_restarts_with_the_daemon() {
     let mut installation = Installation::new(2, TaskOrder::AsWoken);
     let id = installation.online("w");
     installation.remove_container(id);
@@ -57,7 +57,7 @@ fn a_restart_of_the_daemon_begins_every_grace_anew() {
 /// The engine answers but shows none of our objects: another user's engine, another storage, a disk that is not
 /// mounted.
 #[test]
-fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
+fn untrusted_listing_blocks_every_action_on_the_engine() {
     let installation = Installation::new(3, TaskOrder::AsWoken);
     let id = installation.online("w");
     installation.remove_container(id);
@@ -98,7 +98,7 @@ fn a_listing_that_cannot_be_trusted_lets_nothing_act() {
 
 /// `podman volume prune` deletes the sentinel, because no container mounts it.
 #[test]
-fn known_container_is_evidence_where_the_sentinel_was_pruned() {
+fn known_container_identifies_an_engine_without_its_sentinel() {
     let installation = Installation::new(6, TaskOrder::AsWoken);
     let id = installation.online("w");
     let pruned = installation.world.state().prune_volumes();
@@ -119,7 +119,7 @@ fn known_container_is_evidence_where_the_sentinel_was_pruned() {
 
 /// Two consecutive listings are required, because one may be taken during a restart.
 #[test]
-fn one_look_without_a_running_container_marks_nobody_offline() {
+fn workspace_is_not_marked_offline_after_a_single_listing() {
     let installation = Installation::new(4, TaskOrder::AsWoken);
     let id = installation.online("w");
     installation.snapshot();
@@ -136,7 +136,7 @@ fn one_look_without_a_running_container_marks_nobody_offline() {
 /// Found by an outside tester: `rm --purge` was given while Podman was away, and a sweep used a listing from before the
 /// purge.
 #[test]
-fn what_was_purged_since_a_listing_gets_no_trash_entry() {
+fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let id = installation.online("w");
     installation.calmly(|ops| async move { ops.remove(id, false, true).await }).expect("it is purged");

@@ -37,7 +37,7 @@ fn accepts_messages(installation: &Installation, id: WorkspaceId) -> bool {
 }
 
 #[test]
-fn sleep_that_nobody_waits_for_is_carried_out() {
+fn hibernation_completes_when_its_caller_stops_waiting() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let id = installation.create_online(request("w", IMAGE));
     given_up_at_its_claim(&installation, id);
@@ -51,7 +51,7 @@ fn sleep_that_nobody_waits_for_is_carried_out() {
 }
 
 #[test]
-fn refused_sleep_that_nobody_waits_for_lets_messages_through() {
+fn refused_unawaited_hibernation_admits_messages_again() {
     let installation = Installation::new(2, TaskOrder::AsWoken);
     let id = installation.create_online(request("w", IMAGE));
     given_up_at_its_claim(&installation, id);
@@ -63,7 +63,7 @@ fn refused_sleep_that_nobody_waits_for_lets_messages_through() {
 
 /// One order is refused while the store has not answered the other.
 #[test]
-fn refused_sleep_does_not_open_what_another_has_closed() {
+fn refused_hibernation_does_not_admit_messages_during_another() {
     let installation = Installation::new(4, TaskOrder::AsWoken);
     let id = installation.create_online(request("w", IMAGE));
     given_up_at_its_claim(&installation, id);
@@ -90,7 +90,7 @@ fn refused_sleep_does_not_open_what_another_has_closed() {
 }
 
 #[test]
-fn workspace_in_use_is_not_said_to_have_tasks() {
+fn hibernation_refusal_reports_open_requests_and_not_tasks() {
     let installation = Installation::new(3, TaskOrder::AsWoken);
     let id = installation.create_online(request("w", IMAGE));
     let in_flight = installation.daemon.ops.traffic().begin(None, id).expect("a message is let through");

@@ -10,7 +10,7 @@ use crate::simulation::{
 };
 
 #[test]
-fn the_second_run_of_every_pass_does_nothing() {
+fn second_run_of_a_pass_does_nothing() {
     for (pass, make_work) in WORK {
         let mut installation = Installation::new(11, TaskOrder::AsWoken);
         let mut witness = Witness::of(&installation);
@@ -27,7 +27,7 @@ fn the_second_run_of_every_pass_does_nothing() {
 }
 
 #[test]
-fn a_house_at_rest_stays_as_it_is() {
+fn sweep_of_a_settled_installation_changes_nothing() {
     let installation = Installation::new(12, TaskOrder::AsWoken);
     installation.online("a");
     installation.converge();

@@ -41,7 +41,7 @@ fn slow_starts(installation: &Installation) -> Arc<Mutex<Vec<(String, Timestamp)
 }
 
 #[test]
-fn reboot_starts_everything_again_at_once() {
+fn reboot_restarts_every_workspace_without_backoff() {
     let mut installation = driven();
     let ids: Vec<_> = (0..8).map(|number| online(&installation, &format!("w{number}"))).collect();
     let starts = slow_starts(&installation);
@@ -101,7 +101,7 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
 /// The ids of children may be lower or higher than their parents', depending on the seed; only the tree determines the
 /// order.
 #[test]
-fn parents_are_started_before_their_children() {
+fn reboot_starts_parents_before_their_children() {
     let mut installation = driven();
     let ids: Vec<_> = (0..9).map(|number| online(&installation, &format!("w{number}"))).collect();
     // 8 above 6 and 7, 6 above 3 and 4, 7 above 5; 0, 1 and 2 below 3, 4 and 5.

@@ -32,7 +32,7 @@ fn belongings(installation: &Installation, id: WorkspaceId) -> Vec<String> {
 }
 
 #[test]
-fn a_removal_during_an_image_pull_leaves_nothing_behind() {
+fn removal_during_an_image_pull_leaves_nothing_behind() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let made = request("w", REMOTE_IMAGE);
     let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
@@ -60,7 +60,7 @@ fn a_removal_during_an_image_pull_leaves_nothing_behind() {
 /// The container's first start takes effect long after its caller has given up: while the second attempt is prepared,
 /// is done, or is over.
 #[test]
-fn a_start_that_finishes_after_its_deadline_ends_with_one_container_and_one_token() {
+fn late_container_start_leaves_one_container_and_one_token() {
     for late in (55..=130).map(Duration::from_secs) {
         let installation = Installation::new(2, TaskOrder::AsWoken);
         let mut witness = Witness::of(&installation);
@@ -88,7 +88,7 @@ fn a_start_that_finishes_after_its_deadline_ends_with_one_container_and_one_toke
 }
 
 #[test]
-fn a_wrong_image_is_a_start_error_and_nothing_is_half_made() {
+fn missing_image_is_a_start_error_and_leaves_nothing_behind() {
     let installation = Installation::new(3, TaskOrder::AsWoken);
     let made = request("w", "no-such-image");
     let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
@@ -100,7 +100,7 @@ fn a_wrong_image_is_a_start_error_and_nothing_is_half_made() {
 }
 
 #[test]
-fn a_start_that_was_broken_off_half_way_is_healed_by_another_container() {
+fn half_started_container_is_replaced_by_a_new_one() {
     let installation = Installation::new(6, TaskOrder::AsWoken);
     let mut starts = 0;
     installation.world.inject(move |call| {
@@ -126,7 +126,7 @@ fn a_start_that_was_broken_off_half_way_is_healed_by_another_container() {
 }
 
 #[test]
-fn a_used_up_port_range_is_a_start_error_that_says_so() {
+fn exhausted_port_range_is_a_start_error_with_its_reason() {
     let installation = Installation::new(4, TaskOrder::AsWoken);
     installation.world.state().busy_ports.extend(1024..=u16::MAX);
     let made = request("w", IMAGE);
@@ -150,7 +150,7 @@ fn a_used_up_port_range_is_a_start_error_that_says_so() {
 }
 
 #[test]
-fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
+fn stop_given_during_a_start_wins() {
     for after in 0.. {
         let installation = Installation::new(5, TaskOrder::AsWoken);
         let id = installation.online("w");
@@ -172,7 +172,7 @@ fn a_stop_has_the_last_word_over_a_start_that_is_under_way() {
 
 /// Removed after each of the start's requests in turn.
 #[test]
-fn container_removed_at_any_step_of_a_start_is_made_again() {
+fn container_removed_at_any_step_of_a_start_is_recreated() {
     for after in 0.. {
         let installation = Installation::new(10, TaskOrder::AsWoken);
         let id = installation.online("w");
@@ -196,7 +196,7 @@ fn container_removed_at_any_step_of_a_start_is_made_again() {
 }
 
 #[test]
-fn refused_write_of_the_token_names_workspace_and_volume() {
+fn token_write_error_names_workspace_and_volume() {
     let installation = Installation::new(11, TaskOrder::AsWoken);
     installation.world.inject(|call| match call.method {
         "write_file" => Fault::Before(ErrorKind::Other),
@@ -217,7 +217,7 @@ fn refused_write_of_the_token_names_workspace_and_volume() {
 
 /// Its first heartbeat may arrive before the start's own check, and report bad health.
 #[test]
-fn an_agent_that_comes_up_unwell_is_left_running() {
+fn agent_that_starts_degraded_is_left_running() {
     let installation = Installation::new(7, TaskOrder::AsWoken);
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request("w", IMAGE) };
     let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
@@ -241,7 +241,7 @@ fn an_agent_that_comes_up_unwell_is_left_running() {
 
 /// Pausing and resuming it changes nothing in the engine, so no late work may remain.
 #[test]
-fn an_external_workspace_that_is_paused_and_resumed_stays_resumed() {
+fn external_workspace_stays_resumed_after_pause_and_resume() {
     let installation = Installation::new(8, TaskOrder::AsWoken);
     let made = CreateRequest { external: true, ..request("w", "") };
     let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
@@ -264,7 +264,7 @@ fn an_external_workspace_that_is_paused_and_resumed_stays_resumed() {
 
 /// A pause given while the parent and its descendants are being resumed must win.
 #[test]
-fn a_pause_in_the_middle_of_its_parents_resume_has_the_last_word() {
+fn pause_given_during_the_resume_of_its_parent_wins() {
     for after in 0.. {
         let installation = Installation::new(9, TaskOrder::AsWoken);
         let parent = installation.create_online(request("parent", IMAGE));
@@ -295,7 +295,7 @@ fn a_pause_in_the_middle_of_its_parents_resume_has_the_last_word() {
 }
 
 #[test]
-fn a_row_whose_work_volume_is_gone_waits_for_a_persons_word() {
+fn start_without_its_work_volume_requires_an_explicit_option() {
     let installation = Installation::new(6, TaskOrder::AsWoken);
     let id = installation.online("w");
     installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");

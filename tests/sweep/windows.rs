@@ -143,7 +143,7 @@ impl Household {
 }
 
 #[test]
-fn after_a_suspend_nobody_is_blamed_before_a_full_window() {
+fn liveness_windows_reset_after_suspend() {
     for hours in [1, 9] {
         let household = Household::new();
         household.installation.sim.pass(Duration::from_mins(2));
@@ -153,7 +153,7 @@ fn after_a_suspend_nobody_is_blamed_before_a_full_window() {
 }
 
 #[test]
-fn after_the_daemon_was_stopped_nobody_is_blamed_before_a_full_window() {
+fn liveness_windows_reset_after_a_daemon_stop() {
     let mut household = Household::new();
     household.installation.sim.crash(|_| false);
     household.installation.sim.pass(Duration::from_hours(5));
@@ -163,7 +163,7 @@ fn after_the_daemon_was_stopped_nobody_is_blamed_before_a_full_window() {
 }
 
 #[test]
-fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
+fn liveness_windows_reset_after_a_clock_change() {
     for hours in [3, -3] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
@@ -174,7 +174,7 @@ fn after_the_clock_was_set_nobody_is_blamed_before_a_full_window() {
 
 /// Heartbeats recorded while the clock was ahead lie in the future once the clock is correct.
 #[test]
-fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
+fn silent_agents_are_detected_after_the_clock_was_set_back() {
     let household = Household::new();
     household.installation.sim.jump(3 * HOUR);
     let degraded = Heartbeat { error_rate: 1.0, ..well() };
@@ -188,7 +188,7 @@ fn who_falls_silent_after_the_clock_was_set_back_is_noticed() {
 
 /// SIGSTOP, a freezer, a debugger or swapping: neither clock jumps, and no request was served.
 #[test]
-fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
+fn liveness_windows_reset_after_a_daemon_freeze() {
     for minutes in [4, 10, 60] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
@@ -199,7 +199,7 @@ fn after_a_freeze_of_the_daemon_no_window_is_judged_early() {
 
 /// The clock jumps ahead and back between two clock snapshots, as after a wrong answer of a time server.
 #[test]
-fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
+fn clock_briefly_set_ahead_changes_no_status() {
     let mut household = Household::new();
     household.sweep_for(Duration::from_mins(1));
     household.installation.sim.jump(3 * HOUR);
@@ -212,7 +212,7 @@ fn a_clock_that_ran_ahead_for_a_moment_blames_nobody() {
 
 /// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
 #[test]
-fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
+fn clock_briefly_set_back_changes_no_status() {
     let installation = Installation::new(1, TaskOrder::AsWoken);
     let create_online = installation.create_online(request("heard", IMAGE));
     for _ in 0..15 {
@@ -232,7 +232,7 @@ fn what_happened_while_the_clock_was_set_back_for_a_moment_blames_nobody() {
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
 #[test]
-fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
+fn due_restart_is_not_delayed_by_a_clock_set_back() {
     let household = Household::new();
     let (installation, id) = (&household.installation, household.online);
     let container = installation.row(id).container.expect("it has one");
@@ -250,7 +250,7 @@ fn a_restart_that_is_due_does_not_wait_for_a_clock_that_was_set_back() {
 
 /// By its last activity, a workspace that is woken has been idle all night.
 #[test]
-fn who_was_woken_or_resumed_is_given_its_idle_time_before_it_sleeps_again() {
+fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     let mut household = Household::new();
     let id = household.idle;
     household.installation.daemon.ops.traffic().note(id);

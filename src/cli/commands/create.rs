@@ -220,14 +220,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn env_file_keeps_its_first_variable_behind_a_byte_order_mark() {
+    fn env_file_with_byte_order_mark_keeps_its_first_variable() {
         let read = parse_env_file("\u{feff}FIRST=1\r\nexport SECOND=a b\n\n# no\n THIRD==x\n");
         let expected = [("FIRST", "1"), ("SECOND", "a b"), ("THIRD", "=x")];
         assert_eq!(read, Ok(expected.map(|(key, value)| (key.to_owned(), value.to_owned())).to_vec()));
     }
 
     #[test]
-    fn env_file_refuses_a_name_with_white_space_by_its_line() {
+    fn env_file_error_gives_line_of_invalid_variable() {
         for (text, line) in [("A=1\nB C=2", 2), ("=1", 1), ("A", 1), ("export A B=1", 1)] {
             let refused = parse_env_file(text).expect_err(text);
             assert_eq!(refused.0, line, "{text:?}: {refused:?}");
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_option_of_podman_is_refused_by_name() {
+    fn podman_mount_option_is_refused_and_named_in_error() {
         let refused = format!("{:?}", directory("/nowhere:Z").expect_err("there is no such option"));
         assert!(refused.contains("`:Z` is not supported"), "{refused}");
     }

@@ -215,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn engine_error_is_told_from_the_commands_own_words() {
+    fn engine_error_is_distinguished_from_command_output() {
         let last = |parts: &[(Channel, &str)]| {
             let mut last = LastStderr::default();
             for (channel, part) in parts {

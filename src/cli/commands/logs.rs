@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminal_text_is_safe_wherever_it_is_cut() {
+    fn log_output_is_sanitized_at_every_chunk_boundary() {
         let log = "plain é\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07 100%\r\u{202e}x\n".as_bytes();
         let whole = terminal_safe(std::str::from_utf8(log).unwrap(), Layout::Lines).into_owned();
         for size in 1..=log.len() {

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_found_wherever_agents_put_it() {
+    fn message_text_is_extracted_from_every_response_form() {
         let parts =
             json!([{ "kind": "text", "text": "one" }, { "kind": "data", "data": 7 }, { "text": "two" }]);
         let all = ["one", "7", "two"];
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn task_that_failed_is_a_failure_in_every_version() {
+    fn failed_task_is_reported_as_failure_in_every_a2a_version() {
         let words = json!({ "parts": [{ "text": "no disk" }] });
         for (result, state) in [
             (json!({ "kind": "task", "status": { "state": "failed", "message": words } }), "failed"),
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn version_is_taken_from_the_card() {
+    fn a2a_version_is_read_from_agent_card() {
         for (card, version) in [
             (json!(null), Version::Zero),
             (json!({ "url": "http://x" }), Version::Zero),
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_read_across_pieces() {
+    fn sse_events_are_parsed_across_chunks() {
         let mut events = Events::default();
         assert!(events.take(b": note\r\ndata: {\"a\"").is_empty());
         assert_eq!(events.take(b":1}\r\n\r\ndata: x\ndata: y\n\n"), ["{\"a\":1}", "x\ny"]);

@@ -136,7 +136,7 @@ mod tests {
 
     /// An event type without a sentence would be shown as its bare name.
     #[test]
-    fn every_kind_of_event_has_a_sentence() {
+    fn every_event_kind_has_a_description() {
         for kind in EventKind::ALL {
             let word = kind.as_str();
             assert_ne!(sentence(word), word.to_lowercase().replace('_', " "), "{word} has no sentence");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_an_agent_cannot_imitate_a_line_of_ours() {
+    fn agent_text_cannot_forge_timeline_lines() {
         let event = EventView {
             id: 1,
             event_type: "WORKSPACE_UPDATED".into(),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_was_decided_on_comes_first() {
+    fn timeline_line_lists_evidence_first() {
         let event = EventView {
             id: 1,
             event_type: "WORKSPACE_OFFLINE".into(),

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_back_as_it_was_packed_with_owner_and_mode() {
+    fn packed_file_keeps_content_owner_and_mode() {
         let packed = pack(&file(".auth_token", b"secret".into()), Timestamp(7_000)).unwrap();
         assert_eq!(unpack(&packed).unwrap(), b"secret");
         let mut archive = tar::Archive::new(packed.as_slice());
@@ -79,14 +79,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_a_directory_in_it_is_refused() {
+    fn packed_file_name_with_a_directory_is_refused() {
         for name in ["", ".", "..", "a/b", "../a", "a\0"] {
             assert!(pack(&file(name, Vec::new()), Timestamp(0)).is_err(), "{name:?}");
         }
     }
 
     #[test]
-    fn what_is_too_long_cut_short_or_no_file_is_an_error() {
+    fn unpack_refuses_oversized_truncated_and_non_file_entries() {
         let packed = |length| pack(&file("f", vec![0; length]), Timestamp(0)).unwrap();
         assert_eq!(unpack(&packed(FILE_MAX_BYTES)).unwrap().len(), FILE_MAX_BYTES);
         assert!(packed(FILE_MAX_BYTES).len() <= ARCHIVE_MAX_BYTES);

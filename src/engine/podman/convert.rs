@@ -361,7 +361,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_are_ignored_without_root_on_v1_and_without_controllers_on_v2() {
+    fn ignored_limits_depend_on_rootless_mode_and_cgroup_version() {
         let some = ["memory".to_owned(), "pids".to_owned()];
         assert_eq!(ignored_limits(true, "v1", &some), ["memory", "cpu", "processes"]);
         assert!(ignored_limits(false, "v1", &some).is_empty());
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn every_container_is_confined_unless_it_is_privileged() {
+    fn container_is_confined_unless_it_is_privileged() {
         let body = create_body(&spec());
         assert_eq!((&body["cap_drop"], &body["no_new_privileges"]), (&json!(["ALL"]), &json!(true)));
         assert!(body.get("privileged").is_none());
@@ -407,14 +407,14 @@ mod tests {
     }
 
     #[test]
-    fn no_command_leaves_the_images_own() {
+    fn empty_command_is_left_out_of_the_create_request() {
         assert!(create_body(&spec()).get("command").is_none());
         let body = create_body(&ContainerSpec { command: vec!["sleep".into(), "9".into()], ..spec() });
         assert_eq!(body["command"], json!(["sleep", "9"]));
     }
 
     #[test]
-    fn limits_are_what_was_asked_and_never_below_what_the_kernel_takes() {
+    fn resource_limits_match_spec_with_a_minimum_cpu_quota() {
         let body = create_body(&spec());
         assert_eq!(body["resource_limits"]["cpu"], json!({ "period": 100_000, "quota": 50_000 }));
         assert_eq!(body["resource_limits"]["memory"], json!({ "limit": 1 << 26, "swap": 1 << 26 }));
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mount_appears_once() {
+    fn every_mount_appears_once_in_the_create_request() {
         let mounts =
             [MountSource::Volume("v".into()), MountSource::HostDirectory("/host".into()), MountSource::Tmpfs]
                 .map(|source| Mount { source, target: "/t".into(), read_only: true });
@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_container_that_ended_has_an_exit_code() {
+    fn exit_code_is_reported_only_for_an_exited_container() {
         let id = "a".repeat(64);
         let exited = observed_container(entry(&id, "exited")).unwrap();
         assert_eq!((exited.exit_code, exited.started_at), (Some(3), Some(Timestamp(5000))));
@@ -448,21 +448,21 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_read_is_an_error() {
+    fn unreadable_container_entry_is_an_error() {
         assert!(observed_container(entry("short", "running")).is_err());
         let nameless = ListContainer { names: Some(Vec::new()), ..entry(&"a".repeat(64), "running") };
         assert!(observed_container(nameless).is_err());
     }
 
     #[test]
-    fn labels_are_asked_for_by_key_or_by_key_and_value() {
+    fn label_filter_matches_key_or_key_and_value() {
         let labels = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
         assert!(labelled(&labels, "k", None) && labelled(&labels, "k", Some("v")));
         assert!(!labelled(&labels, "k", Some("w")) && !labelled(&labels, "other", None));
     }
 
     #[test]
-    fn a_look_reads_environment_volumes_and_the_loopback_port() {
+    fn inspection_reads_environment_volumes_and_host_port() {
         let inspection = json!({
             "Id": "a".repeat(64), "Name": "n",
             "State": { "Status": "exited", "ExitCode": 137, "OOMKilled": true, "Pid": 7, "ConmonPid": 6 },

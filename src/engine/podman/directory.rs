@@ -75,7 +75,7 @@ mod tests {
     use rustix::fs::FileType;
 
     #[test]
-    fn only_a_storage_that_can_be_seen_can_miss_a_directory() {
+    fn directory_counts_as_missing_only_if_storage_is_visible() {
         let storage = tempfile::tempdir().unwrap();
         let volume = storage.path().join("v");
         let mount_point = volume.join("_data");
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_of_the_volume_itself_is_read() {
+    fn only_regular_files_inside_the_volume_are_read() {
         let storage = tempfile::tempdir().unwrap();
         let mount_point = storage.path().join("v").join("_data");
         fs::create_dir_all(&mount_point).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_made_for_its_owner_and_a_present_one_stays() {
+    fn missing_volume_directory_is_created_and_existing_one_kept() {
         let storage = tempfile::tempdir().unwrap();
         let volume = storage.path().join("v");
         let mount_point = volume.join("_data");

@@ -214,7 +214,7 @@ mod tests {
 
     /// The messages of 4.3.1, 5.4.2 and 5.8.6.
     #[test]
-    fn every_known_answer_has_its_meaning() {
+    fn podman_error_responses_map_to_error_kinds() {
         for (status, message, expected) in [
             (404, "no container with name or ID \"x\" found: no such container", ErrorKind::Absent),
             (404, "no volume with name \"v\" found: no such volume", ErrorKind::Absent),
@@ -257,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_never_absence() {
+    fn missing_response_is_never_reported_as_absent() {
         assert_eq!(Failure::NoAnswer("connection refused".into()).kind(), ErrorKind::Unreachable);
         assert_eq!(Failure::Unusable("not JSON".into()).kind(), ErrorKind::Other);
     }
 
     #[test]
-    fn a_message_is_one_line_and_short() {
+    fn engine_error_message_is_one_short_line() {
         let failure = Failure::Unusable(format!("a\n\tb\u{0} {}", "x".repeat(9000)));
         let said = failure.of("try").message;
         assert!(said.starts_with("a b x") && said.chars().count() == MESSAGE_MAX_CHARS + 1, "{said}");
@@ -271,7 +271,7 @@ mod tests {
 
     /// In podman-api, faults inside streams are nested.
     #[test]
-    fn a_fault_is_found_however_deep_it_is_wrapped() {
+    fn nested_podman_error_is_found_at_any_depth() {
         let fault = || podman_api::Error::Fault {
             code: 404.try_into().unwrap(),
             message: "no such container".to_owned(),

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_that_matters_is_read() {
+    fn container_lifecycle_events_are_parsed() {
         let event = |what| ContainerEvent {
             container: "a".repeat(64).try_into().unwrap(),
             workspace: Some(WORKSPACE.parse::<WorkspaceId>().unwrap()),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_workspaces_label_in_its_one_form_names_a_workspace() {
+    fn workspace_id_is_read_only_from_a_canonical_label() {
         for (label, named) in [
             (json!(WORKSPACE), true),
             (json!(WORKSPACE.to_uppercase()), false),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_death_without_a_code_is_a_death() {
+    fn exit_event_without_exit_code_is_reported() {
         for attributes in [json!({ "k": "v" }), json!({ "k": "v", "containerExitCode": "?" })] {
             let event = parse_event(&report("died", &attributes)).expect("an event");
             assert_eq!(event.what, ContainerEventKind::Died { exit_code: None });
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_asked_for_is_left_out_whatever_podman_sends() {
+    fn unrequested_or_malformed_events_are_ignored() {
         let other = |key: &str, value: &str| {
             let mut line = report("died", &labels());
             line[key] = json!(value);
@@ -305,7 +305,7 @@ mod tests {
 
     /// The message of 4.3.1, which arrives with status 200.
     #[test]
-    fn a_refusal_in_the_stream_is_an_error_on_which_nobody_decides() {
+    fn error_in_event_stream_is_reported_as_kind_other() {
         let words = "unable to convert since time of x: no such container";
         let line = json!({ "cause": "no such container", "message": words, "response": 404 });
         let [Err(error)] = &events(vec![Ok(format!("{line}\n{}\n", report("died", &labels())).into())])[..]
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_put_together_however_they_are_cut() {
+    fn event_lines_are_joined_across_chunks() {
         let text = format!("{}\n\n?\n{}\n", report("start", &labels()), report("died", &labels()));
         for size in [1, 7, 4096] {
             let pieces = text.as_bytes().chunks(size).map(|piece| Ok(Bytes::copy_from_slice(piece)));
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_does_not_fill_the_memory_and_is_passed_over() {
+    fn overlong_event_line_is_skipped_with_bounded_memory() {
         let mut lines = Lines::default();
         for _ in 0..40 {
             lines.feed(&vec![b'x'; LINE_MAX_BYTES / 16]);
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_before_the_stream_broke_comes_before_the_error_and_nothing_after() {
+    fn event_stream_delivers_prior_events_then_ends_at_error() {
         let line = || Ok(format!("{}\n", report("start", &labels())).into());
         let parse_event = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
         assert!(
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_question_asks_for_one_label_and_whole_seconds() {
+    fn event_request_filters_by_one_label_and_whole_seconds() {
         let asked = target("k", Some("v w&"), Some(Timestamp(1999)));
         assert!(asked.starts_with("/libpod/events?stream=true&since=1&filters="), "{asked}");
         assert!(asked.contains("%22k%3Dv%20w%26%22"), "{asked}");

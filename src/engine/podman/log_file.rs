@@ -377,13 +377,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn partial_records_are_joined_and_streams_are_kept_apart() {
+    async fn partial_log_records_are_joined_per_stream() {
         let log = Log::of("oF one|oP tw|eF bad thing|oF o|eP \rdots");
         assert_eq!(log.read(None).await, ["one\ntwo\n", "bad thing\n\rdots"]);
     }
 
     #[tokio::test]
-    async fn tail_gives_whole_lines_and_counts_an_open_one() {
+    async fn log_tail_returns_whole_lines_and_counts_unfinished_one() {
         let log = Log::of("oF one|oP tw|oF o|eF three|oP fo|oP ur");
         for (lines, out, err) in [
             (0, "", ""),
@@ -398,13 +398,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tail_leaves_out_the_rest_of_an_older_line() {
+    async fn log_tail_omits_the_remainder_of_an_older_line() {
         let log = Log::of("eP be|oF new|eF gin");
         assert_eq!(log.read(Some(1)).await, ["new\n", ""]);
     }
 
     #[tokio::test]
-    async fn tail_of_one_endless_line_is_bounded_in_bytes() {
+    async fn log_tail_of_one_endless_line_is_bounded_in_bytes() {
         let piece = format!("oP {}|", "x".repeat(8192));
         let log = Log::of(&piece.repeat(1000));
         let container = ID.to_owned().try_into().unwrap();
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn reading_ends_at_the_size_the_file_had_when_it_was_opened() {
+    fn log_reader_stops_at_the_file_size_at_open() {
         let log = Log::of("oF one");
         let mut reading = log.open(None, false).unwrap();
         log.append("oF two");
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn follower_reads_on_in_the_file_that_replaced_the_first() {
+    fn log_follower_continues_in_the_replacement_file() {
         let log = Log::of("oF one");
         let mut reading = log.open(Some(0), true).unwrap();
         assert_eq!(reading.advance().unwrap(), (Vec::new(), false));
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_are_no_record_are_skipped() {
+    async fn invalid_log_records_are_skipped() {
         let log = Log::of("oF one");
         let mut bytes = vec![b'x'; 3 * RECORD_MAX_BYTES];
         bytes.extend(b"\nTIME stdin F no\nTIME stdout Q no\nTIME stdout F two\nTIME stdout F cut");
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_path_with_the_containers_id_is_read() {
+    fn log_file_is_opened_only_for_its_own_container() {
         let log = Log::of("oF one");
         let request = LogRequest { tail: None, follow: false, max_bytes: None };
         let other = "b".repeat(64).try_into().unwrap();

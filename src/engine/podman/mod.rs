@@ -972,7 +972,7 @@ mod tests {
 
     /// podman-api panics on a name with a space; a name with `?` or `..` requests something else.
     #[test]
-    fn only_plain_names_are_put_into_a_request() {
+    fn name_with_unsafe_characters_is_refused() {
         for good in ["v", "ostler-6f1c_x.y-work", "0"] {
             assert!(plain("try", good).is_ok(), "{good}");
         }
@@ -983,7 +983,7 @@ mod tests {
 
     /// podman-api returns a failed pull as a success whose report contains an error.
     #[test]
-    fn a_pull_ends_with_an_image_or_with_the_registrys_words() {
+    fn image_pull_ends_with_success_or_the_registry_error() {
         let report = |stream: &str, id: &str, error: &str| LibpodImagesPullReport {
             stream: Some(stream.to_owned()),
             id: Some(id.to_owned()),
@@ -999,7 +999,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tail_of_a_whole_log_is_cut_by_lines_and_by_bytes() {
+    async fn tail_of_a_whole_log_is_limited_by_lines_and_bytes() {
         let cut = async |pieces: &[&str], lines, max_bytes| {
             let chunk = |piece: &&str| Ok(LogChunk { stderr: false, bytes: piece.as_bytes().to_vec() });
             let log = Box::pin(stream::iter(pieces.iter().map(chunk).collect::<Vec<_>>()));
@@ -1018,7 +1018,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_could_name_an_image_is_put_into_a_request() {
+    fn invalid_image_reference_is_refused() {
         for good in ["busybox", "localhost/a/b:latest", "host:5000/a@sha256:00ff"] {
             assert!(is_image_reference(good), "{good}");
         }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conmon_is_told_by_its_program_and_the_id_it_was_given() {
+    fn conmon_is_recognized_by_program_and_container_id() {
         let container: ContainerId = "ab".repeat(32).try_into().expect("an id");
         let other: ContainerId = "cd".repeat(32).try_into().expect("an id");
         let command =
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_alive_and_no_process_is_not() {
+    fn process_check_finds_own_pid_and_rejects_invalid_pids() {
         assert!(is_alive(i64::from(std::process::id())));
         assert!(!is_alive(0));
         assert!(!is_alive(i64::MAX));

@@ -215,13 +215,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_escaped_can_change_the_request() {
+    fn url_escaping_encodes_reserved_characters() {
         assert_eq!(escape("/vol/a b?x=1&y#é"), "%2Fvol%2Fa%20b%3Fx%3D1%26y%23%C3%A9");
         assert_eq!(escape("plain-1_2.3~"), "plain-1_2.3~");
     }
 
     #[test]
-    fn a_refusal_says_its_cause_once() {
+    fn podman_error_message_contains_its_cause_once() {
         assert_eq!(words(br#"{"cause":"b","message":"a: b","response":500}"#), "a: b");
         assert_eq!(words(br#"{"cause":"b","message":"a","response":500}"#), "a: b");
         assert_eq!(words(b"plain words\n"), "plain words\n");

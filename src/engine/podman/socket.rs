@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_named_socket_is_taken_at_its_word() {
+    fn configured_socket_takes_precedence_and_is_not_probed() {
         let host = |name: &str| (name == "CONTAINER_HOST").then(|| "unix:///from/host.sock".to_owned());
         let found = |configured| find(configured, host, 0).unwrap().path().to_owned();
         assert_eq!(found(Some("unix:///configured.sock")), Path::new("/configured.sock"));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_no_local_socket_is_refused_and_says_whose_it_is() {
+    fn invalid_socket_address_error_names_its_source() {
         for address in ["ssh://box/run/podman.sock", "tcp://localhost:8080", "unix://relative", "/bare"] {
             let host = |name: &str| (name == "CONTAINER_HOST").then(|| address.to_owned());
             let said = find(None, host, 0).unwrap_err().to_string();
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_socket_is_looked_for_in_the_runtime_directory() {
+    fn user_socket_is_found_in_the_runtime_directory() {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("podman/podman.sock");
         std::fs::create_dir(socket.parent().unwrap()).unwrap();
@@ -207,13 +207,13 @@ mod tests {
     }
 
     #[test]
-    fn root_looks_at_the_systems_socket_only() {
+    fn root_uses_only_the_system_socket() {
         let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| "/run/user/0".to_owned());
         assert_eq!(usual_paths(environment, 0), [Path::new("/run/podman/podman.sock")]);
     }
 
     #[test]
-    fn commands_name_the_socket_in_use_and_its_owners_systemctl() {
+    fn start_command_names_the_socket_and_its_systemd_scope() {
         let start = |path: &str| SocketAddress(path.into()).commands().start;
         let user = start("/run/user/1000/podman/podman.sock");
         assert!(user.contains("`systemctl --user enable --now podman.socket`"), "{user}");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_socket_the_error_says_what_was_tried_and_what_to_do() {
+    fn missing_socket_error_lists_tried_paths_and_commands() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("podman/podman.sock");
         std::fs::create_dir(file.parent().unwrap()).unwrap();

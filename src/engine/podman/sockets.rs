@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_found_by_the_port_they_are_connected_to() {
+    fn clients_are_detected_by_the_port_they_connect_to() {
         let own = BTreeSet::from(["7".to_owned()]);
         let port = 0x5208;
         for (line, expected) in [
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_others_can_reach_counts_inside_a_container() {
+    fn container_sockets_count_only_if_not_loopback() {
         for (address, reachable) in [
             ("00000000", true),
             ("0100007F", false),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn own_connections_are_told_from_those_of_others() {
+    fn own_connections_are_not_counted_as_clients() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();

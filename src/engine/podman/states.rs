@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_of_podman_has_a_decided_meaning() {
+    fn every_podman_state_has_a_defined_meaning() {
         let decided = [
             ("configured", "created", false, true),
             ("created", "created", false, true),
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_word_counts_as_running() {
+    fn unknown_podman_state_counts_as_running() {
         for word in ["", "checkpointed", "Improper"] {
             assert_eq!(read(word), ContainerState::Unknown, "{word}");
             assert!(read(word).may_run(), "{word}");
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_is_a_word_of_podman() {
+    fn every_container_state_has_a_podman_name() {
         for state in ContainerState::ALL {
             assert!(STATES.iter().any(|(_, known)| *known == state), "{state:?}");
         }

@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_read_in_every_shape() {
+    fn response_text_is_read_from_every_response_form() {
         for (answer, well, text) in [
             (
                 json!({ "result": { "parts": [{ "text": "a" }, { "kind": "data" }, { "text": "b" }] } }),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_read_to_their_end() {
+    fn response_with_long_texts_is_read_to_its_end() {
         for long in ["long words ", r"YmFzZTY0", "é\n\u{1f600}\\\"z\u{7}"].map(|text| text.repeat(30_000)) {
             let parts = json!([{ "text": "a" }, { "text": long }]);
             let message = written(&json!({ "result": { "parts": parts } }));
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_many_parts_are_read_as_far_as_they_go() {
+    fn oversized_response_is_previewed_from_its_beginning() {
         let many = vec![json!({ "text": "é\n\u{1f600}" }); 3_000];
         let message = written(&json!({ "result": { "parts": many } }));
         let error = written(&json!({ "error": { "code": -1, "data": many, "message": "no" } }));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_texts_are_closed() {
+    fn truncated_json_is_closed_into_valid_json() {
         for (cut, value) in [
             (r#"{"a":[1,{"b":"c"#, json!({ "a": [1, { "b": "c" }] })),
             (r#"{"a":[1,{"b":"c\u00"#, json!({ "a": [1, { "b": "c" }] })),

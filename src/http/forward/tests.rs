@@ -102,7 +102,7 @@ async fn next(body: &mut Body) -> Option<Result<String, axum::Error>> {
 }
 
 #[tokio::test]
-async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
+async fn caller_credentials_are_stripped_before_forwarding() {
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let mut request = message();
     for (name, value) in [
@@ -164,7 +164,7 @@ async fn what_proves_who_the_caller_is_never_reaches_the_agent() {
 }
 
 #[tokio::test]
-async fn an_answer_passes_without_what_is_not_the_agents_to_say() {
+async fn response_headers_not_allowed_for_agents_are_stripped() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -191,7 +191,7 @@ async fn an_answer_passes_without_what_is_not_the_agents_to_say() {
 }
 
 #[tokio::test]
-async fn redirects_and_odd_statuses_are_not_passed_on() {
+async fn redirects_and_invalid_statuses_are_not_forwarded() {
     let message = message();
     let (agent, other, (_, forwarder)) = (Agent::new().await, Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -218,7 +218,7 @@ async fn redirects_and_odd_statuses_are_not_passed_on() {
 }
 
 #[tokio::test]
-async fn an_answer_of_http_1_0_is_passed_on_as_http_1_1() {
+async fn http_1_0_response_is_forwarded_as_http_1_1() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -233,7 +233,7 @@ async fn an_answer_of_http_1_0_is_passed_on_as_http_1_1() {
 }
 
 #[tokio::test]
-async fn a_message_is_unsent_when_no_byte_of_it_was_written() {
+async fn message_is_unsent_only_if_no_byte_was_written() {
     let message = message();
     let (_, forwarder) = forwarder();
     let limits = limits();
@@ -254,7 +254,7 @@ async fn a_message_is_unsent_when_no_byte_of_it_was_written() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
+async fn message_is_unsent_if_tls_handshake_is_closed() {
     let message = message();
     let (agent, _, clock, forwarder) = https("agent.invalid").await;
     let (port, limits) = (agent.address().port(), limits());
@@ -269,7 +269,7 @@ async fn a_handshake_that_is_closed_leaves_the_message_unsent() {
 }
 
 #[tokio::test]
-async fn a_port_that_accepts_and_closes_does_not_prove_a_listener() {
+async fn listener_probe_fails_if_port_closes_without_a_response() {
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
     let (proven, ()) = tokio::join!(forwarder.prove(&target, &limits), async {
@@ -290,7 +290,7 @@ async fn a_port_that_accepts_and_closes_does_not_prove_a_listener() {
 }
 
 #[tokio::test]
-async fn server_sent_events_arrive_one_by_one() {
+async fn sse_events_are_forwarded_without_buffering() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -313,7 +313,7 @@ async fn server_sent_events_arrive_one_by_one() {
 }
 
 #[tokio::test]
-async fn one_connection_serves_message_after_message() {
+async fn connection_is_reused_for_consecutive_messages() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -341,7 +341,7 @@ async fn one_connection_serves_message_after_message() {
 }
 
 #[tokio::test]
-async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
+async fn connection_is_reused_if_body_end_is_not_polled() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -364,7 +364,7 @@ async fn a_body_whose_end_nobody_asks_for_still_frees_its_connection() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
+async fn idle_connection_is_not_reused_if_closed_or_expired() {
     let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -395,7 +395,7 @@ async fn a_kept_connection_that_was_closed_or_is_old_is_not_used() {
 }
 
 #[tokio::test]
-async fn a_message_that_may_have_been_read_is_not_sent_again() {
+async fn message_that_may_have_been_read_is_not_resent() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -418,7 +418,7 @@ async fn a_message_that_may_have_been_read_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn who_hangs_up_ends_the_connection_to_the_agent() {
+async fn agent_connection_is_closed_when_caller_disconnects() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -449,7 +449,7 @@ async fn who_hangs_up_ends_the_connection_to_the_agent() {
 }
 
 #[tokio::test]
-async fn an_answer_that_announces_too_much_is_refused_before_anything_is_passed_on() {
+async fn response_with_excessive_content_length_is_refused() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -463,7 +463,7 @@ async fn an_answer_that_announces_too_much_is_refused_before_anything_is_passed_
 }
 
 #[tokio::test]
-async fn an_answer_that_turns_out_too_large_ends_with_an_error() {
+async fn chunked_response_over_the_limit_ends_with_an_error() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), ForwardLimits { response: 10, ..limits() });
@@ -479,7 +479,7 @@ async fn an_answer_that_turns_out_too_large_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_ends_with_an_error() {
+async fn truncated_response_ends_with_an_error() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -494,7 +494,7 @@ async fn an_answer_that_breaks_off_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_told_apart_from_no_answer() {
+async fn refused_connection_is_distinguished_from_missing_response() {
     let message = message();
     let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -536,13 +536,13 @@ async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<Man
 }
 
 #[tokio::test]
-async fn a_silent_agent_is_given_up_after_five_minutes() {
+async fn request_times_out_after_five_minutes_of_silence() {
     let clock = Arc::new(ManualClock::default());
     assert_eq!(given_up(message(), limits(), clock).await, (Overdue::Silent, 300));
 }
 
 #[tokio::test]
-async fn a_sign_of_life_buys_time_up_to_the_whole() {
+async fn agent_activity_extends_request_timeout_up_to_30_minutes() {
     let clock = Arc::new(ManualClock::default());
     let beating = clock.clone();
     let limits = ForwardLimits::new(Arc::new(move || Some(beating.awake())));
@@ -550,7 +550,7 @@ async fn a_sign_of_life_buys_time_up_to_the_whole() {
 }
 
 #[tokio::test]
-async fn a_caller_may_ask_for_less_time_and_not_for_more() {
+async fn caller_may_shorten_but_not_extend_the_timeout() {
     for (wanted, overdue) in [
         ("60", (Overdue::Whole, 60)),
         ("999999999", (Overdue::Silent, 300)),
@@ -566,7 +566,7 @@ async fn a_caller_may_ask_for_less_time_and_not_for_more() {
 }
 
 #[tokio::test]
-async fn an_answer_that_falls_silent_ends_with_an_error() {
+async fn response_that_stalls_ends_with_an_error() {
     let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let (target, limits) = (agent.target(), limits());
@@ -594,7 +594,7 @@ async fn an_answer_that_falls_silent_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn a_name_is_dialled_at_the_address_that_was_judged_whatever_it_says_now() {
+async fn forwarder_dials_the_checked_address_without_resolving_again() {
     let message = message();
     let (agent, (clock, forwarder)) = (Agent::new().await, forwarder());
     let allow = Allow { private: false, loopback: true };
@@ -636,7 +636,7 @@ async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<ManualClock
 }
 
 #[tokio::test]
-async fn an_https_agent_has_to_prove_its_name() {
+async fn https_agent_must_present_a_certificate_for_its_name() {
     let message = message();
     let (agent, acceptor, clock, forwarder) = https("agent.invalid").await;
     let (port, limits) = (agent.address().port(), limits());
@@ -674,7 +674,7 @@ fn completed(text: &str) -> Result<serde_json::Value, NotJson> {
 }
 
 #[test]
-fn a_whole_message_stays_the_same_bytes() {
+fn complete_message_keeps_its_bytes_unchanged() {
     for text in [
         r#"{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"messageId":"m"}}}"#,
         r#" { "jsonrpc" : "2.0", "id":"x", "params":{"message":{"messageId":"m","n":1e999}},"x":1.0 } "#,
@@ -691,7 +691,7 @@ fn a_whole_message_stays_the_same_bytes() {
 }
 
 #[test]
-fn what_a_message_lacks_is_filled_in_and_nothing_else_is_touched() {
+fn missing_message_fields_are_added_and_others_kept() {
     use serde_json::json;
     for (text, expected) in [
         (
@@ -719,7 +719,7 @@ fn what_a_message_lacks_is_filled_in_and_nothing_else_is_touched() {
 }
 
 #[test]
-fn what_is_no_message_is_refused() {
+fn invalid_message_is_refused() {
     for text in [
         "",
         "null",
@@ -742,7 +742,7 @@ fn what_is_no_message_is_refused() {
 }
 
 #[test]
-fn a_message_of_any_depth_is_walked_without_depth() {
+fn deeply_nested_message_does_not_overflow_the_stack() {
     for nested in ["{\"a\":", "["] {
         let (open, close) = (nested.repeat(500_000), if nested == "[" { "]" } else { "}" }.repeat(500_000));
         let text = format!("{{\"params\":{{\"message\":{{\"x\":{open}1{close}}}}}}}");

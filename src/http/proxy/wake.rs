@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_wakes_another_only_so_often_within_an_hour() {
+    fn wakes_per_hour_are_limited_for_each_sender_and_target() {
         let budget = WakeBudget::default();
         let (a, b) = (id(1), id(2));
         let minute = 60_000;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_along_while_it_is_woken_wakes_nobody() {
+    fn sender_that_joins_a_wake_in_progress_uses_no_budget() {
         let budget = WakeBudget::default();
         let (a, b, c) = (id(1), id(2), id(3));
         assert_eq!(budget.begin(Some(a), b, Awake(0), 1), Ok(()));

@@ -117,14 +117,14 @@ mod tests {
     use crate::api::{CreateWorkspace, PatchWorkspace};
 
     #[test]
-    fn keys_of_a_type_are_its_fields() {
+    fn request_keys_are_the_fields_of_the_type() {
         assert!(of::<CreateWorkspace>().contains(&"workspace_dir"));
         assert!(of::<PatchWorkspace>().contains(&"parent_id"));
         assert!(of::<String>().is_empty());
     }
 
     #[test]
-    fn misspelt_keys_are_found_and_foreign_ones_are_not() {
+    fn misspelt_keys_are_detected_and_unrelated_keys_ignored() {
         let known = of::<CreateWorkspace>();
         for (key, meant) in [
             ("nmae", "name"),

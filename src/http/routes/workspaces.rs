@@ -748,7 +748,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn directory_is_writable_by_the_class_of_its_user() {
+    fn directory_access_is_checked_by_the_users_permission_class() {
         let user = User { uid: 1000, gid: 1000 };
         let said = |user, (owner, group, mode), access, service| {
             closed(&Shared { path: "/d", owner, group, mode }, access, user, service)
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn own_directory_of_a_rootless_user_is_closed_to_the_containers_user() {
+    fn rootless_container_user_is_checked_as_another_user() {
         let user = User { uid: 1000, gid: 1000 };
         let said = |user, owner, mode, access| {
             closed(&Shared { path: "/d", owner, group: 1000, mode }, access, user, Some(1000))

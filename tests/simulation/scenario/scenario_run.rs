@@ -144,7 +144,7 @@ fn number(name: &str) -> Option<u64> {
 const SEEDS: u64 = 60;
 
 #[test]
-fn no_life_of_an_installation_breaks_a_promise() {
+fn random_scenarios_violate_no_invariant() {
     let seeds: Vec<u64> = match number("OSTLER_SIM_SEED") {
         Some(seed) => vec![seed],
         None => (0..number("OSTLER_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
@@ -169,7 +169,7 @@ fn no_life_of_an_installation_breaks_a_promise() {
 }
 
 #[test]
-fn the_same_seed_lives_the_same_life_to_the_letter() {
+fn scenario_history_is_identical_for_the_same_seed() {
     for seed in 0..6 {
         let (once, again) = (ScenarioRun::of(seed).live(), ScenarioRun::of(seed).live());
         assert_eq!(once.history, again.history, "seed {seed}");
