@@ -352,12 +352,11 @@ impl Action {
             Self::MarkOffline { .. } => "mark it offline".into(),
             Self::MarkSilent { external: true, .. } => "mark it awaiting_agent".into(),
             Self::MarkSilent { external: false, .. } => "mark it degraded".into(),
-            Self::RestartDegraded { .. } => "restart it".into(),
+            Self::RestartDegraded { .. } | Self::RestartDue { .. } => "restart it".into(),
             Self::TimeOutProvisioning { .. } => "mark its start as timed out".into(),
             Self::Hibernate { .. } => "hibernate it".into(),
             Self::FinishHibernation { .. } => "finish its hibernation".into(),
             Self::FlagWedged { .. } => "flag it as stalled".into(),
-            Self::RestartDue { .. } => "restart it".into(),
             Self::MarkReady { .. } => "mark it online".into(),
         }
     }

@@ -205,7 +205,7 @@ impl OpenFile {
             Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "log not removed: another program is reading the database")
+                    tracing::debug!(%error, "log not removed: another program is reading the database");
                 }
             },
             Ok(false) => tracing::warn!("log not moved into the database: another program is reading it"),

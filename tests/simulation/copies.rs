@@ -40,17 +40,17 @@ const MINUTES: usize = 16;
 /// Name, state and number of starts of a container.
 type Seen = (String, ContainerState, u32);
 
-fn containers(installation: &Installation) -> BTreeMap<ContainerId, Seen> {
-    let state = installation.world.state();
+fn containers(site: &Installation) -> BTreeMap<ContainerId, Seen> {
+    let state = site.world.state();
     state.containers.iter().map(|(id, c)| (id.clone(), (c.name.clone(), c.state, c.starts))).collect()
 }
 
-fn volumes(installation: &Installation) -> Vec<String> {
-    installation.world.state().volumes.keys().cloned().collect()
+fn volumes(site: &Installation) -> Vec<String> {
+    site.world.state().volumes.keys().cloned().collect()
 }
 
-fn recovering(installation: &Installation) -> bool {
-    now_or_panic(installation.eye.registry())
+fn recovering(site: &Installation) -> bool {
+    now_or_panic(site.eye.registry())
         .expect("the store answers")
         .is_some_and(|r| r.recovering_since.is_some())
 }
@@ -64,15 +64,15 @@ fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option
     rows.iter().map(|row| (row.id, of(row))).collect()
 }
 
-fn command(installation: &Installation, rng: &mut Rng, number: usize) {
-    let rows = installation.rows();
+fn command(site: &Installation, rng: &mut Rng, number: usize) {
+    let rows = site.rows();
     if rows.is_empty() || rng.permille(200) {
         let body = json!({ "name": format!("w{number}"), "image": IMAGE });
-        installation.sim.calmly(installation.as_operator("POST", "/workspaces", Some(body)));
+        site.sim.calmly(site.as_operator("POST", "/workspaces", Some(body)));
         return;
     }
     let (method, path, body) = random_command(rng).request(rng.pick(&rows).id);
-    installation.sim.calmly(installation.as_operator(method, &path, body));
+    site.sim.calmly(site.as_operator(method, &path, body));
 }
 
 /// A random command. Not a purge: a restored copy cannot undo that.
@@ -86,75 +86,75 @@ fn random_command(rng: &mut Rng) -> Command {
 }
 
 /// Runs the passes; nothing is approved.
-fn sweep_for_a_while(installation: &Installation) {
+fn sweep_for_a_while(site: &Installation) {
     for _ in 0..MINUTES {
-        installation.all_heartbeat();
-        installation.sweep();
-        installation.sim.quiesce();
-        installation.sim.pass(Duration::from_mins(1));
+        site.all_heartbeat();
+        site.sweep();
+        site.sim.quiesce();
+        site.sim.pass(Duration::from_mins(1));
     }
 }
 
 /// Orders a purge that is not carried out before the copy is made. `None` if every workspace is removed.
-fn order_purge(installation: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
-    let live: Vec<_> = installation.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
+fn order_purge(site: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
+    let live: Vec<_> = site.rows().into_iter().filter(|row| row.status != Status::Removed).collect();
     if live.is_empty() {
         return None;
     }
     let id = rng.pick(&live).id;
-    let removed = now_or_panic(installation.eye.remove_workspace(id, true, true, installation.sim.now()));
+    let removed = now_or_panic(site.eye.remove_workspace(id, true, true, site.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     Some(id)
 }
 
 /// Removes everything without a purge, and checks that all of it can be undeleted.
-fn removals_keep_volumes(installation: &Installation) -> Result<(), String> {
-    let before = volumes(installation);
-    for row in installation.rows().into_iter().filter(|row| row.status != Status::Removed) {
+fn removals_keep_volumes(site: &Installation) -> Result<(), String> {
+    let before = volumes(site);
+    for row in site.rows().into_iter().filter(|row| row.status != Status::Removed) {
         let (method, path, body) = Command::Remove.request(row.id);
-        installation.sim.calmly(installation.as_operator(method, &path, body));
+        site.sim.calmly(site.as_operator(method, &path, body));
     }
-    sweep_for_a_while(installation);
-    let after = volumes(installation);
+    sweep_for_a_while(site);
+    let after = volumes(site);
     let lost: Vec<_> = before.iter().filter(|volume| !after.contains(volume)).collect();
     if lost.is_empty() { Ok(()) } else { Err(format!("a removal without purge deleted {lost:?} for good")) }
 }
 
 fn run(seed: u64) -> Result<(), String> {
     let mut rng = Rng::new(seed, 40);
-    let mut installation = Installation::new(seed, TaskOrder::Seeded);
+    let mut site = Installation::new(seed, TaskOrder::Seeded);
     for number in 0..3 + rng.below(4) {
-        installation.online(&format!("first-{number}"));
+        site.online(&format!("first-{number}"));
     }
     for number in 0..rng.below(4) {
-        command(&installation, &mut rng, number);
+        command(&site, &mut rng, number);
     }
-    installation.sim.quiesce();
-    let undone = rng.one_in(3).then(|| order_purge(&installation, &mut rng)).flatten();
-    let copy = installation.disk.copy().expect("a database in memory is copied");
+    site.sim.quiesce();
+    let undone = rng.one_in(3).then(|| order_purge(&site, &mut rng)).flatten();
+    let copy = site.disk.copy().expect("a database in memory is copied");
     for random_command in [Command::Undelete, Command::Recreate] {
         if let Some((method, path, body)) = undone.map(|id| random_command.request(id)) {
-            installation.sim.calmly(installation.as_operator(method, &path, body));
+            site.sim.calmly(site.as_operator(method, &path, body));
         }
     }
     for number in 0..=rng.below(4) {
-        command(&installation, &mut rng, 100 + number);
+        command(&site, &mut rng, 100 + number);
     }
-    installation.sim.quiesce();
+    site.sim.quiesce();
     if rng.one_in(3) {
-        let (method, path, body) = random_command(&mut rng).request(rng.pick(&installation.rows()).id);
-        let asking = installation.as_operator(method, &path, body);
-        installation.sim.spawn(Owner::Daemon, async move { drop(asking.await) });
+        let (method, path, body) = random_command(&mut rng).request(rng.pick(&site.rows()).id);
+        let asking = site.as_operator(method, &path, body);
+        site.sim.spawn(Owner::Daemon, async move { drop(asking.await) });
         for _ in 0..rng.below(30) {
-            installation.sim.run_ready();
-            let Some(next) = installation.sim.held().first().copied() else { break };
-            installation.sim.take(next.id);
+            site.sim.run_ready();
+            let Some(next) = site.sim.held().first().copied() else { break };
+            site.sim.take(next.id);
         }
     }
     if rng.one_in(4) {
-        installation.crash(|_| false);
-        installation.establish();
-        return if recovering(&installation) {
+        site.crash(|_| false);
+        site.establish();
+        return if recovering(&site) {
             Err("after a kill alone the registry takes itself for an older one".into())
         } else {
             Ok(())
@@ -163,50 +163,45 @@ fn run(seed: u64) -> Result<(), String> {
     let then = decided(
         &now_or_panic(Store::staged(&copy, Arc::new(AtOnce)).workspaces(Scope::Any)).expect("it answers"),
     );
-    let now = decided(&installation.rows());
-    installation.put_back(copy);
-    let before = (containers(&installation), volumes(&installation));
-    if then != now && !recovering(&installation) {
+    let now = decided(&site.rows());
+    site.put_back(copy);
+    let before = (containers(&site), volumes(&site));
+    if then != now && !recovering(&site) {
         return Err(format!("nothing says that the registry is older: {then:?}, and it was {now:?}"));
     }
-    sweep_for_a_while(&installation);
-    let after = (containers(&installation), volumes(&installation));
-    if recovering(&installation) && after != before {
+    sweep_for_a_while(&site);
+    let after = (containers(&site), volumes(&site));
+    if recovering(&site) && after != before {
         return Err(format!("while it was recovering, {before:?} became {after:?}"));
     }
 
     for _ in 0..4 {
-        let unknown = installation
-            .calmly(|ops| async move { ops.unknown().await })
-            .map_err(|error| error.to_string())?;
+        let unknown =
+            site.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
         // Of an interrupted creation, only volumes may be left; there is nothing to make a row from.
         let adoptable =
             |request: &AdoptRequest| request.known.is_some() || request.contents.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
             let named = format!("{request:?}");
-            let adopted = installation.calmly(|ops| async move { ops.adopt(request).await });
+            let adopted = site.calmly(|ops| async move { ops.adopt(request).await });
             if let Err(error) = adopted {
                 // An operator has to decide about a parent whose children are up.
-                let id = installation
-                    .rows()
-                    .into_iter()
-                    .find(|row| named.contains(&row.id.to_string()))
-                    .map(|row| row.id);
+                let id =
+                    site.rows().into_iter().find(|row| named.contains(&row.id.to_string())).map(|row| row.id);
                 let Some(id) = id else { return Err(format!("{named} is not adopted: {error}")) };
                 let (method, path, body) = Command::Stop.request(id);
-                installation.sim.calmly(installation.as_operator(method, &path, body));
+                site.sim.calmly(site.as_operator(method, &path, body));
             }
         }
-        installation
-            .calmly(|ops| async move { ops.end_recovery_if_settled(true).await })
+        site.calmly(|ops| async move { ops.end_recovery_if_settled(true).await })
             .map_err(|error| error.to_string())?;
     }
-    if recovering(&installation) {
+    if recovering(&site) {
         return Err("everything was adopted, and the recovery does not end".into());
     }
-    let before = containers(&installation);
-    sweep_for_a_while(&installation);
-    let after = containers(&installation);
+    let before = containers(&site);
+    sweep_for_a_while(&site);
+    let after = containers(&site);
     for (id, (name, state, _)) in before.iter().filter(|(_, (_, state, _))| state.may_run()) {
         let Some((_, now, _)) = after.get(id) else {
             return Err(format!("{name} is gone, which was {state:?}"));
@@ -215,20 +210,18 @@ fn run(seed: u64) -> Result<(), String> {
             return Err(format!("{name} ran when all was adopted, and is {now:?}"));
         }
     }
-    for row in installation.rows() {
-        let Some(container) = installation.container(row.id).filter(|container| container.state.may_run())
-        else {
+    for row in site.rows() {
+        let Some(container) = site.container(row.id).filter(|container| container.state.may_run()) else {
             continue;
         };
         let token = token_of(container.held_token.as_deref());
-        let token_owner =
-            token.and_then(|token| installation.eye.token_subject(&token.digest(), installation.sim.now()));
+        let token_owner = token.and_then(|token| site.eye.token_subject(&token.digest(), site.sim.now()));
         if !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == row.id)
         {
             return Err(format!("{} is {}, and the token of its process is dead", row.name, row.status));
         }
     }
-    removals_keep_volumes(&installation)
+    removals_keep_volumes(&site)
 }
 
 /// Runs the scenario of a seed; `Err` describes the violation.
@@ -246,109 +239,103 @@ fn restored_older_database_stops_and_starts_no_container() {
 }
 
 /// Adopts everything; returns the items and whether the registry is still recovering.
-fn adopt_all(installation: &Installation) -> (Vec<Value>, bool) {
-    let (status, answer) =
-        installation.sim.calmly(installation.as_operator("POST", "/adopt", Some(json!({ "all": true }))));
+fn adopt_all(site: &Installation) -> (Vec<Value>, bool) {
+    let (status, answer) = site.sim.calmly(site.as_operator("POST", "/adopt", Some(json!({ "all": true }))));
     assert_eq!(status, 200, "{answer}");
     (answer["items"].as_array().unwrap().clone(), answer["recovering"].as_bool().unwrap())
 }
 
 /// Replaces the label that describes the container; returns its previous value.
-fn relabel(installation: &Installation, id: WorkspaceId, label: &str) -> String {
-    let mut state = installation.world.state();
+fn relabel(site: &Installation, id: WorkspaceId, label: &str) -> String {
+    let mut state = site.world.state();
     let container = state.containers.values_mut().find(|container| container.name.contains(&id.to_string()));
     container.unwrap().spec.labels.insert(LABEL_SPEC.into(), label.into()).unwrap()
 }
 
 #[test]
 fn recovery_continues_while_a_container_cannot_be_adopted() {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
-    let id = installation.add_unknown();
-    let label = relabel(&installation, id, "unreadable");
-    let ready = || installation.sim.calmly(installation.as_operator("GET", "/ready", None));
+    let site = Installation::new(1, TaskOrder::AsWoken);
+    let id = site.add_unknown();
+    let label = relabel(&site, id, "unreadable");
+    let ready = || site.sim.calmly(site.as_operator("GET", "/ready", None));
     assert_eq!(ready(), (200, json!({ "status": "ready" })));
-    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
-    let (items, recovering_still) = adopt_all(&installation);
+    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    let (items, recovering_still) = adopt_all(&site);
     assert_eq!(items[0]["adopted"], false, "{items:#?}");
     assert_eq!(ready(), (200, json!({ "status": "ready", "recovering": true })));
-    let before = containers(&installation);
-    sweep_for_a_while(&installation);
-    assert_eq!(
-        containers(&installation),
-        before,
-        "what could not be adopted was stopped and moved to the trash"
-    );
-    assert!(recovering_still && recovering(&installation), "the recovery ended");
+    let before = containers(&site);
+    sweep_for_a_while(&site);
+    assert_eq!(containers(&site), before, "what could not be adopted was stopped and moved to the trash");
+    assert!(recovering_still && recovering(&site), "the recovery ended");
 
-    relabel(&installation, id, &label);
-    let (items, recovering_still) = adopt_all(&installation);
+    relabel(&site, id, &label);
+    let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&true.into(), false), "{items:#?}");
-    sweep_for_a_while(&installation);
-    assert_eq!(containers(&installation), before, "what was adopted runs on");
+    sweep_for_a_while(&site);
+    assert_eq!(containers(&site), before, "what was adopted runs on");
 }
 
 #[test]
 fn recovery_ends_when_only_volumes_are_left() {
-    let installation = Installation::new(2, TaskOrder::AsWoken);
-    installation.add_unknown();
-    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
-    installation.world.state().containers.clear();
-    let (items, recovering_still) = adopt_all(&installation);
+    let site = Installation::new(2, TaskOrder::AsWoken);
+    site.add_unknown();
+    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    site.world.state().containers.clear();
+    let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&false.into(), false), "{items:#?}");
 }
 
-fn drifted(installation: &Installation, id: WorkspaceId) -> bool {
-    let (_, effective) =
-        installation.sim.calmly(installation.as_operator("GET", &format!("/workspaces/{id}"), None));
+fn drifted(site: &Installation, id: WorkspaceId) -> bool {
+    let (_, effective) = site.sim.calmly(site.as_operator("GET", &format!("/workspaces/{id}"), None));
     effective["drifted"].as_bool().unwrap_or_else(|| panic!("{effective}"))
 }
 
-fn set_tier(installation: &Installation, id: WorkspaceId, tier: u8) {
+fn set_tier(site: &Installation, id: WorkspaceId, tier: u8) {
     let body = json!({ "tier": tier });
     let (status, answer) =
-        installation.sim.calmly(installation.as_operator("PATCH", &format!("/workspaces/{id}"), Some(body)));
+        site.sim.calmly(site.as_operator("PATCH", &format!("/workspaces/{id}"), Some(body)));
     assert_eq!(status, 200, "{answer}");
 }
 
-fn command_to(installation: &Installation, id: WorkspaceId, random_command: Command) {
+fn command_to(site: &Installation, id: WorkspaceId, random_command: Command) {
     let (method, path, body) = random_command.request(id);
-    let (status, answer) = installation.sim.calmly(installation.as_operator(method, &path, body));
+    let (status, answer) = site.sim.calmly(site.as_operator(method, &path, body));
     assert!(status < 300, "{random_command:?}: {answer}");
-    installation.sim.quiesce();
+    site.sim.quiesce();
 }
 
 #[test]
 fn workspace_rebuilt_from_labels_shows_drift_after_a_change() {
-    let installation = Installation::new(3, TaskOrder::AsWoken);
-    let id = installation.add_unknown();
-    adopt_all(&installation);
-    assert!(!drifted(&installation, id), "nothing was changed");
-    set_tier(&installation, id, 3);
-    assert!(drifted(&installation, id), "its container is still of the tier before");
-    command_to(&installation, id, Command::Stop);
-    command_to(&installation, id, Command::Start);
-    assert!(drifted(&installation, id), "a start keeps the container");
+    let site = Installation::new(3, TaskOrder::AsWoken);
+    let id = site.add_unknown();
+    adopt_all(&site);
+    assert!(!drifted(&site, id), "nothing was changed");
+    set_tier(&site, id, 3);
+    assert!(drifted(&site, id), "its container is still of the tier before");
+    command_to(&site, id, Command::Stop);
+    command_to(&site, id, Command::Start);
+    assert!(drifted(&site, id), "a start keeps the container");
 }
 
 #[test]
 fn adopted_container_of_a_known_row_shows_drift() {
-    let mut installation = Installation::new(4, TaskOrder::AsWoken);
-    let (kept, made) = (installation.online("kept"), installation.online("made"));
-    command_to(&installation, kept, Command::Stop);
-    let copy = installation.disk.copy().unwrap();
-    command_to(&installation, kept, Command::Start);
-    set_tier(&installation, made, 3);
-    command_to(&installation, made, Command::Recreate);
-    installation.put_back(copy);
-    let (items, _) = adopt_all(&installation);
+    let mut site = Installation::new(4, TaskOrder::AsWoken);
+    let (kept, made) = (site.online("kept"), site.online("made"));
+    command_to(&site, kept, Command::Stop);
+    let copy = site.disk.copy().unwrap();
+    command_to(&site, kept, Command::Start);
+    set_tier(&site, made, 3);
+    command_to(&site, made, Command::Recreate);
+    site.put_back(copy);
+    let (items, _) = adopt_all(&site);
     assert!(items.len() == 2 && items.iter().all(|item| item["adopted"] == true), "{items:#?}");
     let says_so = |name: &str| {
         let item = items.iter().find(|item| item["name"] == name).unwrap();
         item["detail"].as_str().unwrap().contains("ostler show")
     };
     assert!(says_so("made") && !says_so("kept"), "{items:#?}");
-    assert!(!drifted(&installation, kept), "it is the container that the row knows");
-    assert!(drifted(&installation, made), "it was made from what the copy does not know");
-    set_tier(&installation, kept, 3);
-    assert!(drifted(&installation, kept), "what its container was made from was forgotten");
+    assert!(!drifted(&site, kept), "it is the container that the row knows");
+    assert!(drifted(&site, made), "it was made from what the copy does not know");
+    set_tier(&site, kept, 3);
+    assert!(drifted(&site, kept), "what its container was made from was forgotten");
 }

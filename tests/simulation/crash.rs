@@ -48,13 +48,13 @@ struct Scenario {
 }
 
 /// Begins a command, and sets `over` when it was answered.
-fn begin<T, F>(installation: &Installation, over: Arc<AtomicBool>, order: impl FnOnce(Ops) -> F)
+fn begin<T, F>(site: &Installation, over: Arc<AtomicBool>, order: impl FnOnce(Ops) -> F)
 where
     T: Debug + Send + 'static,
     F: Future<Output = OpResult<T>> + Send + 'static,
 {
-    let work = order(installation.daemon.ops.clone());
-    installation.sim.spawn(Owner::Daemon, async move {
+    let work = order(site.daemon.ops.clone());
+    site.sim.spawn(Owner::Daemon, async move {
         let answer = work.await;
         assert!(answer.is_ok(), "undisturbed, it is carried out: {}", outcome_text(&answer));
         over.store(true, Ordering::Relaxed);
@@ -62,9 +62,9 @@ where
 }
 
 /// Begins a run of a pass on a snapshot of its own; the run must find work.
-fn begin_pass(installation: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
-    let sweeper = Arc::clone(&installation.daemon.sweeper);
-    installation.sim.spawn(Owner::Daemon, async move {
+fn begin_pass(site: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
+    let sweeper = Arc::clone(&site.daemon.sweeper);
+    site.sim.spawn(Owner::Daemon, async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
         assert!(!run.actions.is_empty(), "there is work for the pass: {run:?}");
@@ -73,23 +73,23 @@ fn begin_pass(installation: &Installation, over: Arc<AtomicBool>, pass: &'static
 }
 
 /// Takes one step. `false` when nothing is left to happen.
-fn step(installation: &Installation) -> bool {
-    installation.sim.run_ready();
-    if let Some(next) = installation.sim.held().first() {
-        installation.sim.take(next.id);
+fn step(site: &Installation) -> bool {
+    site.sim.run_ready();
+    if let Some(next) = site.sim.held().first() {
+        site.sim.take(next.id);
         return true;
     }
-    installation.sim.fire_next_timer()
+    site.sim.fire_next_timer()
 }
 
 /// Runs the scenario undisturbed and counts its steps.
 fn count_steps(scenario: &Scenario) -> usize {
-    let mut installation = Installation::new(7, TaskOrder::AsWoken);
-    let id = (scenario.prepare)(&mut installation);
+    let mut site = Installation::new(7, TaskOrder::AsWoken);
+    let id = (scenario.prepare)(&mut site);
     let over = Arc::new(AtomicBool::new(false));
-    (scenario.begin)(&installation, id, Arc::clone(&over));
+    (scenario.begin)(&site, id, Arc::clone(&over));
     let mut steps = 0;
-    while step(&installation) {
+    while step(&site) {
         steps += 1;
     }
     assert!(over.load(Ordering::Relaxed), "{}: it comes to its end", scenario.name);
@@ -98,27 +98,27 @@ fn count_steps(scenario: &Scenario) -> usize {
 
 /// Kills the daemon after so many steps, and checks that the next start recovers.
 fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<(), String> {
-    let mut installation = Installation::new(7, TaskOrder::AsWoken);
-    let mut witness = Witness::of(&installation);
-    let id = (scenario.prepare)(&mut installation);
-    witness.check(&installation)?;
-    (scenario.begin)(&installation, id, Arc::default());
+    let mut site = Installation::new(7, TaskOrder::AsWoken);
+    let mut witness = Witness::of(&site);
+    let id = (scenario.prepare)(&mut site);
+    witness.check(&site)?;
+    (scenario.begin)(&site, id, Arc::default());
     for _ in 0..steps {
-        step(&installation);
-        witness.check(&installation)?;
+        step(&site);
+        witness.check(&site)?;
     }
-    installation.sim.run_ready();
+    site.sim.run_ready();
     if let InFlight::Done = in_flight {
-        for held in installation.sim.held() {
-            installation.sim.take(held.id);
+        for held in site.sim.held() {
+            site.sim.take(held.id);
         }
     }
-    installation.crash(|_| false);
-    witness.check(&installation)?;
-    installation.converge();
-    witness.check(&installation)?;
-    at_rest(&installation)?;
-    let end = now_or_panic(installation.eye.workspace(id)).expect("the store answers").map(|row| row.status);
+    site.crash(|_| false);
+    witness.check(&site)?;
+    site.converge();
+    witness.check(&site)?;
+    at_rest(&site)?;
+    let end = now_or_panic(site.eye.workspace(id)).expect("the store answers").map(|row| row.status);
     if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("it ends {end:?}")) }
 }
 
@@ -141,20 +141,20 @@ const ONLINE: Option<Status> = Some(Status::Online);
 const PAUSED: Option<Status> = Some(Status::Paused);
 const REMOVED: Option<Status> = Some(Status::Removed);
 
-fn online(installation: &mut Installation) -> WorkspaceId {
-    installation.online("w")
+fn online(site: &mut Installation) -> WorkspaceId {
+    site.online("w")
 }
 
-fn paused(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.online("w");
-    installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+fn paused(site: &mut Installation) -> WorkspaceId {
+    let id = site.online("w");
+    site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
     id
 }
 
-fn removed(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.online("w");
-    installation.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
-    installation.sim.quiesce();
+fn removed(site: &mut Installation) -> WorkspaceId {
+    let id = site.online("w");
+    site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
+    site.sim.quiesce();
     id
 }
 
@@ -162,15 +162,15 @@ fn removed(installation: &mut Installation) -> WorkspaceId {
 fn create_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "create",
-        prepare: |installation| {
+        prepare: |site| {
             // The id it will get: a create's first random value.
             let copy = Installation::new(7, TaskOrder::AsWoken);
             let id = copy.online("w");
-            assert!(installation.rows().is_empty());
+            assert!(site.rows().is_empty());
             id
         },
-        begin: |installation, _, over| {
-            begin(installation, over, |ops| async move { ops.create(request("w", IMAGE)).await });
+        begin: |site, _, over| {
+            begin(site, over, |ops| async move { ops.create(request("w", IMAGE)).await });
         },
         ends: &[None, ONLINE],
     });
@@ -181,9 +181,7 @@ fn start_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "start",
         prepare: paused,
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.start(id, false).await })
-        },
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.start(id, false).await }),
         ends: &[PAUSED, ONLINE],
     });
 }
@@ -192,14 +190,12 @@ fn start_converges_after_a_kill_at_any_step() {
 fn start_without_its_container_converges_after_a_kill() {
     kill_between_any_two_steps(&Scenario {
         name: "start without a container",
-        prepare: |installation| {
-            let id = paused(installation);
-            installation.remove_container(id);
+        prepare: |site| {
+            let id = paused(site);
+            site.remove_container(id);
             id
         },
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.start(id, false).await })
-        },
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.start(id, false).await }),
         ends: &[PAUSED, ONLINE],
     });
 }
@@ -209,7 +205,7 @@ fn stop_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "stop",
         prepare: online,
-        begin: |installation, id, over| begin(installation, over, |ops| async move { ops.stop(id).await }),
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.stop(id).await }),
         ends: &[ONLINE, PAUSED],
     });
 }
@@ -219,7 +215,7 @@ fn restart_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "restart",
         prepare: online,
-        begin: |installation, id, over| begin(installation, over, |ops| async move { ops.restart(id).await }),
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.restart(id).await }),
         // Stopped and not started yet, it is restarted within the restart budget.
         ends: &[ONLINE],
     });
@@ -230,9 +226,7 @@ fn recreate_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "recreate",
         prepare: online,
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.recreate(id).await })
-        },
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.recreate(id).await }),
         ends: &[ONLINE],
     });
 }
@@ -242,8 +236,8 @@ fn remove_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "remove",
         prepare: online,
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.remove(id, false, false).await });
+        begin: |site, id, over| {
+            begin(site, over, |ops| async move { ops.remove(id, false, false).await });
         },
         ends: &[ONLINE, REMOVED],
     });
@@ -254,8 +248,8 @@ fn purge_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "remove --purge",
         prepare: online,
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.remove(id, false, true).await });
+        begin: |site, id, over| {
+            begin(site, over, |ops| async move { ops.remove(id, false, true).await });
         },
         ends: &[ONLINE, REMOVED],
     });
@@ -266,9 +260,7 @@ fn undelete_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "undelete",
         prepare: removed,
-        begin: |installation, id, over| {
-            begin(installation, over, |ops| async move { ops.undelete(id, None, false).await })
-        },
+        begin: |site, id, over| begin(site, over, |ops| async move { ops.undelete(id, None, false).await }),
         ends: &[REMOVED, PAUSED],
     });
 }
@@ -277,9 +269,9 @@ fn undelete_converges_after_a_kill_at_any_step() {
 fn adoption_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "adopt",
-        prepare: |installation| installation.add_unknown(),
-        begin: |installation, _, over| {
-            begin(installation, over, |ops| async move {
+        prepare: |site| site.add_unknown(),
+        begin: |site, _, over| {
+            begin(site, over, |ops| async move {
                 let (unknown, _) = ops.unknown().await?.remove(0);
                 ops.adopt(unknown).await
             });
@@ -302,10 +294,9 @@ pub(crate) const WORK: [(&str, MakeWork); 6] = [
     ("empty_trash", work_for_empty_trash),
 ];
 
-fn work_for_reap_removed(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.online("w");
-    let removed =
-        now_or_panic(installation.eye.remove_workspace(id, false, false, installation.sim.now())).unwrap();
+fn work_for_reap_removed(site: &mut Installation) -> WorkspaceId {
+    let id = site.online("w");
+    let removed = now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now())).unwrap();
     assert!(matches!(removed, RemoveResult::Removed { removed, .. } if removed == [id]));
     id
 }
@@ -315,16 +306,16 @@ fn reap_removed_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_removed",
         prepare: work_for_reap_removed,
-        begin: |installation, _, over| begin_pass(installation, over, "reap_removed"),
+        begin: |site, _, over| begin_pass(site, over, "reap_removed"),
         ends: &[REMOVED],
     });
 }
 
-fn work_for_reap_unknown(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.add_unknown();
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(11));
-    installation.snapshot();
+fn work_for_reap_unknown(site: &mut Installation) -> WorkspaceId {
+    let id = site.add_unknown();
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(11));
+    site.snapshot();
     id
 }
 
@@ -333,17 +324,17 @@ fn reap_unknown_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "reap_unknown",
         prepare: work_for_reap_unknown,
-        begin: |installation, _, over| begin_pass(installation, over, "reap_unknown"),
+        begin: |site, _, over| begin_pass(site, over, "reap_unknown"),
         ends: &[None],
     });
 }
 
-fn work_for_revoke_stale_tokens(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.online("w");
-    installation.remove_container(id);
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(6));
-    installation.snapshot();
+fn work_for_revoke_stale_tokens(site: &mut Installation) -> WorkspaceId {
+    let id = site.online("w");
+    site.remove_container(id);
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(6));
+    site.snapshot();
     id
 }
 
@@ -352,7 +343,7 @@ fn revoke_stale_tokens_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "revoke_stale_tokens",
         prepare: work_for_revoke_stale_tokens,
-        begin: |installation, _, over| begin_pass(installation, over, "revoke_stale_tokens"),
+        begin: |site, _, over| begin_pass(site, over, "revoke_stale_tokens"),
         // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
@@ -360,45 +351,41 @@ fn revoke_stale_tokens_converges_after_a_kill_at_any_step() {
 
 /// One of everything that `settle` repairs: a paused workspace that runs, an interrupted creation, a second container,
 /// a half-done restore, and a running container in the trash.
-fn work_for_settle(installation: &mut Installation) -> WorkspaceId {
-    let stirring = installation.online("stirring");
-    installation.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
-    installation.sim.quiesce();
-    let restoring = installation.online("restoring");
-    installation.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
-    installation.sim.quiesce();
-    let recreated = installation.online("recreated");
-    let two = installation.daemon.ops.clone();
-    installation.sim.spawn(Owner::Daemon, async move { drop(two.recreate(recreated).await) });
-    until_taken(installation, "begin start");
-    let made = installation.daemon.ops.clone();
-    installation
-        .sim
-        .spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
-    until_taken(installation, "create workspace");
-    installation.crash(|_| false);
-    let back =
-        now_or_panic(installation.eye.undelete_workspace(restoring, None, false, installation.sim.now()))
-            .unwrap();
+fn work_for_settle(site: &mut Installation) -> WorkspaceId {
+    let stirring = site.online("stirring");
+    site.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
+    site.sim.quiesce();
+    let restoring = site.online("restoring");
+    site.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
+    site.sim.quiesce();
+    let recreated = site.online("recreated");
+    let two = site.daemon.ops.clone();
+    site.sim.spawn(Owner::Daemon, async move { drop(two.recreate(recreated).await) });
+    until_taken(site, "begin start");
+    let made = site.daemon.ops.clone();
+    site.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
+    until_taken(site, "create workspace");
+    site.crash(|_| false);
+    let back = now_or_panic(site.eye.undelete_workspace(restoring, None, false, site.sim.now())).unwrap();
     assert_eq!(
         back,
         UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
-    let paused = installation.online("paused");
-    installation.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
+    let paused = site.online("paused");
+    site.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
     for running in [paused, stirring] {
-        let id = installation.row(running).container.expect("it has one");
-        let mut state = installation.world.state();
+        let id = site.row(running).container.expect("it has one");
+        let mut state = site.world.state();
         state.containers.get_mut(&id).expect("it is there").state = ContainerState::Running;
     }
     paused
 }
 
-fn until_taken(installation: &Installation, label: &str) {
+fn until_taken(site: &Installation, label: &str) {
     loop {
-        installation.sim.run_ready();
-        let next = *installation.sim.held().first().expect("it comes to that");
-        installation.sim.take(next.id);
+        site.sim.run_ready();
+        let next = *site.sim.held().first().expect("it comes to that");
+        site.sim.take(next.id);
         if next.label == label {
             return;
         }
@@ -410,17 +397,17 @@ fn settle_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "settle",
         prepare: work_for_settle,
-        begin: |installation, _, over| begin_pass(installation, over, "settle"),
+        begin: |site, _, over| begin_pass(site, over, "settle"),
         ends: &[PAUSED],
     });
 }
 
-fn work_for_check_containers(installation: &mut Installation) -> WorkspaceId {
-    let id = installation.online("ended");
-    let container = installation.row(id).container.expect("it has one");
-    installation.world.state().kill(&container, 1);
-    installation.snapshot();
-    installation.snapshot();
+fn work_for_check_containers(site: &mut Installation) -> WorkspaceId {
+    let id = site.online("ended");
+    let container = site.row(id).container.expect("it has one");
+    site.world.state().kill(&container, 1);
+    site.snapshot();
+    site.snapshot();
     id
 }
 
@@ -429,15 +416,15 @@ fn check_containers_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "check_containers",
         prepare: work_for_check_containers,
-        begin: |installation, _, over| begin_pass(installation, over, "check_containers"),
+        begin: |site, _, over| begin_pass(site, over, "check_containers"),
         // An unexpected exit leads to a restart.
         ends: &[ONLINE],
     });
 }
 
-fn work_for_empty_trash(installation: &mut Installation) -> WorkspaceId {
-    let id = removed(installation);
-    installation.sim.jump(15 * 24 * 3_600_000);
+fn work_for_empty_trash(site: &mut Installation) -> WorkspaceId {
+    let id = removed(site);
+    site.sim.jump(15 * 24 * 3_600_000);
     id
 }
 
@@ -446,7 +433,7 @@ fn empty_trash_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "empty_trash",
         prepare: work_for_empty_trash,
-        begin: |installation, _, over| begin_pass(installation, over, "empty_trash"),
+        begin: |site, _, over| begin_pass(site, over, "empty_trash"),
         ends: &[REMOVED],
     });
 }

@@ -51,26 +51,21 @@ impl Received {
     }
 }
 
-fn engine(installation: &Installation) -> Arc<dyn Engine> {
-    let (stage, spawn) =
-        (installation.sim.stage(EffectState::Engine, 7), installation.sim.spawner(Owner::Engine));
-    let fake = FakeEngine::connect(Arc::clone(&installation.world), stage, installation.sim.clock(), spawn);
-    Arc::new(Bounded::new(Arc::new(fake), installation.sim.clock(), Deadlines::default()))
+fn engine(site: &Installation) -> Arc<dyn Engine> {
+    let (stage, spawn) = (site.sim.stage(EffectState::Engine, 7), site.sim.spawner(Owner::Engine));
+    let fake = FakeEngine::connect(Arc::clone(&site.world), stage, site.sim.clock(), spawn);
+    Arc::new(Bounded::new(Arc::new(fake), site.sim.clock(), Deadlines::default()))
 }
 
 /// Subscribes without faults or races; the subscription stays active.
-fn listen(
-    installation: &Installation,
-    instance: InstanceId,
-    since: Option<Timestamp>,
-) -> EngineResult<Received> {
-    let engine = engine(installation);
+fn listen(site: &Installation, instance: InstanceId, since: Option<Timestamp>) -> EngineResult<Received> {
+    let engine = engine(site);
     let call =
         async move { engine.container_events(LABEL_INSTANCE, Some(&instance.to_string()), since).await };
-    let mut events = installation.sim.calmly(call)?;
+    let mut events = site.sim.calmly(call)?;
     let received = Received::default();
     let scenario = Arc::clone(&received.0);
-    installation.sim.spawn(Owner::Daemon, async move {
+    site.sim.spawn(Owner::Daemon, async move {
         while let Some(event) = events.next().await {
             let mut scenario = scenario.lock().unwrap();
             match event {
@@ -84,41 +79,41 @@ fn listen(
         }
         scenario.lock().unwrap().over = true;
     });
-    installation.sim.run_ready();
+    site.sim.run_ready();
     Ok(received)
 }
 
 /// An installation with one online workspace.
 fn furnished() -> (Installation, WorkspaceId, ContainerId) {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
-    let workspace = installation.online("heard");
-    let container = installation.row(workspace).container.expect("it has a container");
-    (installation, workspace, container)
+    let site = Installation::new(1, TaskOrder::AsWoken);
+    let workspace = site.online("heard");
+    let container = site.row(workspace).container.expect("it has a container");
+    (site, workspace, container)
 }
 
-fn stop_calmly(installation: &Installation, workspace: WorkspaceId) {
-    installation.calmly(|ops| async move { ops.stop(workspace).await }).expect("it stops");
-    installation.sim.quiesce();
+fn stop_calmly(site: &Installation, workspace: WorkspaceId) {
+    site.calmly(|ops| async move { ops.stop(workspace).await }).expect("it stops");
+    site.sim.quiesce();
 }
 
 #[test]
 fn engine_events_of_every_cause_arrive_in_order() {
-    let (installation, workspace, container) = furnished();
-    let received = listen(&installation, INSTANCE, None).unwrap();
-    stop_calmly(&installation, workspace);
-    installation.world.state().run(&container);
-    installation.world.state().kill(&container, 3);
-    installation.world.state().kill(&container, 4);
-    installation.world.state().run(&container);
-    installation.world.state().remove(&container);
-    installation.sim.quiesce();
+    let (site, workspace, container) = furnished();
+    let received = listen(&site, INSTANCE, None).unwrap();
+    stop_calmly(&site, workspace);
+    site.world.state().run(&container);
+    site.world.state().kill(&container, 3);
+    site.world.state().kill(&container, 4);
+    site.world.state().run(&container);
+    site.world.state().remove(&container);
+    site.sim.quiesce();
     let died = |code| Died { exit_code: Some(code) };
     assert_eq!(received.whats(), [died(143), Started, died(3), Started, died(137), Removed]);
     let scenario = received.0.lock().unwrap();
     assert!(scenario.events.iter().all(|(about, _)| *about == container), "{:?}", scenario.events);
     assert!(scenario.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", scenario.workspaces);
     assert!(
-        scenario.times.is_sorted() && scenario.times.last() <= Some(&installation.sim.now()),
+        scenario.times.is_sorted() && scenario.times.last() <= Some(&site.sim.now()),
         "{:?}",
         scenario.times
     );
@@ -127,45 +122,43 @@ fn engine_events_of_every_cause_arrive_in_order() {
 
 #[test]
 fn event_subscription_receives_only_events_of_its_label() {
-    let (installation, _, _) = furnished();
+    let (site, _, _) = furnished();
     let stranger = InstanceId(Uuid::from_u128(7));
-    let (ours, theirs) =
-        (listen(&installation, INSTANCE, None).unwrap(), listen(&installation, stranger, None).unwrap());
-    installation.online("second");
+    let (ours, theirs) = (listen(&site, INSTANCE, None).unwrap(), listen(&site, stranger, None).unwrap());
+    site.online("second");
     assert_eq!((ours.whats(), theirs.whats()), (vec![Started], vec![]));
 }
 
 #[test]
 fn held_events_arrive_in_order_when_released() {
-    let (installation, _, container) = furnished();
-    let received = listen(&installation, INSTANCE, None).unwrap();
-    installation.world.state().kill(&container, 1);
-    installation.world.state().run(&container);
-    installation.sim.run_ready();
+    let (site, _, container) = furnished();
+    let received = listen(&site, INSTANCE, None).unwrap();
+    site.world.state().kill(&container, 1);
+    site.world.state().run(&container);
+    site.sim.run_ready();
     assert_eq!(received.whats(), [], "it is under way");
-    let held = installation.sim.held();
+    let held = site.sim.held();
     assert!(held.iter().all(|held| held.label == "container_event" && held.side == 7), "{held:?}");
     // Releases the later one first: on one connection, the older event is delivered first regardless.
-    installation.sim.take(held.last().expect("two are held").id);
-    installation.sim.run_ready();
+    site.sim.take(held.last().expect("two are held").id);
+    site.sim.run_ready();
     assert_eq!(received.whats(), [Died { exit_code: Some(1) }]);
-    installation.sim.quiesce();
+    site.sim.quiesce();
     assert_eq!(received.whats().len(), 2);
 }
 
 #[test]
 fn event_subscription_replays_events_since_a_given_time() {
-    let (installation, _, container) = furnished();
-    installation.sim.idle(Duration::from_secs(5));
-    let before = installation.sim.now();
-    installation.world.state().kill(&container, 1);
-    installation.sim.idle(Duration::from_secs(5));
-    let between = installation.sim.now();
-    installation.world.state().run(&container);
-    let received =
-        [None, Some(before), Some(between)].map(|since| listen(&installation, INSTANCE, since).unwrap());
-    installation.world.state().kill(&container, 2);
-    installation.sim.quiesce();
+    let (site, _, container) = furnished();
+    site.sim.idle(Duration::from_secs(5));
+    let before = site.sim.now();
+    site.world.state().kill(&container, 1);
+    site.sim.idle(Duration::from_secs(5));
+    let between = site.sim.now();
+    site.world.state().run(&container);
+    let received = [None, Some(before), Some(between)].map(|since| listen(&site, INSTANCE, since).unwrap());
+    site.world.state().kill(&container, 2);
+    site.sim.quiesce();
     let died = |code| Died { exit_code: Some(code) };
     assert_eq!(received[0].whats(), [died(2)]);
     assert_eq!(received[1].whats(), [died(1), Started, died(2)]);
@@ -174,20 +167,20 @@ fn event_subscription_replays_events_since_a_given_time() {
 
 #[test]
 fn injected_faults_lose_duplicate_and_delay_events() {
-    let (installation, _, container) = furnished();
-    let received = listen(&installation, INSTANCE, None).unwrap();
+    let (site, _, container) = furnished();
+    let received = listen(&site, INSTANCE, None).unwrap();
     let late = EventFault::Late(Duration::from_secs(30));
     let mut faults = vec![EventFault::None, EventFault::Twice, late, EventFault::Lost];
-    installation.world.inject_into_events(move |_| faults.pop().unwrap_or(EventFault::None));
+    site.world.inject_into_events(move |_| faults.pop().unwrap_or(EventFault::None));
     for code in 1..=3 {
-        installation.world.state().kill(&container, code);
-        installation.world.state().run(&container);
+        site.world.state().kill(&container, code);
+        site.world.state().run(&container);
     }
-    installation.sim.pass(Duration::from_secs(29));
+    site.sim.pass(Duration::from_secs(29));
     let died = |code| Died { exit_code: Some(code) };
     // Lost: the first death. Late: the first start. Duplicated: the second death.
     assert_eq!(received.whats(), [died(2), died(2), Started, died(3), Started]);
-    installation.sim.pass(Duration::from_secs(1));
+    site.sim.pass(Duration::from_secs(1));
     assert_eq!(received.whats().last(), Some(&Started));
     assert_eq!(received.whats().len(), 6);
 }
@@ -195,84 +188,83 @@ fn injected_faults_lose_duplicate_and_delay_events() {
 #[test]
 fn event_stream_delivers_nothing_after_its_end() {
     for kind in [Some(ErrorKind::Unreachable), None] {
-        let (installation, _, container) = furnished();
-        let [all, one] = [(), ()].map(|()| listen(&installation, INSTANCE, None).unwrap());
+        let (site, _, container) = furnished();
+        let [all, one] = [(), ()].map(|()| listen(&site, INSTANCE, None).unwrap());
         let mut first = true;
-        installation.world.inject_into_events(move |_| {
+        site.world.inject_into_events(move |_| {
             if std::mem::take(&mut first) { EventFault::End(kind) } else { EventFault::None }
         });
-        installation.world.state().kill(&container, 1);
-        installation.sim.quiesce();
+        site.world.state().kill(&container, 1);
+        site.sim.quiesce();
         assert_eq!((all.end(), all.whats()), ((true, kind), vec![]));
         assert_eq!((one.end(), one.whats().len()), ((false, None), 1));
-        installation.world.state().run(&container);
-        installation.world.end_events(kind);
-        installation.world.state().kill(&container, 2);
-        installation.sim.quiesce();
+        site.world.state().run(&container);
+        site.world.end_events(kind);
+        site.world.state().kill(&container, 2);
+        site.sim.quiesce();
         assert_eq!(one.end(), (true, kind));
         assert_eq!(one.whats().len(), 2, "what was under way arrives, what comes later does not");
-        assert_eq!(installation.world.state().listeners(), 0);
+        assert_eq!(site.world.state().listeners(), 0);
     }
 }
 
 #[test]
 fn refused_or_unanswered_event_subscription_fails() {
-    let (installation, _, container) = furnished();
+    let (site, _, container) = furnished();
     for (fault, kind) in
         [(Fault::Before(ErrorKind::Unreachable), ErrorKind::Unreachable), (Fault::Lost, ErrorKind::TimedOut)]
     {
-        installation
-            .world
+        site.world
             .inject(move |call| if call.method == "container_events" { fault.clone() } else { Fault::None });
-        let error = listen(&installation, INSTANCE, None).map(drop).unwrap_err();
+        let error = listen(&site, INSTANCE, None).map(drop).unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
     }
-    installation.world.heal();
-    let received = listen(&installation, INSTANCE, None).unwrap();
-    installation.world.state().kill(&container, 1);
-    installation.sim.quiesce();
+    site.world.heal();
+    let received = listen(&site, INSTANCE, None).unwrap();
+    site.world.state().kill(&container, 1);
+    site.sim.quiesce();
     assert_eq!(received.whats().len(), 1);
 }
 
 /// The deadline applies to the answer, not to the stream after it.
 #[test]
 fn event_stream_stays_open_without_events() {
-    let (installation, _, container) = furnished();
-    let received = listen(&installation, INSTANCE, None).unwrap();
-    installation.sim.pass(Duration::from_hours(24));
+    let (site, _, container) = furnished();
+    let received = listen(&site, INSTANCE, None).unwrap();
+    site.sim.pass(Duration::from_hours(24));
     assert_eq!(received.end(), (false, None));
-    installation.world.state().kill(&container, 1);
-    installation.sim.quiesce();
+    site.world.state().kill(&container, 1);
+    site.sim.quiesce();
     assert_eq!(received.whats().len(), 1);
 }
 
 #[test]
 fn event_subscription_ends_when_the_daemon_is_killed() {
-    let (mut installation, _, container) = furnished();
-    let received = listen(&installation, INSTANCE, None).unwrap();
-    assert_eq!(installation.world.state().listeners(), 1);
-    installation.crash(|_| true);
-    assert_eq!(installation.world.state().listeners(), 0);
-    installation.world.state().kill(&container, 1);
-    assert!(installation.sim.held().is_empty(), "nobody is told");
+    let (mut site, _, container) = furnished();
+    let received = listen(&site, INSTANCE, None).unwrap();
+    assert_eq!(site.world.state().listeners(), 1);
+    site.crash(|_| true);
+    assert_eq!(site.world.state().listeners(), 0);
+    site.world.state().kill(&container, 1);
+    assert!(site.sim.held().is_empty(), "nobody is told");
     assert_eq!(received.whats(), []);
 }
 
 #[test]
 fn log_tail_is_limited_in_lines_and_bytes() {
-    let (installation, _, container) = furnished();
+    let (site, _, container) = furnished();
     let line = |stderr, text: &str| LogChunk { stderr, bytes: text.as_bytes().to_vec() };
     let written = vec![line(false, "one\n"), line(true, "two\x1b[0m\n"), line(false, "drei €\n")];
-    installation.world.state().logs.insert(container.clone(), written);
+    site.world.state().logs.insert(container.clone(), written);
     let tail = |lines, max_bytes| {
-        let (engine, container) = (engine(&installation), container.clone());
-        installation.sim.calmly(async move { log_tail(&*engine, &container, lines, max_bytes).await })
+        let (engine, container) = (engine(&site), container.clone());
+        site.sim.calmly(async move { log_tail(&*engine, &container, lines, max_bytes).await })
     };
     assert_eq!(tail(10, 100).unwrap(), "one\ntwo[0m\ndrei €\n");
     assert_eq!(tail(2, 100).unwrap(), "two[0m\ndrei €\n");
     assert_eq!(tail(2, 4).unwrap(), "€\n");
     assert_eq!(tail(2, 3).unwrap(), "\n");
     assert_eq!(tail(0, 100).unwrap(), "");
-    installation.world.state().remove(&container);
+    site.world.state().remove(&container);
     assert_eq!(tail(10, 100).unwrap_err().kind, ErrorKind::Absent);
 }

@@ -34,30 +34,29 @@ const SCENES: [Scene; 5] = [
 /// Longer than every grace.
 const MINUTES: usize = 16;
 
-fn give_command(installation: &Installation, command: Command, id: WorkspaceId) -> u16 {
+fn give_command(site: &Installation, command: Command, id: WorkspaceId) -> u16 {
     let (method, path, body) = command.request(id);
-    let (status, _answer) = installation.sim.calmly(installation.as_operator(method, &path, body));
-    installation.sim.quiesce();
+    let (status, _answer) = site.sim.calmly(site.as_operator(method, &path, body));
+    site.sim.quiesce();
     status
 }
 
-fn some_online(installation: &Installation, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
-    (0..=rng.below(most)).map(|number| installation.online(&format!("w{number}"))).collect()
+fn some_online(site: &Installation, most: usize, rng: &mut Rng) -> Vec<WorkspaceId> {
+    (0..=rng.below(most)).map(|number| site.online(&format!("w{number}"))).collect()
 }
 
 /// Runs all passes for a while; no heartbeats, and nothing is approved.
-fn sweep_for_a_while(installation: &Installation) {
+fn sweep_for_a_while(site: &Installation) {
     for _ in 0..MINUTES {
-        installation.sweep();
-        installation.sim.quiesce();
-        installation.sim.pass(Duration::from_mins(1));
+        site.sweep();
+        site.sim.quiesce();
+        site.sim.pass(Duration::from_mins(1));
     }
 }
 
-fn nothing_is_held(installation: &Installation) -> Result<(), String> {
+fn nothing_is_held(site: &Installation) -> Result<(), String> {
     for pass in ostler::sweep::all() {
-        if let Some(plan) = now_or_panic(installation.eye.held_plan(pass.name())).expect("the store answers")
-        {
+        if let Some(plan) = now_or_panic(site.eye.held_plan(pass.name())).expect("the store answers") {
             return Err(format!("{} is held: {}", pass.name(), plan.reason));
         }
     }
@@ -66,11 +65,11 @@ fn nothing_is_held(installation: &Installation) -> Result<(), String> {
 
 /// A stop command stops the row's own container, found by id and labels, whatever its name.
 fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let installation = Installation::new(seed, TaskOrder::Seeded);
-    let ids = some_online(&installation, 3, rng);
+    let site = Installation::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&site, 3, rng);
     let id = rng.pick(&ids);
-    let container = installation.row(id).container.ok_or("it has no container")?;
-    installation.world.state().rename(&container, "bob");
+    let container = site.row(id).container.ok_or("it has no container")?;
+    site.world.state().rename(&container, "bob");
     let command = rng.pick(&[
         Command::Stop,
         Command::HibernateAnyway,
@@ -78,85 +77,85 @@ fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
         Command::Recreate,
         Command::Remove,
     ]);
-    let answer = give_command(&installation, command, id);
-    let row = installation.row(id);
-    let runs = installation.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
+    let answer = give_command(&site, command, id);
+    let row = site.row(id);
+    let runs = site.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
         return Err(format!("{command:?} was answered {answer}, the row is {}, and bob runs", row.status));
     }
-    installation.try_to_converge()?;
-    at_rest(&installation)
+    site.try_to_converge()?;
+    at_rest(&site)
 }
 
 /// Only a user ends the silence caused by `podman pause`.
 fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let installation = Installation::new(seed, TaskOrder::Seeded);
-    some_online(&installation, 2, rng);
-    let id = installation.create_online(request("frozen", IMAGE));
-    let row = installation.row(id);
+    let site = Installation::new(seed, TaskOrder::Seeded);
+    some_online(&site, 2, rng);
+    let id = site.create_online(request("frozen", IMAGE));
+    let row = site.row(id);
     let container = row.container.clone().ok_or("it has no container")?;
-    installation.world.state().freeze(&container, true);
-    sweep_for_a_while(&installation);
-    let now = installation.row(id);
+    site.world.state().freeze(&container, true);
+    sweep_for_a_while(&site);
+    let now = site.row(id);
     if now.container != row.container || now.incarnation != row.incarnation {
         return Err(format!("it was started anew: {} in incarnation {}", now.status, now.incarnation));
     }
-    let state = installation.world.state().containers.get(&container).map(|c| c.state);
+    let state = site.world.state().containers.get(&container).map(|c| c.state);
     if state != Some(ContainerState::Paused) {
         return Err(format!("its container was paused by hand, and is {state:?}"));
     }
-    give_command(&installation, Command::Stop, id);
-    installation.try_to_converge()?;
-    at_rest(&installation)
+    give_command(&site, Command::Stop, id);
+    site.try_to_converge()?;
+    at_rest(&site)
 }
 
 /// `podman volume prune` deletes the sentinel; a container that the registry knows identifies the engine as well.
 fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let installation = Installation::new(seed, TaskOrder::Seeded);
-    let ids = some_online(&installation, 3, rng);
-    let pruned = installation.world.state().prune_volumes();
+    let site = Installation::new(seed, TaskOrder::Seeded);
+    let ids = some_online(&site, 3, rng);
+    let pruned = site.world.state().prune_volumes();
     let id = rng.pick(&ids);
     let command = rng.pick(&[Command::Stop, Command::Restart, Command::Recreate]);
-    let answer = give_command(&installation, command, id);
+    let answer = give_command(&site, command, id);
     if answer >= 400 {
         return Err(format!("{pruned:?} was pruned, and {command:?} was refused: {answer}"));
     }
-    let sweeper = Arc::clone(&installation.daemon.sweeper);
-    let snapshot = installation.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let snapshot = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
     snapshot.map_err(|untrusted| format!("{pruned:?} was pruned: {untrusted}"))?;
-    installation.try_to_converge()?;
-    at_rest(&installation)
+    site.try_to_converge()?;
+    at_rest(&site)
 }
 
 /// Stopping what rows forbid is not destructive, in any number: it needs no approval.
 fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let installation = Installation::new(seed, TaskOrder::Seeded);
+    let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
-    let ids: Vec<_> = (0..many).map(|number| installation.online(&format!("w{number}"))).collect();
+    let ids: Vec<_> = (0..many).map(|number| site.online(&format!("w{number}"))).collect();
     for id in &ids {
-        give_command(&installation, Command::Stop, *id);
-        let container = installation.row(*id).container.ok_or("it has no container")?;
-        installation.world.state().run(&container);
+        give_command(&site, Command::Stop, *id);
+        let container = site.row(*id).container.ok_or("it has no container")?;
+        site.world.state().run(&container);
     }
-    sweep_for_a_while(&installation);
-    nothing_is_held(&installation)?;
-    let runs = ids.iter().filter(|id| installation.container(**id).is_some_and(|c| c.state.may_run()));
+    sweep_for_a_while(&site);
+    nothing_is_held(&site)?;
+    let runs = ids.iter().filter(|id| site.container(**id).is_some_and(|c| c.state.may_run()));
     match runs.count() {
-        0 => at_rest(&installation),
+        0 => at_rest(&site),
         left => Err(format!("{left} of {many} containers of paused workspaces run on")),
     }
 }
 
 /// A cause that silences all agents at once does not restart them all.
 fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
-    let installation = Installation::new(seed, TaskOrder::Seeded);
+    let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
     let ids: Vec<_> =
-        (0..many).map(|number| installation.create_online(request(&format!("w{number}"), IMAGE))).collect();
-    let first = ids.iter().map(|id| installation.row(*id).incarnation).max();
-    sweep_for_a_while(&installation);
+        (0..many).map(|number| site.create_online(request(&format!("w{number}"), IMAGE))).collect();
+    let first = ids.iter().map(|id| site.row(*id).incarnation).max();
+    sweep_for_a_while(&site);
     let restarted: BTreeSet<_> =
-        ids.iter().filter(|id| Some(installation.row(**id).incarnation) > first).copied().collect();
+        ids.iter().filter(|id| Some(site.row(**id).incarnation) > first).copied().collect();
     let limit = breaker::limit(many);
     if restarted.len() > limit {
         return Err(format!(

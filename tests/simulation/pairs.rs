@@ -108,7 +108,7 @@ impl Scene {
 
 /// Two operations, both begun, without a step taken.
 struct Pair {
-    installation: Installation,
+    site: Installation,
     workspace: WorkspaceId,
     witness: RefCell<Witness>,
     broken: RefCell<Option<Broken>>,
@@ -116,21 +116,21 @@ struct Pair {
 
 impl Pair {
     fn begin(scene: Scene) -> Self {
-        let mut installation = Installation::new(1, TaskOrder::AsWoken);
-        let mut witness = Witness::of(&installation);
-        let workspace = prepare(&mut installation, scene.from, scene.has(&[Act::StaleHeartbeat]));
+        let mut site = Installation::new(1, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&site);
+        let workspace = prepare(&mut site, scene.from, scene.has(&[Act::StaleHeartbeat]));
         let Prepared { id, token_owner, stale } = workspace;
-        installation.sim.pass(LONG);
-        let broken = witness.check(&installation).err();
+        site.sim.pass(LONG);
+        let broken = witness.check(&site).err();
         witness.left_rest.clear();
         for act in scene.acts {
-            start(&installation, id, act, token_owner, stale);
+            start(&site, id, act, token_owner, stale);
         }
-        Self { installation, workspace: id, witness: RefCell::new(witness), broken: RefCell::new(broken) }
+        Self { site, workspace: id, witness: RefCell::new(witness), broken: RefCell::new(broken) }
     }
 
     fn snapshot(&self) {
-        let seen = self.witness.borrow_mut().check(&self.installation).err();
+        let seen = self.witness.borrow_mut().check(&self.site).err();
         let mut broken = self.broken.borrow_mut();
         if broken.is_none() {
             *broken = seen;
@@ -139,12 +139,10 @@ impl Pair {
 
     /// A fingerprint of the state: everything that the further course depends on.
     fn end(&self) -> String {
-        let row = self.installation.row(self.workspace);
-        let begun = self.installation.daemon.ops.has_begun(row.id, row.incarnation);
-        let live = now_or_panic(self.installation.eye.live_tokens(row.id, self.installation.sim.now()))
-            .unwrap()
-            .len();
-        let state = self.installation.world.state();
+        let row = self.site.row(self.workspace);
+        let begun = self.site.daemon.ops.has_begun(row.id, row.incarnation);
+        let live = now_or_panic(self.site.eye.live_tokens(row.id, self.site.sim.now())).unwrap().len();
+        let state = self.site.world.state();
         let containers: Vec<_> = state
             .containers
             .values()
@@ -157,18 +155,18 @@ impl Pair {
 
     /// Runs to rest and checks it. States that were seen before are not run again.
     fn judge(&self, scene: Scene, ends: &mut BTreeSet<String>) -> Result<(), Broken> {
-        self.installation.sim.quiesce();
+        self.site.sim.quiesce();
         self.snapshot();
         if let Some(broken) = self.broken.borrow_mut().take() {
             return Err(broken);
         }
         if ends.insert(self.end()) {
-            self.installation.converge();
+            self.site.converge();
             self.snapshot();
             if let Some(broken) = self.broken.borrow_mut().take() {
                 return Err(broken);
             }
-            at_rest(&self.installation)?;
+            at_rest(&self.site)?;
             self.has_reached(scene)?;
         }
         let left = &self.witness.borrow().left_rest;
@@ -179,7 +177,7 @@ impl Pair {
     }
 
     fn has_reached(&self, scene: Scene) -> Result<(), Broken> {
-        let status = self.installation.status(self.workspace);
+        let status = self.site.status(self.workspace);
         let roused = scene.has(&[Act::Resume, Act::Restart]);
         let paused = scene.from == Status::Paused || scene.has(&[Act::Pause]);
         let wanted = if scene.has(&[Act::Remove]) {
@@ -199,9 +197,9 @@ impl Pair {
 
 impl Play for Pair {
     fn enabled(&self) -> Vec<Step> {
-        self.installation.sim.run_ready();
-        let held: Vec<_> = self.installation.sim.held().into_iter().map(Step::of).collect();
-        if held.is_empty() && self.installation.sim.next_timer().is_some() {
+        self.site.sim.run_ready();
+        let held: Vec<_> = self.site.sim.held().into_iter().map(Step::of).collect();
+        if held.is_empty() && self.site.sim.next_timer().is_some() {
             return vec![Step::of_time(OPS)];
         }
         held
@@ -209,11 +207,11 @@ impl Play for Pair {
 
     fn take(&self, step: Step) {
         if step.id == 0 {
-            self.installation.sim.fire_next_timer();
+            self.site.sim.fire_next_timer();
         } else {
-            self.installation.sim.take(step.id);
+            self.site.sim.take(step.id);
         }
-        self.installation.sim.run_ready();
+        self.site.sim.run_ready();
         self.snapshot();
     }
 }
@@ -226,58 +224,51 @@ struct Prepared {
     stale: TokenOwner,
 }
 
-fn prepare(installation: &mut Installation, from: Status, twice: bool) -> Prepared {
+fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
     let policy = Policy { hibernation_idle_minutes: Some(10), ..Policy::default() };
-    let id = installation.create_started(CreateRequest { policy, ..request("w", IMAGE) });
-    let stale = installation.token_owner(id).expect("its process runs");
+    let id = site.create_started(CreateRequest { policy, ..request("w", IMAGE) });
+    let stale = site.token_owner(id).expect("its process runs");
     if twice {
-        installation.heartbeat(id, well());
-        installation.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
-        installation.sim.quiesce();
+        site.heartbeat(id, well());
+        site.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
+        site.sim.quiesce();
     }
-    let token_owner = installation.token_owner(id).expect("its process runs");
+    let token_owner = site.token_owner(id).expect("its process runs");
     if from != Status::Provisioning {
-        installation.heartbeat(id, well());
+        site.heartbeat(id, well());
     }
     match from {
         Status::Online | Status::Provisioning => {}
         Status::Degraded => {
-            installation.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+            site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
         }
         Status::Paused => {
-            installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
+            site.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
         }
         Status::Hibernated => {
-            installation.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+            site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
         }
         Status::Offline => {
-            let row = installation.row(id);
-            installation.world.state().kill(&row.container.expect("it has one"), 1);
-            installation
-                .calmly(|ops| async move { ops.order(id, Order::MarkOffline(row.incarnation)).await })
+            let row = site.row(id);
+            site.world.state().kill(&row.container.expect("it has one"), 1);
+            site.calmly(|ops| async move { ops.order(id, Order::MarkOffline(row.incarnation)).await })
                 .unwrap();
         }
         Status::Failed(_) | Status::Hibernating | Status::AwaitingAgent | Status::Removed => {
             unreachable!("nothing begins there")
         }
     }
-    assert_eq!(installation.status(id), from);
+    assert_eq!(site.status(id), from);
     Prepared { id, token_owner, stale }
 }
 
-fn start(installation: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
-    let (ops, sweeper, hearing) = (
-        installation.daemon.ops.clone(),
-        Arc::clone(&installation.daemon.sweeper),
-        installation.daemon.hearing.clone(),
-    );
-    let (clock, world, hand) = (
-        installation.sim.clock(),
-        Arc::clone(&installation.world),
-        installation.sim.stage(EffectState::Engine, AGENTS),
-    );
-    let eye_row = installation.row(id);
-    installation.sim.spawn(Owner::Daemon, async move {
+fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
+    let (ops, sweeper, hearing) =
+        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.hearing.clone());
+    let (clock, world, hand) =
+        (site.sim.clock(), Arc::clone(&site.world), site.sim.stage(EffectState::Engine, AGENTS));
+    let eye_row = site.row(id);
+    site.sim.spawn(Owner::Daemon, async move {
         let sweep = async |pass| {
             let snapshot = sweeper.clock_snapshot();
             sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;

@@ -43,25 +43,25 @@ const READY: Step = Step::of_time(OPS);
 
 /// A command and a sweep, both begun, without a step taken.
 struct Race {
-    installation: Installation,
+    site: Installation,
     workspace: WorkspaceId,
     over: Arc<AtomicBool>,
 }
 
 impl Race {
     fn begin(scene: Scene, change_sweeper: fn(Sweeper) -> Sweeper) -> Self {
-        let installation = Installation::with_sweeper(1, TaskOrder::AsWoken, change_sweeper);
-        let workspace = installation.online("w");
+        let site = Installation::with_sweeper(1, TaskOrder::AsWoken, change_sweeper);
+        let workspace = site.online("w");
         if scene.container_is_gone {
-            installation.remove_container(workspace);
+            site.remove_container(workspace);
         }
         // Two snapshots show its absence, for longer than the grace; the third snapshot is part of the race.
-        installation.snapshot();
-        installation.sim.pass(Duration::from_mins(6));
-        installation.snapshot();
+        site.snapshot();
+        site.sim.pass(Duration::from_mins(6));
+        site.snapshot();
         let over = Arc::new(AtomicBool::new(false));
-        let (ops, ended) = (installation.daemon.ops.clone(), Arc::clone(&over));
-        installation.sim.spawn(Owner::Daemon, async move {
+        let (ops, ended) = (site.daemon.ops.clone(), Arc::clone(&over));
+        site.sim.spawn(Owner::Daemon, async move {
             let answer = scene.order.give(&ops, workspace).await;
             assert!(
                 matches!(answer, Ok(Applied::Done(_))),
@@ -70,29 +70,28 @@ impl Race {
             );
             ended.store(true, Ordering::Relaxed);
         });
-        let sweeper = Arc::clone(&installation.daemon.sweeper);
-        installation.sim.spawn(Owner::Daemon, async move {
+        let sweeper = Arc::clone(&site.daemon.sweeper);
+        site.sim.spawn(Owner::Daemon, async move {
             let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
             sweeper.run(&*pass_named("revoke_stale_tokens"), &snapshot, Mode::Apply).await;
         });
-        Self { installation, workspace, over }
+        Self { site, workspace, over }
     }
 
     /// Whether the workspace's process runs and holds a token that the store accepts.
     fn holder_has_a_live_token(&self) -> bool {
-        let row = self.installation.row(self.workspace);
-        let container = self.installation.container(self.workspace);
+        let row = self.site.row(self.workspace);
+        let container = self.site.container(self.workspace);
         row.status == Status::Online
             && container.is_some_and(|container| {
-                container.state.may_run()
-                    && is_live(&self.installation, &row, container.held_token.as_deref())
+                container.state.may_run() && is_live(&self.site, &row, container.held_token.as_deref())
             })
     }
 
     /// Whether the sweep revoked a token.
     fn swept(&self) -> bool {
-        let events = now_or_panic(self.installation.eye.newest_events(Some(self.workspace), 50))
-            .expect("the store answers");
+        let events =
+            now_or_panic(self.site.eye.newest_events(Some(self.workspace), 50)).expect("the store answers");
         events.iter().any(|event| event.event_type == "TOKENS_REVOKED")
     }
 }
@@ -100,24 +99,24 @@ impl Race {
 impl Play for Race {
     /// The possible next steps: at most one of either side.
     fn enabled(&self) -> Vec<Step> {
-        self.installation.sim.run_ready();
-        let held = self.installation.sim.held();
+        self.site.sim.run_ready();
+        let held = self.site.sim.held();
         let next = |side| held.iter().find(|seen| seen.side == side).copied();
         assert!(held.len() <= 2, "each side waits for one thing at a time: {held:?}");
         // Only the readiness watch waits for time alone; the deadline of a call is further away.
         let ready = (next(OPS).is_none() && self.over.load(Ordering::Relaxed)).then_some(READY);
-        let ready = ready.filter(|_| self.installation.sim.next_timer() == Some(Duration::from_secs(2)));
+        let ready = ready.filter(|_| self.site.sim.next_timer() == Some(Duration::from_secs(2)));
         next(OPS).map(Step::of).or(ready).into_iter().chain(next(SWEEPS).map(Step::of)).collect()
     }
 
     fn take(&self, step: Step) {
         if step == READY {
-            self.installation.sim.fire_next_timer();
+            self.site.sim.fire_next_timer();
             return;
         }
-        let held = self.installation.sim.held();
+        let held = self.site.sim.held();
         let held = held.iter().find(|seen| seen.side == step.side).expect("it is still held");
-        self.installation.sim.take(held.id);
+        self.site.sim.take(held.id);
     }
 }
 

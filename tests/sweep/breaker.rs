@@ -29,159 +29,146 @@ use crate::simulation::{
     installation::{IMAGE, Installation, now_or_panic, request, well},
 };
 
-fn token_is_live(installation: &Installation, id: WorkspaceId) -> bool {
-    let live = now_or_panic(installation.eye.live_tokens(id, installation.sim.now())).unwrap();
+fn token_is_live(site: &Installation, id: WorkspaceId) -> bool {
+    let live = now_or_panic(site.eye.live_tokens(id, site.sim.now())).unwrap();
     live.iter().any(|token| token.kind == TokenKind::Instance)
 }
 
 /// Removes their containers and waits longer than the grace.
-fn lose(installation: &Installation, ids: &[WorkspaceId]) {
+fn lose(site: &Installation, ids: &[WorkspaceId]) {
     for id in ids {
-        installation.remove_container(*id);
+        site.remove_container(*id);
     }
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(6));
-    installation.snapshot();
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(6));
+    site.snapshot();
 }
 
-fn held(installation: &Installation, pass: &'static str) -> ostler::domain::ids::PlanId {
-    let outcome = installation.run(pass).outcome;
+fn held(site: &Installation, pass: &'static str) -> ostler::domain::ids::PlanId {
+    let outcome = site.run(pass).outcome;
     let Outcome::Held { plan, .. } = outcome else { panic!("{pass} is held, and not {outcome:?}") };
     plan
 }
 
 #[test]
 fn approval_releases_only_the_actions_of_its_held_plan() {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
-    let all: Vec<_> = (0..9).map(|n| installation.online(&format!("w{n}"))).collect();
+    let site = Installation::new(1, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..9).map(|n| site.online(&format!("w{n}"))).collect();
     let (four, others) = (&all[..4], &all[4..8]);
-    lose(&installation, four);
-    let plan = held(&installation, "revoke_stale_tokens");
-    assert!(four.iter().all(|id| token_is_live(&installation, *id)), "nothing of a held plan is done");
-    assert_eq!(held(&installation, "revoke_stale_tokens"), plan, "the same plan keeps its id");
-    let at = installation.sim.now();
-    let approved =
-        now_or_panic(installation.eye.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
+    lose(&site, four);
+    let plan = held(&site, "revoke_stale_tokens");
+    assert!(four.iter().all(|id| token_is_live(&site, *id)), "nothing of a held plan is done");
+    assert_eq!(held(&site, "revoke_stale_tokens"), plan, "the same plan keeps its id");
+    let at = site.sim.now();
+    let approved = now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
     assert!(matches!(approved, Approval::Approved(_)));
-    lose(&installation, others);
-    let run = installation.run("revoke_stale_tokens");
-    assert!(four.iter().all(|id| !token_is_live(&installation, *id)), "what was approved is done: {run:#?}");
-    assert!(
-        others.iter().all(|id| token_is_live(&installation, *id)),
-        "what was not listed is not: {run:#?}"
-    );
-    assert_ne!(held(&installation, "revoke_stale_tokens"), plan, "it waits for an approval of its own");
+    lose(&site, others);
+    let run = site.run("revoke_stale_tokens");
+    assert!(four.iter().all(|id| !token_is_live(&site, *id)), "what was approved is done: {run:#?}");
+    assert!(others.iter().all(|id| token_is_live(&site, *id)), "what was not listed is not: {run:#?}");
+    assert_ne!(held(&site, "revoke_stale_tokens"), plan, "it waits for an approval of its own");
 }
 
 #[test]
 fn approval_stays_valid_until_the_whole_plan_is_done() {
-    let installation = Installation::new(2, TaskOrder::AsWoken);
-    let all: Vec<_> = (0..18).map(|n| installation.online(&format!("w{n}"))).collect();
+    let site = Installation::new(2, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..18).map(|n| site.online(&format!("w{n}"))).collect();
     let (twelve, others) = (&all[..12], &all[12..17]);
-    lose(&installation, twelve);
-    let plan = held(&installation, "revoke_stale_tokens");
-    now_or_panic(installation.eye.approve_plan("revoke_stale_tokens".into(), plan, installation.sim.now()))
-        .unwrap();
+    lose(&site, twelve);
+    let plan = held(&site, "revoke_stale_tokens");
+    now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, site.sim.now())).unwrap();
     // Other workspaces, which were not approved, become due too. Each run takes only a limited number of actions.
-    lose(&installation, others);
+    lose(&site, others);
     for _ in 0..3 {
-        installation.run("revoke_stale_tokens");
+        site.run("revoke_stale_tokens");
     }
-    assert!(
-        twelve.iter().all(|id| !token_is_live(&installation, *id)),
-        "all that was approved is done in the end"
-    );
-    assert!(others.iter().all(|id| token_is_live(&installation, *id)), "and nothing else");
+    assert!(twelve.iter().all(|id| !token_is_live(&site, *id)), "all that was approved is done in the end");
+    assert!(others.iter().all(|id| token_is_live(&site, *id)), "and nothing else");
 }
 
 #[test]
 fn unknown_container_is_reaped_in_recovery_only_if_approved() {
-    let installation = Installation::new(3, TaskOrder::AsWoken);
-    installation.add_unknown();
-    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was lost".into())).unwrap();
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(11));
-    installation.snapshot();
-    let plan = held(&installation, "reap_unknown");
-    assert_eq!(now_or_panic(installation.eye.trash()).unwrap(), Vec::new());
-    now_or_panic(installation.eye.approve_plan("reap_unknown".into(), plan, installation.sim.now())).unwrap();
-    installation.run("reap_unknown");
-    assert_eq!(now_or_panic(installation.eye.trash()).unwrap().len(), 1, "a person decided");
+    let site = Installation::new(3, TaskOrder::AsWoken);
+    site.add_unknown();
+    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(11));
+    site.snapshot();
+    let plan = held(&site, "reap_unknown");
+    assert_eq!(now_or_panic(site.eye.trash()).unwrap(), Vec::new());
+    now_or_panic(site.eye.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
+    site.run("reap_unknown");
+    assert_eq!(now_or_panic(site.eye.trash()).unwrap().len(), 1, "a person decided");
 }
 
 #[test]
 fn second_container_is_stopped_in_recovery_only_if_approved() {
     // A registry restored from a backup may name the older of two containers.
-    let installation = Installation::new(5, TaskOrder::AsWoken);
-    let id = installation.online("agent");
+    let site = Installation::new(5, TaskOrder::AsWoken);
+    let id = site.online("agent");
     let newer = ContainerId::try_from("f".repeat(64)).unwrap();
-    let container = FakeContainer { name: container_name(id, 9), ..installation.container(id).unwrap() };
-    installation.world.state().containers.insert(newer.clone(), container);
-    now_or_panic(installation.eye.begin_recovery(installation.sim.now(), 7, "it was restored".into()))
-        .unwrap();
+    let container = FakeContainer { name: container_name(id, 9), ..site.container(id).unwrap() };
+    site.world.state().containers.insert(newer.clone(), container);
+    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was restored".into())).unwrap();
 
-    let plan = held(&installation, "settle");
-    assert!(
-        installation.world.state().containers[&newer].state.may_run(),
-        "it was stopped before anybody decided"
-    );
-    now_or_panic(installation.eye.approve_plan("settle".into(), plan, installation.sim.now())).unwrap();
-    installation.run("settle");
-    assert!(!installation.world.state().containers[&newer].state.may_run(), "a person decided");
+    let plan = held(&site, "settle");
+    assert!(site.world.state().containers[&newer].state.may_run(), "it was stopped before anybody decided");
+    now_or_panic(site.eye.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
+    site.run("settle");
+    assert!(!site.world.state().containers[&newer].state.may_run(), "a person decided");
 }
 
 /// Runs the agent passes for this time without any heartbeat.
-fn be_silent_for(installation: &Installation, time: Duration) {
-    let until = installation.sim.now() + time;
-    while installation.sim.now() < until {
-        installation.sim.pass(Duration::from_secs(30));
-        installation.run("check_heartbeats");
-        installation.sim.quiesce();
+fn be_silent_for(site: &Installation, time: Duration) {
+    let until = site.sim.now() + time;
+    while site.sim.now() < until {
+        site.sim.pass(Duration::from_secs(30));
+        site.run("check_heartbeats");
+        site.sim.quiesce();
     }
 }
 
 #[test]
 fn restarts_are_held_when_many_agents_are_silent_at_once() {
-    let installation = Installation::new(6, TaskOrder::AsWoken);
-    let all: Vec<_> = (0..5).map(|n| installation.create_online(request(&format!("w{n}"), IMAGE))).collect();
-    be_silent_for(&installation, Duration::from_mins(20));
-    let plan = held(&installation, "check_heartbeats");
+    let site = Installation::new(6, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
+    be_silent_for(&site, Duration::from_mins(20));
+    let plan = held(&site, "check_heartbeats");
     for id in &all {
-        assert_eq!(installation.status(*id), Status::Degraded, "a held plan does not hide that it is silent");
-        assert_eq!(installation.row(*id).incarnation.0, 1, "it was restarted before a user decided");
+        assert_eq!(site.status(*id), Status::Degraded, "a held plan does not hide that it is silent");
+        assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before a user decided");
     }
-    assert_eq!(held(&installation, "check_heartbeats"), plan, "the same plan keeps its id");
-    now_or_panic(installation.eye.approve_plan("check_heartbeats".into(), plan, installation.sim.now()))
-        .unwrap();
-    installation.run("check_heartbeats");
-    installation.sim.quiesce();
-    assert!(all.iter().all(|id| installation.row(*id).incarnation.0 == 2), "a user decided");
+    assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan keeps its id");
+    now_or_panic(site.eye.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
+    site.run("check_heartbeats");
+    site.sim.quiesce();
+    assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "a user decided");
 }
 
 #[test]
 fn restarts_for_missed_heartbeats_count_for_an_hour() {
-    let installation = Installation::new(7, TaskOrder::AsWoken);
-    let all: Vec<_> = (0..5).map(|n| installation.create_online(request(&format!("w{n}"), IMAGE))).collect();
+    let site = Installation::new(7, TaskOrder::AsWoken);
+    let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let beat_of = |ids: &[WorkspaceId]| {
         for id in ids {
-            let _heard = installation.heartbeat(*id, well());
+            let _heard = site.heartbeat(*id, well());
         }
     };
     let (first, others) = all.split_at(3);
     for _ in 0..32 {
-        installation.sim.pass(Duration::from_secs(30));
+        site.sim.pass(Duration::from_secs(30));
         beat_of(others);
-        installation.run("check_heartbeats");
-        installation.sim.quiesce();
+        site.run("check_heartbeats");
+        site.sim.quiesce();
     }
-    assert!(first.iter().all(|id| installation.row(*id).incarnation.0 == 2), "three are within the limit");
-    be_silent_for(&installation, Duration::from_mins(15));
-    held(&installation, "check_heartbeats");
-    assert!(others.iter().all(|id| installation.row(*id).incarnation.0 == 1), "more within the hour are not");
+    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three are within the limit");
+    be_silent_for(&site, Duration::from_mins(15));
+    held(&site, "check_heartbeats");
+    assert!(others.iter().all(|id| site.row(*id).incarnation.0 == 1), "more within the hour are not");
 }
 
-fn restarts_reported(installation: &Installation, id: WorkspaceId) -> usize {
-    let events = now_or_panic(installation.eye.newest_events(Some(id), 500)).unwrap();
+fn restarts_reported(site: &Installation, id: WorkspaceId) -> usize {
+    let events = now_or_panic(site.eye.newest_events(Some(id), 500)).unwrap();
     events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
 }
 
@@ -189,10 +176,10 @@ fn restarts_reported(installation: &Installation, id: WorkspaceId) -> usize {
 #[test]
 fn failed_restart_is_neither_charged_nor_reported() {
     for step in ["inspect_volume", "stop_container"] {
-        let installation = Installation::new(8, TaskOrder::AsWoken);
-        let id = installation.create_online(request("w", IMAGE));
+        let site = Installation::new(8, TaskOrder::AsWoken);
+        let id = site.create_online(request("w", IMAGE));
         let engine_off = Arc::new(AtomicBool::new(true));
-        installation.world.inject({
+        site.world.inject({
             let off = Arc::clone(&engine_off);
             move |call| {
                 // Requests for the sentinel succeed; without it no listing is taken.
@@ -201,61 +188,58 @@ fn failed_restart_is_neither_charged_nor_reported() {
                 if is_refused { Fault::Before(ErrorKind::Other) } else { Fault::None }
             }
         });
-        be_silent_for(&installation, Duration::from_mins(18));
-        assert_eq!(installation.row(id).incarnation.0, 1, "{step}: it was started");
-        assert_eq!(restarts_reported(&installation, id), 0, "{step}: a restart was told that did not happen");
+        be_silent_for(&site, Duration::from_mins(18));
+        assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was started");
+        assert_eq!(restarts_reported(&site, id), 0, "{step}: a restart was told that did not happen");
         engine_off.store(false, Ordering::Relaxed);
-        be_silent_for(&installation, Duration::from_mins(1));
-        assert_eq!(installation.row(id).incarnation.0, 2, "{step}: what did not happen has spent the budget");
-        assert_eq!(restarts_reported(&installation, id), 1, "{step}");
+        be_silent_for(&site, Duration::from_mins(1));
+        assert_eq!(site.row(id).incarnation.0, 2, "{step}: what did not happen has spent the budget");
+        assert_eq!(restarts_reported(&site, id), 1, "{step}");
     }
 }
 
 #[test]
 fn restarts_in_progress_count_against_the_limit() {
-    let installation = Installation::new(9, TaskOrder::AsWoken);
-    installation.world.inject(|call| match call.method {
+    let site = Installation::new(9, TaskOrder::AsWoken);
+    site.world.inject(|call| match call.method {
         "stop_container" => Fault::Slow(Duration::from_secs(15)),
         _ => Fault::None,
     });
-    let all: Vec<_> = (0..6).map(|n| installation.create_online(request(&format!("w{n}"), IMAGE))).collect();
+    let all: Vec<_> = (0..6).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let (first, others) = all.split_at(3);
-    installation.sim.pass(Duration::from_secs(10));
+    site.sim.pass(Duration::from_secs(10));
     for id in others {
-        installation.heartbeat(*id, well());
+        site.heartbeat(*id, well());
     }
-    installation.sim.pass(SILENT_AFTER);
-    installation.run("check_heartbeats");
-    installation.sim.pass(RESTART_SILENT_AFTER.saturating_sub(Duration::from_secs(10)));
-    let begun = installation.run("check_heartbeats");
+    site.sim.pass(SILENT_AFTER);
+    site.run("check_heartbeats");
+    site.sim.pass(RESTART_SILENT_AFTER.saturating_sub(Duration::from_secs(10)));
+    let begun = site.run("check_heartbeats");
     let restarts = begun.actions.iter().filter(|one| one.planned.action.key().starts_with("restart"));
     assert_eq!(restarts.count(), 3, "the first three are due: {begun:#?}");
-    installation.sim.pass(Duration::from_secs(12));
+    site.sim.pass(Duration::from_secs(12));
     assert!(
-        first.iter().all(|id| restarts_reported(&installation, *id) == 0),
+        first.iter().all(|id| restarts_reported(&site, *id) == 0),
         "their old processes are being stopped"
     );
-    held(&installation, "check_heartbeats");
-    installation.sim.quiesce();
-    assert!(first.iter().all(|id| installation.row(*id).incarnation.0 == 2), "three are within the limit");
-    assert!(
-        others.iter().all(|id| installation.row(*id).incarnation.0 == 1),
-        "more at the same time are not"
-    );
+    held(&site, "check_heartbeats");
+    site.sim.quiesce();
+    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three are within the limit");
+    assert!(others.iter().all(|id| site.row(*id).incarnation.0 == 1), "more at the same time are not");
 }
 
 #[test]
 fn concurrent_passes_share_one_breaker_limit() {
-    let installation = Installation::new(4, TaskOrder::AsWoken);
+    let site = Installation::new(4, TaskOrder::AsWoken);
     for _ in 0..3 {
-        installation.add_unknown();
+        site.add_unknown();
     }
-    let all: Vec<_> = (0..4).map(|n| installation.online(&format!("w{n}"))).collect();
-    lose(&installation, &all[..3]);
-    installation.sim.pass(Duration::from_mins(6));
-    installation.snapshot();
-    let sweeper = std::sync::Arc::clone(&installation.daemon.sweeper);
-    let runs = installation.sim.calmly(async move {
+    let all: Vec<_> = (0..4).map(|n| site.online(&format!("w{n}"))).collect();
+    lose(&site, &all[..3]);
+    site.sim.pass(Duration::from_mins(6));
+    site.snapshot();
+    let sweeper = std::sync::Arc::clone(&site.daemon.sweeper);
+    let runs = site.sim.calmly(async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = async |pass| {
             sweeper
@@ -268,7 +252,7 @@ fn concurrent_passes_share_one_breaker_limit() {
         };
         futures_util::future::join(run("revoke_stale_tokens"), run("reap_unknown")).await
     });
-    let hour_ago = installation.sim.now() - Duration::from_hours(1);
-    let hit = now_or_panic(installation.eye.swept_since(hour_ago)).unwrap().len();
+    let hour_ago = site.sim.now() - Duration::from_hours(1);
+    let hit = now_or_panic(site.eye.swept_since(hour_ago)).unwrap().len();
     assert_eq!(hit, 3, "three of seven known workspaces may be hit, by all passes together: {runs:#?}");
 }

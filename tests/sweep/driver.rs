@@ -29,112 +29,103 @@ const TOLERANCE: Duration = Duration::from_millis(250);
 pub(super) fn driven() -> Installation {
     let sim = Sim::new(1, TaskOrder::AsWoken);
     let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    let installation = Installation::with_agents(sim, furnished_world(), true, nobody);
-    installation.watch();
-    installation
+    let site = Installation::with_agents(sim, furnished_world(), true, nobody);
+    site.watch();
+    site
 }
 
-pub(super) fn online(installation: &Installation, name: &str) -> WorkspaceId {
+pub(super) fn online(site: &Installation, name: &str) -> WorkspaceId {
     let made = request(name, IMAGE);
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    installation.sim.pass(Duration::from_secs(4));
-    assert_eq!(installation.status(id), Status::Online, "a plain workspace comes up by itself");
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    site.sim.pass(Duration::from_secs(4));
+    assert_eq!(site.status(id), Status::Online, "a plain workspace comes up by itself");
     id
 }
 
 /// Lets its container exit; returns the due time of the restart.
-fn exits(installation: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestamp {
-    let container = installation.row(id).container.expect("it has a container");
-    installation.world.state().kill(&container, 1);
-    installation.sim.pass(Duration::from_secs(1));
-    let row = installation.row(id);
+fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestamp {
+    let container = site.row(id).container.expect("it has a container");
+    site.world.state().kill(&container, 1);
+    site.sim.pass(Duration::from_secs(1));
+    let row = site.row(id);
     assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
     row.restart_due_at.expect("its restart is due at some time")
 }
 
 /// Asserts that it is restarted within the tolerance around `due`.
-fn restarts_at(
-    installation: &Installation,
-    id: WorkspaceId,
-    due: ostler::domain::time::Timestamp,
-    when: &str,
-) {
-    let before = installation.row(id).incarnation;
-    installation.sim.pass((due - TOLERANCE).since(installation.sim.now()));
-    assert_eq!(
-        installation.row(id).incarnation,
-        before,
-        "{when}: it restarted before its back-off had passed"
-    );
-    installation.sim.pass((due + TOLERANCE).since(installation.sim.now()));
-    assert!(installation.row(id).incarnation > before, "{when}: it was due at {due} and is not restarted");
+fn restarts_at(site: &Installation, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
+    let before = site.row(id).incarnation;
+    site.sim.pass((due - TOLERANCE).since(site.sim.now()));
+    assert_eq!(site.row(id).incarnation, before, "{when}: it restarted before its back-off had passed");
+    site.sim.pass((due + TOLERANCE).since(site.sim.now()));
+    assert!(site.row(id).incarnation > before, "{when}: it was due at {due} and is not restarted");
 }
 
 #[test]
 fn exited_workspace_restarts_when_due_at_any_time_of_the_period() {
     for seconds in (0..60).step_by(4) {
-        let installation = driven();
-        let id = online(&installation, "w");
-        installation.sim.pass(Duration::from_secs(seconds));
-        let due = exits(&installation, id);
-        restarts_at(&installation, id, due, &format!("{seconds} s into the period"));
+        let site = driven();
+        let id = online(&site, "w");
+        site.sim.pass(Duration::from_secs(seconds));
+        let due = exits(&site, id);
+        restarts_at(&site, id, due, &format!("{seconds} s into the period"));
     }
 }
 
 #[test]
 fn crash_loop_keeps_every_backoff() {
-    let installation = driven();
-    let id = online(&installation, "w");
+    let site = driven();
+    let id = online(&site, "w");
     for exit in 1..=4 {
-        let due = exits(&installation, id);
-        restarts_at(&installation, id, due, &format!("after exit {exit}"));
-        installation.sim.pass(Duration::from_secs(3));
+        let due = exits(&site, id);
+        restarts_at(&site, id, due, &format!("after exit {exit}"));
+        site.sim.pass(Duration::from_secs(3));
     }
 }
 
 #[test]
 fn exited_workspaces_restart_when_due_even_if_many_exit() {
-    let installation = driven();
-    let ids: Vec<_> = (0..5).map(|number| online(&installation, &format!("w{number}"))).collect();
-    let due: Vec<_> = ids.iter().map(|id| (*id, exits(&installation, *id))).collect();
+    let site = driven();
+    let ids: Vec<_> = (0..5).map(|number| online(&site, &format!("w{number}"))).collect();
+    let due: Vec<_> = ids.iter().map(|id| (*id, exits(&site, *id))).collect();
     for (id, due) in due {
-        restarts_at(&installation, id, due, "one of five");
+        restarts_at(&site, id, due, "one of five");
     }
 }
 
 #[test]
 fn exited_workspace_restarts_when_due_after_a_daemon_restart() {
     for down in [1, 5, 9] {
-        let mut installation = driven();
-        let id = online(&installation, "w");
-        let due = exits(&installation, id);
-        installation.sim.crash(|_| true);
-        installation.sim.pass(Duration::from_secs(down - 1));
-        installation.start_daemon();
-        installation.watch();
-        restarts_at(&installation, id, due, &format!("the daemon was away for {down} s"));
+        let mut site = driven();
+        let id = online(&site, "w");
+        let due = exits(&site, id);
+        site.sim.crash(|_| true);
+        site.sim.pass(Duration::from_secs(down - 1));
+        site.start_daemon();
+        site.watch();
+        restarts_at(&site, id, due, &format!("the daemon was away for {down} s"));
     }
 }
 
 #[test]
 fn overdue_restart_runs_at_once_after_a_daemon_restart() {
-    let mut installation = driven();
-    let id = online(&installation, "w");
-    exits(&installation, id);
-    let before = installation.row(id).incarnation;
-    installation.sim.crash(|_| true);
-    installation.sim.pass(Duration::from_mins(3));
-    installation.start_daemon();
-    installation.sim.pass(TOLERANCE);
-    assert!(installation.row(id).incarnation > before, "its back-off passed while the daemon was away");
+    let mut site = driven();
+    let id = online(&site, "w");
+    exits(&site, id);
+    let before = site.row(id).incarnation;
+    site.sim.crash(|_| true);
+    site.sim.pass(Duration::from_mins(3));
+    site.start_daemon();
+    site.sim.pass(TOLERANCE);
+    assert!(site.row(id).incarnation > before, "its back-off passed while the daemon was away");
 }
 
 /// A workspace whose agent sends heartbeats.
-fn agent(installation: &Installation, name: &str) -> WorkspaceId {
+fn agent(site: &Installation, name: &str) -> WorkspaceId {
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    installation.sim.pass(Duration::from_secs(1));
-    assert_eq!(installation.heartbeat(id, well()), Some(ReportResult::Noted));
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    site.sim.pass(Duration::from_secs(1));
+    assert_eq!(site.heartbeat(id, well()), Some(ReportResult::Noted));
     id
 }
 
@@ -142,23 +133,23 @@ fn agent(installation: &Installation, name: &str) -> WorkspaceId {
 #[test]
 fn workspace_status_is_unchanged_by_ten_minutes_of_sigstop() {
     for phase in (0..60).step_by(7) {
-        let installation = driven();
-        let ids = [agent(&installation, "one"), agent(&installation, "two")];
-        let plain = online(&installation, "plain");
+        let site = driven();
+        let ids = [agent(&site, "one"), agent(&site, "two")];
+        let plain = online(&site, "plain");
         for _ in 0..8 {
-            installation.sim.pass(Duration::from_secs(20));
-            installation.all_heartbeat();
+            site.sim.pass(Duration::from_secs(20));
+            site.all_heartbeat();
         }
-        installation.sim.pass(Duration::from_secs(phase));
-        installation.sim.freeze(Duration::from_mins(10));
-        installation.sim.pass(Duration::from_secs(15));
-        installation.all_heartbeat();
+        site.sim.pass(Duration::from_secs(phase));
+        site.sim.freeze(Duration::from_mins(10));
+        site.sim.pass(Duration::from_secs(15));
+        site.all_heartbeat();
         for _ in 0..15 {
-            installation.sim.pass(Duration::from_secs(20));
-            installation.all_heartbeat();
+            site.sim.pass(Duration::from_secs(20));
+            site.all_heartbeat();
         }
         for id in ids.into_iter().chain([plain]) {
-            let row = installation.row(id);
+            let row = site.row(id);
             assert_eq!((row.status, row.incarnation.0), (Status::Online, 1), "{phase} s: {}", row.name);
         }
     }
@@ -219,7 +210,7 @@ impl Pass for Probe {
 
 /// A driver that runs only probes.
 struct Probed {
-    installation: Installation,
+    site: Installation,
     handle: DriverHandle,
     wake: Wake,
     records: Vec<Arc<Mutex<Record>>>,
@@ -227,8 +218,8 @@ struct Probed {
 
 impl Probed {
     fn new(sights: &[(&'static str, Requirement)], takes: &[Duration]) -> Self {
-        let installation = Installation::new(1, TaskOrder::AsWoken);
-        let clock = installation.sim.clock();
+        let site = Installation::new(1, TaskOrder::AsWoken);
+        let clock = site.sim.clock();
         let mut records = Vec::new();
         let mut passes: Vec<Arc<dyn Pass>> = Vec::new();
         for (name, requires) in sights {
@@ -238,11 +229,10 @@ impl Probed {
             passes.push(Arc::new(Probe { name, requires: *requires, clock: Arc::clone(&clock), record }));
         }
         let (wake, calls) = Wake::new();
-        let sweeper = Arc::clone(&installation.daemon.sweeper);
-        let (driver, handle) =
-            Driver::new(sweeper, passes, clock, installation.sim.spawner(Owner::Daemon), calls);
-        installation.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
-        Self { installation, handle, wake, records }
+        let sweeper = Arc::clone(&site.daemon.sweeper);
+        let (driver, handle) = Driver::new(sweeper, passes, clock, site.sim.spawner(Owner::Daemon), calls);
+        site.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
+        Self { site, handle, wake, records }
     }
 
     fn one(takes: &[Duration]) -> Self {
@@ -250,14 +240,14 @@ impl Probed {
     }
 
     fn pass(&self, seconds: u64) {
-        self.installation.sim.pass(Duration::from_secs(seconds));
+        self.site.sim.pass(Duration::from_secs(seconds));
     }
 
     /// Requests a run; the returned cell is filled when the run is done.
     fn ask(&self, mode: Mode) -> Arc<Mutex<Option<Vec<Run>>>> {
         let (handle, answer) = (self.handle.clone(), Arc::new(Mutex::new(None)));
         let payload = Arc::clone(&answer);
-        self.installation.sim.spawn(Owner::Daemon, async move {
+        self.site.sim.spawn(Owner::Daemon, async move {
             let runs = handle.run_now(vec!["probe"], mode).await;
             *payload.lock().unwrap() = Some(runs);
         });
@@ -331,7 +321,7 @@ fn wake_up_due_during_a_run_is_served_after_it() {
 fn pass_without_engine_snapshot_does_not_wait_for_the_engine() {
     let probed = Probed::new(&[("store", Requirement::Store), ("engine", Requirement::Engine)], &[]);
     probed.pass(30);
-    probed.installation.world.inject(|call| {
+    probed.site.world.inject(|call| {
         if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
     });
     probed.pass(31);
@@ -346,6 +336,6 @@ fn passes_due_at_the_same_time_share_one_listing() {
     let probed = Probed::new(&[("one", Requirement::Engine), ("two", Requirement::Engine)], &[]);
     probed.pass(61);
     let listings =
-        probed.installation.world.state().log.iter().filter(|call| call.method == "list_containers").count();
+        probed.site.world.state().log.iter().filter(|call| call.method == "list_containers").count();
     assert_eq!(listings, 2, "one listing for both passes at the start, and one at their period");
 }

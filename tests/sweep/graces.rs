@@ -22,21 +22,21 @@ use crate::simulation::{
 #[test]
 fn grace_periods_restart_after_a_clock_jump() {
     for hours in [1, -1] {
-        let installation = Installation::new(1, TaskOrder::AsWoken);
-        let id = installation.online("w");
-        installation.remove_container(id);
-        installation.add_unknown();
-        installation.snapshot();
-        installation.sim.pass(Duration::from_mins(15));
-        installation.sim.jump(hours * 3_600_000);
+        let site = Installation::new(1, TaskOrder::AsWoken);
+        let id = site.online("w");
+        site.remove_container(id);
+        site.add_unknown();
+        site.snapshot();
+        site.sim.pass(Duration::from_mins(15));
+        site.sim.jump(hours * 3_600_000);
         for pass in ["revoke_stale_tokens", "reap_unknown"] {
-            let run = installation.run(pass);
+            let run = site.run(pass);
             assert_eq!(run.actions, Vec::new(), "{pass} acts on a grace that began before the jump");
         }
-        installation.sim.pass(Duration::from_mins(15));
-        installation.snapshot();
+        site.sim.pass(Duration::from_mins(15));
+        site.snapshot();
         assert_eq!(
-            installation.run("reap_unknown").actions.len(),
+            site.run("reap_unknown").actions.len(),
             1,
             "a grace that was watched from end to end counts"
         );
@@ -45,45 +45,45 @@ fn grace_periods_restart_after_a_clock_jump() {
 
 #[test]
 fn grace_period_of_stale_tokens_restarts_with_the_daemon() {
-    let mut installation = Installation::new(2, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    installation.remove_container(id);
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(15));
-    installation.crash(|_| false);
-    assert_eq!(installation.run("revoke_stale_tokens").actions, Vec::new());
+    let mut site = Installation::new(2, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.remove_container(id);
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(15));
+    site.crash(|_| false);
+    assert_eq!(site.run("revoke_stale_tokens").actions, Vec::new());
 }
 
 /// The engine answers but shows none of our objects: another user's engine, another storage, a disk that is not
 /// mounted.
 #[test]
 fn untrusted_listing_blocks_every_action_on_the_engine() {
-    let installation = Installation::new(3, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    installation.remove_container(id);
-    installation.snapshot();
-    installation.sim.pass(Duration::from_mins(15));
-    installation.world.state().volumes.remove(&instance_name(INSTANCE));
-    let before = installation.world.state().log.len();
-    let sweeper = Arc::clone(&installation.daemon.sweeper);
+    let site = Installation::new(3, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.remove_container(id);
+    site.snapshot();
+    site.sim.pass(Duration::from_mins(15));
+    site.world.state().volumes.remove(&instance_name(INSTANCE));
+    let before = site.world.state().log.len();
+    let sweeper = Arc::clone(&site.daemon.sweeper);
     let (driver, handle) = Driver::new(
         Arc::clone(&sweeper),
         ostler::sweep::all(),
-        installation.sim.clock(),
-        installation.sim.spawner(Owner::Daemon),
+        site.sim.clock(),
+        site.sim.spawner(Owner::Daemon),
         ostler::wake::Wake::new().1,
     );
-    installation.sim.spawn(Owner::Daemon, driver.drive(tokio_util::sync::CancellationToken::new()));
-    let runs = installation.sim.calmly(async move { handle.run_now(Vec::new(), Mode::Apply).await });
+    site.sim.spawn(Owner::Daemon, driver.drive(tokio_util::sync::CancellationToken::new()));
+    let runs = site.sim.calmly(async move { handle.run_now(Vec::new(), Mode::Apply).await });
     assert_eq!(runs.len(), ostler::sweep::all().len());
     let sees = |name: &str| pass_named(name).requires() == Requirement::Engine;
     assert!(
         runs.iter().filter(|run| sees(run.pass)).all(|run| matches!(run.outcome, Outcome::Untrusted(_))),
         "{runs:#?}"
     );
-    let refused = installation.calmly(|ops| async move { ops.recreate(id).await });
+    let refused = site.calmly(|ops| async move { ops.recreate(id).await });
     assert!(matches!(refused, Err(OpError::Untrusted(Untrusted::SentinelMissing(_)))), "{refused:?}");
-    let state = installation.world.state();
+    let state = site.world.state();
     assert!(
         state.log[before..]
             .iter()
@@ -92,55 +92,55 @@ fn untrusted_listing_blocks_every_action_on_the_engine() {
         &state.log[before..]
     );
     drop(state);
-    let looked = installation.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    let looked = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
     assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))));
 }
 
 /// `podman volume prune` deletes the sentinel, because no container mounts it.
 #[test]
 fn known_container_identifies_an_engine_without_its_sentinel() {
-    let installation = Installation::new(6, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    let pruned = installation.world.state().prune_volumes();
+    let site = Installation::new(6, TaskOrder::AsWoken);
+    let id = site.online("w");
+    let pruned = site.world.state().prune_volumes();
     assert_eq!(pruned, [instance_name(INSTANCE)]);
-    let recreated = installation.calmly(|ops| async move { ops.recreate(id).await });
+    let recreated = site.calmly(|ops| async move { ops.recreate(id).await });
     assert!(matches!(recreated, Ok(Applied::Done(_))), "{recreated:?}");
-    installation.sim.quiesce();
-    installation.converge();
-    at_rest(&installation).unwrap();
+    site.sim.quiesce();
+    site.converge();
+    at_rest(&site).unwrap();
     // A container that no row and no trash entry knows proves nothing, whatever its labels.
-    let installation = Installation::new(7, TaskOrder::AsWoken);
-    installation.add_unknown();
-    installation.world.state().volumes.remove(&instance_name(INSTANCE));
-    let sweeper = Arc::clone(&installation.daemon.sweeper);
-    let looked = installation.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    let site = Installation::new(7, TaskOrder::AsWoken);
+    site.add_unknown();
+    site.world.state().volumes.remove(&instance_name(INSTANCE));
+    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let looked = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
     assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))), "{looked:?}");
 }
 
 /// Two consecutive listings are required, because one may be taken during a restart.
 #[test]
 fn workspace_is_not_marked_offline_after_a_single_listing() {
-    let installation = Installation::new(4, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    installation.snapshot();
-    let container = installation.row(id).container.expect("it has one");
-    installation.world.state().kill(&container, 1);
-    assert_eq!(installation.run("check_containers").actions, Vec::new());
-    let started = installation.calmly(|ops| async move { ops.start(id, false).await });
+    let site = Installation::new(4, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.snapshot();
+    let container = site.row(id).container.expect("it has one");
+    site.world.state().kill(&container, 1);
+    assert_eq!(site.run("check_containers").actions, Vec::new());
+    let started = site.calmly(|ops| async move { ops.start(id, false).await });
     assert!(matches!(started, Ok(Applied::Done(_))));
-    installation.sim.quiesce();
-    installation.converge();
-    at_rest(&installation).unwrap();
+    site.sim.quiesce();
+    site.converge();
+    at_rest(&site).unwrap();
 }
 
 /// Found by an outside tester: `rm --purge` was given while Podman was away, and a sweep used a listing from before the
 /// purge.
 #[test]
 fn workspace_purged_after_a_listing_gets_no_trash_entry() {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    installation.calmly(|ops| async move { ops.remove(id, false, true).await }).expect("it is purged");
-    installation.sim.quiesce();
+    let site = Installation::new(1, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.calmly(|ops| async move { ops.remove(id, false, true).await }).expect("it is purged");
+    site.sim.quiesce();
     let from_before = Order::MoveToTrash(MoveToTrash {
         name: "w".into(),
         reason: TrashReason::Removed,
@@ -149,9 +149,9 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
         guard: ClaimGuard::RowRemoved,
         swept_by: Some("reap_removed"),
     });
-    let done = installation.calmly(|ops| async move { ops.order(id, from_before).await });
+    let done = site.calmly(|ops| async move { ops.order(id, from_before).await });
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
-    let store = installation.daemon.hearing.clone();
-    let trash = installation.calmly(|_| async move { store.trash().await }).unwrap();
+    let store = site.daemon.hearing.clone();
+    let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
     assert_eq!(trash, [], "nothing of it can come back");
 }

@@ -12,32 +12,32 @@ use crate::simulation::{
 #[test]
 fn second_run_of_a_pass_does_nothing() {
     for (pass, make_work) in WORK {
-        let mut installation = Installation::new(11, TaskOrder::AsWoken);
-        let mut witness = Witness::of(&installation);
-        make_work(&mut installation);
-        let first = installation.run(pass);
+        let mut site = Installation::new(11, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&site);
+        make_work(&mut site);
+        let first = site.run(pass);
         let done = |verdict: &Verdict| matches!(verdict, Verdict::Applied(_));
         assert!(!first.actions.is_empty(), "{pass} has something to do");
         assert!(first.actions.iter().all(|action| done(&action.verdict)), "{pass} did it: {first:#?}");
-        installation.sim.quiesce();
-        let second = installation.run(pass);
+        site.sim.quiesce();
+        let second = site.run(pass);
         assert_eq!((second.outcome, second.actions), (Outcome::Done, Vec::new()), "{pass}, the second time");
-        witness.check(&installation).unwrap();
+        witness.check(&site).unwrap();
     }
 }
 
 #[test]
 fn sweep_of_a_settled_installation_changes_nothing() {
-    let installation = Installation::new(12, TaskOrder::AsWoken);
-    installation.online("a");
-    installation.converge();
-    let before = installation.world.state().log.len();
-    installation.sweep();
+    let site = Installation::new(12, TaskOrder::AsWoken);
+    site.online("a");
+    site.converge();
+    let before = site.world.state().log.len();
+    site.sweep();
     let changing = ["create", "start", "stop", "rename", "delete", "write", "repair", "pull"];
-    let state = installation.world.state();
+    let state = site.world.state();
     let calls =
         state.log[before..].iter().filter(|call| changing.iter().any(|verb| call.method.starts_with(verb)));
     assert_eq!(calls.count(), 0, "a sweep that has nothing to do changes nothing in the engine");
     drop(state);
-    at_rest(&installation).unwrap();
+    at_rest(&site).unwrap();
 }

@@ -20,17 +20,17 @@ const AT_ONCE: usize = 2;
 /// Duration of each container start.
 const START: Duration = Duration::from_secs(2);
 
-fn put_below(installation: &Installation, child: WorkspaceId, parent: WorkspaceId) {
+fn put_below(site: &Installation, child: WorkspaceId, parent: WorkspaceId) {
     let patch = WorkspacePatch { parent: Some(Some(parent)), ..WorkspacePatch::default() };
-    let patched = now_or_panic(installation.eye.patch_workspace(child, patch, installation.sim.now()));
+    let patched = now_or_panic(site.eye.patch_workspace(child, patch, site.sim.now()));
     assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
 }
 
 /// Makes starts slow from now on; returns a record of the time at which each start began.
-fn slow_starts(installation: &Installation) -> Arc<Mutex<Vec<(String, Timestamp)>>> {
+fn slow_starts(site: &Installation) -> Arc<Mutex<Vec<(String, Timestamp)>>> {
     let starts = Arc::new(Mutex::new(Vec::new()));
-    let (recorded, sim) = (Arc::clone(&starts), installation.sim.clone());
-    installation.world.inject(move |call| {
+    let (recorded, sim) = (Arc::clone(&starts), site.sim.clone());
+    site.world.inject(move |call| {
         if call.method != "start_container" {
             return Fault::None;
         }
@@ -42,57 +42,57 @@ fn slow_starts(installation: &Installation) -> Arc<Mutex<Vec<(String, Timestamp)
 
 #[test]
 fn reboot_restarts_every_workspace_without_backoff() {
-    let mut installation = driven();
-    let ids: Vec<_> = (0..8).map(|number| online(&installation, &format!("w{number}"))).collect();
-    let starts = slow_starts(&installation);
-    installation.sim.pass(Duration::from_secs(17));
-    assert_eq!(installation.reboot().len(), ids.len());
-    installation.watch();
-    let begun = installation.sim.now();
-    installation.sim.pass(START * 4 + Duration::from_secs(1));
+    let mut site = driven();
+    let ids: Vec<_> = (0..8).map(|number| online(&site, &format!("w{number}"))).collect();
+    let starts = slow_starts(&site);
+    site.sim.pass(Duration::from_secs(17));
+    assert_eq!(site.reboot().len(), ids.len());
+    site.watch();
+    let begun = site.sim.now();
+    site.sim.pass(START * 4 + Duration::from_secs(1));
     let times: Vec<_> = starts.lock().unwrap().iter().map(|(_, at)| *at).collect();
     assert_eq!(times.len(), ids.len(), "each is started once, without a back-off: {times:?}");
     assert!(times[0].since(begun) <= Duration::from_millis(500), "the first one at once");
     for pair in times.windows(AT_ONCE + 1) {
         assert!(pair[AT_ONCE].since(pair[0]) >= START, "more than {AT_ONCE} at once: {times:?}");
     }
-    installation.sim.pass(Duration::from_secs(4));
+    site.sim.pass(Duration::from_secs(4));
     for id in ids {
-        assert_eq!(installation.status(id), Status::Online);
+        assert_eq!(site.status(id), Status::Online);
     }
 }
 
 #[test]
 fn reboots_are_not_charged_to_the_restart_budget() {
-    let mut installation = driven();
-    let id = online(&installation, "w");
+    let mut site = driven();
+    let id = online(&site, "w");
     for reboot in 1..=7 {
-        installation.reboot();
-        installation.watch();
-        installation.sim.pass(Duration::from_secs(5));
-        assert_eq!(installation.status(id), Status::Online, "after reboot {reboot}");
+        site.reboot();
+        site.watch();
+        site.sim.pass(Duration::from_secs(5));
+        assert_eq!(site.status(id), Status::Online, "after reboot {reboot}");
     }
-    let container = installation.row(id).container.expect("it has one");
-    installation.world.state().kill(&container, 1);
-    installation.sim.pass(Duration::from_secs(1));
-    let row = installation.row(id);
+    let container = site.row(id).container.expect("it has one");
+    site.world.state().kill(&container, 1);
+    site.sim.pass(Duration::from_secs(1));
+    let row = site.row(id);
     let wait = row.restart_due_at.map(|due| due.since(row.status_since));
     assert_eq!(wait, Some(Duration::from_secs(10)), "its first own exit has the first back-off");
 }
 
 #[test]
 fn exit_while_the_daemon_is_down_is_not_charged() {
-    let mut installation = driven();
-    let id = online(&installation, "w");
-    installation.sim.crash(|_| true);
-    let container = installation.row(id).container.expect("it has one");
-    installation.world.state().kill(&container, 1);
-    installation.sim.pass(Duration::from_mins(1));
-    installation.start_daemon();
-    installation.watch();
-    installation.sim.pass(Duration::from_secs(5));
-    assert_eq!(installation.status(id), Status::Online);
-    let events = now_or_panic(installation.eye.newest_events(Some(id), 50)).expect("the store answers");
+    let mut site = driven();
+    let id = online(&site, "w");
+    site.sim.crash(|_| true);
+    let container = site.row(id).container.expect("it has one");
+    site.world.state().kill(&container, 1);
+    site.sim.pass(Duration::from_mins(1));
+    site.start_daemon();
+    site.watch();
+    site.sim.pass(Duration::from_secs(5));
+    assert_eq!(site.status(id), Status::Online);
+    let events = now_or_panic(site.eye.newest_events(Some(id), 50)).expect("the store answers");
     let offline = events.iter().find(|event| event.event_type == "WORKSPACE_OFFLINE");
     let offline = offline.expect("its exit is told");
     assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);
@@ -102,20 +102,20 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
 /// order.
 #[test]
 fn reboot_starts_parents_before_their_children() {
-    let mut installation = driven();
-    let ids: Vec<_> = (0..9).map(|number| online(&installation, &format!("w{number}"))).collect();
+    let mut site = driven();
+    let ids: Vec<_> = (0..9).map(|number| online(&site, &format!("w{number}"))).collect();
     // 8 above 6 and 7, 6 above 3 and 4, 7 above 5; 0, 1 and 2 below 3, 4 and 5.
     let tree = [(6, 8), (7, 8), (3, 6), (4, 6), (5, 7), (0, 3), (1, 4), (2, 5)];
     for (child, parent) in tree {
-        put_below(&installation, ids[child], ids[parent]);
+        put_below(&site, ids[child], ids[parent]);
     }
-    let starts = slow_starts(&installation);
-    installation.reboot();
-    installation.watch();
-    installation.sim.pass(START * 9);
+    let starts = slow_starts(&site);
+    site.reboot();
+    site.watch();
+    site.sim.pass(START * 9);
     let starts = starts.lock().unwrap();
     let began = |number: usize| {
-        let container = installation.row(ids[number]).container.expect("it has one");
+        let container = site.row(ids[number]).container.expect("it has one");
         let found = starts.iter().find(|(of, _)| *of == container.as_str());
         found.unwrap_or_else(|| panic!("w{number} was not started: {starts:?}")).1
     };

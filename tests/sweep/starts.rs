@@ -21,8 +21,8 @@ use crate::simulation::{
 };
 
 /// Names of a workspace's containers and volumes in the engine.
-fn belongings(installation: &Installation, id: WorkspaceId) -> Vec<String> {
-    let state = installation.world.state();
+fn belongings(site: &Installation, id: WorkspaceId) -> Vec<String> {
+    let state = site.world.state();
     let of = |labels: &std::collections::BTreeMap<String, String>| {
         labels.get(LABEL_WORKSPACE) == Some(&id.to_string())
     };
@@ -33,28 +33,27 @@ fn belongings(installation: &Installation, id: WorkspaceId) -> Vec<String> {
 
 #[test]
 fn removal_during_an_image_pull_leaves_nothing_behind() {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
+    let site = Installation::new(1, TaskOrder::AsWoken);
     let made = request("w", REMOTE_IMAGE);
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    while installation.sim.held().first().is_none_or(|next| next.label != "pull_image") {
-        assert!(installation.sim.step_calmly(), "it comes to the pull");
-        installation.sim.run_ready();
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    while site.sim.held().first().is_none_or(|next| next.label != "pull_image") {
+        assert!(site.sim.step_calmly(), "it comes to the pull");
+        site.sim.run_ready();
     }
-    let pull = installation.sim.held()[0].id;
-    let ops = installation.daemon.ops.clone();
-    installation.sim.spawn(Owner::Daemon, async move {
+    let pull = site.sim.held()[0].id;
+    let ops = site.daemon.ops.clone();
+    site.sim.spawn(Owner::Daemon, async move {
         ops.remove(id, false, false).await.expect("a removal waits for no pull");
     });
-    while installation.status(id) != Status::Removed {
-        installation.sim.run_ready();
-        let other =
-            installation.sim.held().into_iter().find(|held| held.id != pull).expect("the removal goes on");
-        installation.sim.take(other.id);
+    while site.status(id) != Status::Removed {
+        site.sim.run_ready();
+        let other = site.sim.held().into_iter().find(|held| held.id != pull).expect("the removal goes on");
+        site.sim.take(other.id);
     }
-    installation.sim.quiesce();
-    assert_eq!(belongings(&installation, id), Vec::<String>::new());
-    installation.converge();
-    at_rest(&installation).unwrap();
+    site.sim.quiesce();
+    assert_eq!(belongings(&site, id), Vec::<String>::new());
+    site.converge();
+    at_rest(&site).unwrap();
 }
 
 /// The container's first start takes effect long after its caller has given up: while the second attempt is prepared,
@@ -62,10 +61,10 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
 #[test]
 fn late_container_start_leaves_one_container_and_one_token() {
     for late in (55..=130).map(Duration::from_secs) {
-        let installation = Installation::new(2, TaskOrder::AsWoken);
-        let mut witness = Witness::of(&installation);
+        let site = Installation::new(2, TaskOrder::AsWoken);
+        let mut witness = Witness::of(&site);
         let (mut starts, mut writes) = (0, 0);
-        installation.world.inject(move |call| match call.method {
+        site.world.inject(move |call| match call.method {
             "start_container" => {
                 starts += 1;
                 if starts == 1 { Fault::Late(late) } else { Fault::Slow(Duration::from_secs(10)) }
@@ -77,46 +76,46 @@ fn late_container_start_leaves_one_container_and_one_token() {
             _ => Fault::None,
         });
         let made = request("w", IMAGE);
-        let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-        while installation.sim.step_calmly() || installation.sim.fire_next_timer() {
-            witness.check(&installation).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
+        let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+        while site.sim.step_calmly() || site.sim.fire_next_timer() {
+            witness.check(&site).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
         }
-        installation.converge();
-        at_rest(&installation).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
-        assert_eq!(installation.status(id), Status::Online, "late by {late:?}");
+        site.converge();
+        at_rest(&site).unwrap_or_else(|broken| panic!("late by {late:?}: {broken}"));
+        assert_eq!(site.status(id), Status::Online, "late by {late:?}");
     }
 }
 
 #[test]
 fn missing_image_is_a_start_error_and_leaves_nothing_behind() {
-    let installation = Installation::new(3, TaskOrder::AsWoken);
+    let site = Installation::new(3, TaskOrder::AsWoken);
     let made = request("w", "no-such-image");
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
-    installation.sim.quiesce();
-    let row = installation.row(id);
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    site.sim.quiesce();
+    let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(row.status_detail.is_some_and(|why| why.contains("`no-such-image`")), "it says which image");
-    assert_eq!(belongings(&installation, id), Vec::<String>::new());
+    assert_eq!(belongings(&site, id), Vec::<String>::new());
 }
 
 #[test]
 fn half_started_container_is_replaced_by_a_new_one() {
-    let installation = Installation::new(6, TaskOrder::AsWoken);
+    let site = Installation::new(6, TaskOrder::AsWoken);
     let mut starts = 0;
-    installation.world.inject(move |call| {
+    site.world.inject(move |call| {
         starts += usize::from(call.method == "start_container");
         if starts == 1 && call.method == "start_container" { Fault::HalfWay } else { Fault::None }
     });
     let made = request("w", IMAGE);
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    installation.sim.quiesce();
-    let stuck = installation.world.state().half_started.first().cloned().expect("the first start broke off");
-    installation.converge();
-    at_rest(&installation).unwrap_or_else(|broken| panic!("{broken}"));
-    let row = installation.row(id);
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    site.sim.quiesce();
+    let stuck = site.world.state().half_started.first().cloned().expect("the first start broke off");
+    site.converge();
+    at_rest(&site).unwrap_or_else(|broken| panic!("{broken}"));
+    let row = site.row(id);
     assert_eq!(row.status, Status::Online);
     assert_ne!(row.container, Some(stuck.clone()), "it is online in the container that never starts");
-    let world = installation.world.state();
+    let world = site.world.state();
     assert!(
         !world.busy_ports.contains(&row.host_port.expect("it has a port")),
         "it has the port that is held"
@@ -127,43 +126,41 @@ fn half_started_container_is_replaced_by_a_new_one() {
 
 #[test]
 fn exhausted_port_range_is_a_start_error_with_its_reason() {
-    let installation = Installation::new(4, TaskOrder::AsWoken);
-    installation.world.state().busy_ports.extend(1024..=u16::MAX);
+    let site = Installation::new(4, TaskOrder::AsWoken);
+    site.world.state().busy_ports.extend(1024..=u16::MAX);
     let made = request("w", IMAGE);
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
-    installation.sim.quiesce();
-    let row = installation.row(id);
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    site.sim.quiesce();
+    let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(row.status_detail.is_some_and(|why| why.contains("no port is free")), "it says what is used up");
     assert!(
-        installation
-            .world
+        site.world
             .state()
             .containers
             .values()
             .all(|c| c.spec.labels.get(LABEL_WORKSPACE) != Some(&id.to_string()))
     );
-    installation.world.state().busy_ports.clear();
-    installation.calmly(|ops| async move { ops.start(id, false).await }).expect("with free ports it starts");
-    installation.sim.quiesce();
-    assert_eq!(installation.status(id), Status::Online);
+    site.world.state().busy_ports.clear();
+    site.calmly(|ops| async move { ops.start(id, false).await }).expect("with free ports it starts");
+    site.sim.quiesce();
+    assert_eq!(site.status(id), Status::Online);
 }
 
 #[test]
 fn stop_given_during_a_start_wins() {
     for after in 0.. {
-        let installation = Installation::new(5, TaskOrder::AsWoken);
-        let id = installation.online("w");
-        installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        let ops = installation.daemon.ops.clone();
-        installation.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
-        let under_way = (0..after).all(|_| installation.sim.step_calmly());
-        installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        installation.sim.quiesce();
-        assert_eq!(installation.status(id), Status::Paused, "stopped after step {after} of the start");
-        installation.converge();
-        at_rest(&installation)
-            .unwrap_or_else(|broken| panic!("stopped after step {after} of the start: {broken}"));
+        let site = Installation::new(5, TaskOrder::AsWoken);
+        let id = site.online("w");
+        site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        let ops = site.daemon.ops.clone();
+        site.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
+        let under_way = (0..after).all(|_| site.sim.step_calmly());
+        site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        site.sim.quiesce();
+        assert_eq!(site.status(id), Status::Paused, "stopped after step {after} of the start");
+        site.converge();
+        at_rest(&site).unwrap_or_else(|broken| panic!("stopped after step {after} of the start: {broken}"));
         if !under_way {
             break;
         }
@@ -174,21 +171,20 @@ fn stop_given_during_a_start_wins() {
 #[test]
 fn container_removed_at_any_step_of_a_start_is_recreated() {
     for after in 0.. {
-        let installation = Installation::new(10, TaskOrder::AsWoken);
-        let id = installation.online("w");
-        installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        let ops = installation.daemon.ops.clone();
-        installation.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
-        let under_way = (0..after).all(|_| installation.sim.step_calmly());
-        installation.remove_container(id);
-        installation.sim.quiesce();
-        let row = installation.row(id);
+        let site = Installation::new(10, TaskOrder::AsWoken);
+        let id = site.online("w");
+        site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+        let ops = site.daemon.ops.clone();
+        site.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
+        let under_way = (0..after).all(|_| site.sim.step_calmly());
+        site.remove_container(id);
+        site.sim.quiesce();
+        let row = site.row(id);
         let why = row.status_detail;
         assert!(!matches!(row.status, Status::Failed(_)), "removed after step {after} of the start: {why:?}");
-        installation.converge();
-        assert_eq!(installation.status(id), Status::Online, "removed after step {after} of the start");
-        at_rest(&installation)
-            .unwrap_or_else(|broken| panic!("removed after step {after} of the start: {broken}"));
+        site.converge();
+        assert_eq!(site.status(id), Status::Online, "removed after step {after} of the start");
+        at_rest(&site).unwrap_or_else(|broken| panic!("removed after step {after} of the start: {broken}"));
         if !under_way {
             break;
         }
@@ -197,15 +193,15 @@ fn container_removed_at_any_step_of_a_start_is_recreated() {
 
 #[test]
 fn token_write_error_names_workspace_and_volume() {
-    let installation = Installation::new(11, TaskOrder::AsWoken);
-    installation.world.inject(|call| match call.method {
+    let site = Installation::new(11, TaskOrder::AsWoken);
+    site.world.inject(|call| match call.method {
         "write_file" => Fault::Before(ErrorKind::Other),
         _ => Fault::None,
     });
     let made = request("w", IMAGE);
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
-    installation.sim.quiesce();
-    let row = installation.row(id);
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    site.sim.quiesce();
+    let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     let why = row.status_detail.expect("it says why");
     let volume = volume_name(id, VolumeKind::Config);
@@ -218,76 +214,67 @@ fn token_write_error_names_workspace_and_volume() {
 /// Its first heartbeat may arrive before the start's own check, and report bad health.
 #[test]
 fn agent_that_starts_degraded_is_left_running() {
-    let installation = Installation::new(7, TaskOrder::AsWoken);
+    let site = Installation::new(7, TaskOrder::AsWoken);
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request("w", IMAGE) };
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     loop {
-        installation.sim.run_ready();
-        let next = *installation.sim.held().first().expect("it comes to its start");
-        installation.sim.take(next.id);
+        site.sim.run_ready();
+        let next = *site.sim.held().first().expect("it comes to its start");
+        site.sim.take(next.id);
         if next.label == "start_container" {
             break;
         }
     }
-    installation.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
-    installation.sim.quiesce();
-    assert_eq!(installation.status(id), Status::Degraded);
-    assert!(
-        installation.container(id).is_some_and(|container| container.state.may_run()),
-        "it was stopped for that"
-    );
-    assert_eq!(installation.row(id).incarnation.0, 1);
+    site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+    site.sim.quiesce();
+    assert_eq!(site.status(id), Status::Degraded);
+    assert!(site.container(id).is_some_and(|container| container.state.may_run()), "it was stopped for that");
+    assert_eq!(site.row(id).incarnation.0, 1);
 }
 
 /// Pausing and resuming it changes nothing in the engine, so no late work may remain.
 #[test]
 fn external_workspace_stays_resumed_after_pause_and_resume() {
-    let installation = Installation::new(8, TaskOrder::AsWoken);
+    let site = Installation::new(8, TaskOrder::AsWoken);
     let made = CreateRequest { external: true, ..request("w", "") };
-    let id = installation.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
-    installation.calmly(|ops| async move { ops.pause(id).await }).expect("it is paused");
-    installation.sim.run_ready();
-    let late: Vec<_> = installation.sim.held().into_iter().map(|held| held.id).collect();
-    let ops = installation.daemon.ops.clone();
-    installation.sim.spawn(Owner::Daemon, async move {
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
+    site.calmly(|ops| async move { ops.pause(id).await }).expect("it is paused");
+    site.sim.run_ready();
+    let late: Vec<_> = site.sim.held().into_iter().map(|held| held.id).collect();
+    let ops = site.daemon.ops.clone();
+    site.sim.spawn(Owner::Daemon, async move {
         ops.resume(id, false).await.expect("it is resumed");
     });
-    while installation.status(id) == Status::Paused {
-        installation.sim.run_ready();
-        let next =
-            installation.sim.held().into_iter().find(|held| !late.contains(&held.id)).expect("it goes on");
-        installation.sim.take(next.id);
+    while site.status(id) == Status::Paused {
+        site.sim.run_ready();
+        let next = site.sim.held().into_iter().find(|held| !late.contains(&held.id)).expect("it goes on");
+        site.sim.take(next.id);
     }
-    installation.sim.quiesce();
-    assert_eq!(installation.status(id), Status::AwaitingAgent);
+    site.sim.quiesce();
+    assert_eq!(site.status(id), Status::AwaitingAgent);
 }
 
 /// A pause given while the parent and its descendants are being resumed must win.
 #[test]
 fn pause_given_during_the_resume_of_its_parent_wins() {
     for after in 0.. {
-        let installation = Installation::new(9, TaskOrder::AsWoken);
-        let parent = installation.create_online(request("parent", IMAGE));
-        let child =
-            installation.create_online(CreateRequest { parent: Some(parent), ..request("child", IMAGE) });
-        installation.calmly(|ops| async move { ops.pause(parent).await }).expect("both are paused");
-        assert_eq!(installation.status(child), Status::Paused);
-        let ops = installation.daemon.ops.clone();
-        installation.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
-        let under_way = (0..after).all(|_| installation.sim.step_calmly());
-        let said = installation.calmly(|ops| async move { ops.pause(child).await });
-        let store = installation.daemon.hearing.clone();
-        assert!(
-            installation.calmly(|_| async move { store.memory_is_true().await }).unwrap(),
-            "after step {after}"
-        );
-        installation.sim.quiesce();
+        let site = Installation::new(9, TaskOrder::AsWoken);
+        let parent = site.create_online(request("parent", IMAGE));
+        let child = site.create_online(CreateRequest { parent: Some(parent), ..request("child", IMAGE) });
+        site.calmly(|ops| async move { ops.pause(parent).await }).expect("both are paused");
+        assert_eq!(site.status(child), Status::Paused);
+        let ops = site.daemon.ops.clone();
+        site.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
+        let under_way = (0..after).all(|_| site.sim.step_calmly());
+        let said = site.calmly(|ops| async move { ops.pause(child).await });
+        let store = site.daemon.hearing.clone();
+        assert!(site.calmly(|_| async move { store.memory_is_true().await }).unwrap(), "after step {after}");
+        site.sim.quiesce();
         if said.is_ok() {
-            assert_eq!(installation.status(child), Status::Paused, "paused after step {after} of the resume");
+            assert_eq!(site.status(child), Status::Paused, "paused after step {after} of the resume");
         }
-        installation.converge();
-        at_rest(&installation)
-            .unwrap_or_else(|broken| panic!("paused after step {after} of the resume: {broken}"));
+        site.converge();
+        at_rest(&site).unwrap_or_else(|broken| panic!("paused after step {after} of the resume: {broken}"));
         if !under_way {
             break;
         }
@@ -296,20 +283,16 @@ fn pause_given_during_the_resume_of_its_parent_wins() {
 
 #[test]
 fn start_without_its_work_volume_requires_an_explicit_option() {
-    let installation = Installation::new(6, TaskOrder::AsWoken);
-    let id = installation.online("w");
-    installation.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-    installation.remove_container(id);
-    installation
-        .world
-        .state()
-        .volumes
-        .retain(|name, _| !name.ends_with("-work") || !name.contains(&id.to_string()));
-    let refused = installation.calmly(|ops| async move { ops.start(id, false).await });
+    let site = Installation::new(6, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
+    site.remove_container(id);
+    site.world.state().volumes.retain(|name, _| !name.ends_with("-work") || !name.contains(&id.to_string()));
+    let refused = site.calmly(|ops| async move { ops.start(id, false).await });
     assert!(matches!(refused, Err(OpError::Impossible(why)) if why.contains("volume missing")));
-    installation.converge();
-    assert_eq!(installation.status(id), Status::Paused, "a paused row stays paused");
-    installation.calmly(|ops| async move { ops.start(id, true).await }).expect("a person's word is enough");
-    installation.sim.quiesce();
-    assert_eq!(installation.status(id), Status::Online);
+    site.converge();
+    assert_eq!(site.status(id), Status::Paused, "a paused row stays paused");
+    site.calmly(|ops| async move { ops.start(id, true).await }).expect("a person's word is enough");
+    site.sim.quiesce();
+    assert_eq!(site.status(id), Status::Online);
 }

@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_mins(7);
 
 /// One workspace for every kind of liveness window.
 struct Household {
-    installation: Installation,
+    site: Installation,
     witness: Witness,
     online: WorkspaceId,
     degraded: WorkspaceId,
@@ -42,38 +42,32 @@ struct Household {
 
 impl Household {
     fn new() -> Self {
-        let installation = Installation::new(1, TaskOrder::AsWoken);
-        let witness = Witness::of(&installation);
-        let online = installation.create_online(request("online", IMAGE));
-        let degraded = installation.create_online(request("degraded", IMAGE));
-        installation.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..well() });
-        let busy = installation.create_online(request("busy", IMAGE));
-        installation.heartbeat(busy, Heartbeat { active_tasks: 1, ..well() });
+        let site = Installation::new(1, TaskOrder::AsWoken);
+        let witness = Witness::of(&site);
+        let online = site.create_online(request("online", IMAGE));
+        let degraded = site.create_online(request("degraded", IMAGE));
+        site.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..well() });
+        let busy = site.create_online(request("busy", IMAGE));
+        site.heartbeat(busy, Heartbeat { active_tasks: 1, ..well() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
         // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
         let made = CreateRequest { policy, ..request("idle", IMAGE) };
-        let idle = installation.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
-        installation.sim.quiesce();
-        let starting = installation.create_started(request("starting", IMAGE));
+        let idle = site.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
+        site.sim.quiesce();
+        let starting = site.create_started(request("starting", IMAGE));
         let made = CreateRequest { external: true, ..request("external", "") };
-        let made = installation.calmly(|ops| async move { ops.create(made).await }).unwrap();
+        let made = site.calmly(|ops| async move { ops.create(made).await }).unwrap();
         let digest = made.token.expect("an external one is given a token").digest();
-        let Some(TokenSubject::Workspace(token_owner)) =
-            installation.eye.token_subject(&digest, installation.sim.now())
+        let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&digest, site.sim.now())
         else {
             panic!("its token is good")
         };
         let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-        let create_online = now_or_panic(installation.eye.record_registration(
-            token_owner,
-            registration,
-            installation.sim.now(),
-        ))
-        .unwrap();
+        let create_online =
+            now_or_panic(site.eye.record_registration(token_owner, registration, site.sim.now())).unwrap();
         assert_eq!(create_online, ReportResult::Noted);
-        let household =
-            Self { installation, witness, online, degraded, busy, idle, starting, external: made.id };
+        let household = Self { site, witness, online, degraded, busy, idle, starting, external: made.id };
         assert_eq!(household.statuses(), Self::before());
         household
     }
@@ -85,28 +79,28 @@ impl Household {
 
     fn statuses(&self) -> Vec<Status> {
         let all = [self.online, self.degraded, self.busy, self.idle, self.starting, self.external];
-        all.map(|id| self.installation.status(id)).to_vec()
+        all.map(|id| self.site.status(id)).to_vec()
     }
 
     fn restarts(&self, id: WorkspaceId) -> u32 {
-        self.installation.row(id).incarnation.0
+        self.site.row(id).incarnation.0
     }
 
     /// Runs the passes for this time, without any heartbeat.
     fn sweep_for(&mut self, time: Duration) {
-        let until = self.installation.sim.now() + time;
-        while self.installation.sim.now() < until {
-            self.installation.sweep();
-            self.installation.sim.quiesce();
-            self.witness.check(&self.installation).unwrap();
-            self.installation.sim.pass(OFTEN.min(until.since(self.installation.sim.now())));
+        let until = self.site.sim.now() + time;
+        while self.site.sim.now() < until {
+            self.site.sweep();
+            self.site.sim.quiesce();
+            self.witness.check(&self.site).unwrap();
+            self.site.sim.pass(OFTEN.min(until.since(self.site.sim.now())));
         }
     }
 
     /// Asserts that nothing changes for a full window from now on, and that everything changes afterwards.
     fn return_and_wait(mut self, how: &str) {
         let wedged = |household: &Self| {
-            let row = now_or_panic(household.installation.eye.describe(household.busy)).unwrap();
+            let row = now_or_panic(household.site.eye.describe(household.busy)).unwrap();
             row.expect("there is such a row").vitals.wedged_since
         };
         let before = Self::before();
@@ -146,8 +140,8 @@ impl Household {
 fn liveness_windows_reset_after_suspend() {
     for hours in [1, 9] {
         let household = Household::new();
-        household.installation.sim.pass(Duration::from_mins(2));
-        household.installation.sim.jump(hours * HOUR);
+        household.site.sim.pass(Duration::from_mins(2));
+        household.site.sim.jump(hours * HOUR);
         household.return_and_wait("a suspend");
     }
 }
@@ -155,9 +149,9 @@ fn liveness_windows_reset_after_suspend() {
 #[test]
 fn liveness_windows_reset_after_a_daemon_stop() {
     let mut household = Household::new();
-    household.installation.sim.crash(|_| false);
-    household.installation.sim.pass(Duration::from_hours(5));
-    household.installation.start_daemon();
+    household.site.sim.crash(|_| false);
+    household.site.sim.pass(Duration::from_hours(5));
+    household.site.start_daemon();
     // The interrupted start begins again, which is no consequence of silence.
     household.return_and_wait("a stop of the daemon");
 }
@@ -167,7 +161,7 @@ fn liveness_windows_reset_after_a_clock_change() {
     for hours in [3, -3] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
-        household.installation.sim.jump(hours * HOUR);
+        household.site.sim.jump(hours * HOUR);
         household.return_and_wait("a clock that was set");
     }
 }
@@ -176,13 +170,13 @@ fn liveness_windows_reset_after_a_clock_change() {
 #[test]
 fn silent_agents_are_detected_after_the_clock_was_set_back() {
     let household = Household::new();
-    household.installation.sim.jump(3 * HOUR);
+    household.site.sim.jump(3 * HOUR);
     let degraded = Heartbeat { error_rate: 1.0, ..well() };
-    household.installation.heartbeat(household.online, well());
-    household.installation.heartbeat(household.degraded, degraded);
-    household.installation.heartbeat(household.busy, Heartbeat { active_tasks: 1, ..well() });
-    household.installation.sweep();
-    household.installation.sim.jump(-3 * HOUR);
+    household.site.heartbeat(household.online, well());
+    household.site.heartbeat(household.degraded, degraded);
+    household.site.heartbeat(household.busy, Heartbeat { active_tasks: 1, ..well() });
+    household.site.sweep();
+    household.site.sim.jump(-3 * HOUR);
     household.return_and_wait("a clock that was set back");
 }
 
@@ -192,7 +186,7 @@ fn liveness_windows_reset_after_a_daemon_freeze() {
     for minutes in [4, 10, 60] {
         let mut household = Household::new();
         household.sweep_for(Duration::from_mins(2));
-        household.installation.freeze(Duration::from_mins(minutes));
+        household.site.freeze(Duration::from_mins(minutes));
         household.return_and_wait("a freeze");
     }
 }
@@ -202,9 +196,9 @@ fn liveness_windows_reset_after_a_daemon_freeze() {
 fn clock_briefly_set_ahead_changes_no_status() {
     let mut household = Household::new();
     household.sweep_for(Duration::from_mins(1));
-    household.installation.sim.jump(3 * HOUR);
-    household.installation.sim.pass(Duration::from_secs(5));
-    household.installation.sim.jump(-3 * HOUR);
+    household.site.sim.jump(3 * HOUR);
+    household.site.sim.pass(Duration::from_secs(5));
+    household.site.sim.jump(-3 * HOUR);
     let before = Household::before();
     household.sweep_for(Duration::from_mins(1));
     assert_eq!(household.statuses(), before);
@@ -213,39 +207,39 @@ fn clock_briefly_set_ahead_changes_no_status() {
 /// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
 #[test]
 fn clock_briefly_set_back_changes_no_status() {
-    let installation = Installation::new(1, TaskOrder::AsWoken);
-    let create_online = installation.create_online(request("heard", IMAGE));
+    let site = Installation::new(1, TaskOrder::AsWoken);
+    let create_online = site.create_online(request("heard", IMAGE));
     for _ in 0..15 {
-        installation.sim.pass(Duration::from_mins(1));
-        installation.heartbeat(create_online, well());
-        installation.sweep();
+        site.sim.pass(Duration::from_mins(1));
+        site.heartbeat(create_online, well());
+        site.sweep();
     }
-    installation.sim.jump(-3 * HOUR);
-    installation.heartbeat(create_online, well());
-    let starting = installation.create_started(request("starting", IMAGE));
-    installation.sim.jump(3 * HOUR);
-    installation.sweep();
-    installation.sim.quiesce();
-    assert_eq!(installation.status(create_online), Status::Online, "it spoke a moment ago");
-    assert_eq!(installation.status(starting), Status::Provisioning, "it was started a moment ago");
+    site.sim.jump(-3 * HOUR);
+    site.heartbeat(create_online, well());
+    let starting = site.create_started(request("starting", IMAGE));
+    site.sim.jump(3 * HOUR);
+    site.sweep();
+    site.sim.quiesce();
+    assert_eq!(site.status(create_online), Status::Online, "it spoke a moment ago");
+    assert_eq!(site.status(starting), Status::Provisioning, "it was started a moment ago");
 }
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
 #[test]
 fn due_restart_is_not_delayed_by_a_clock_set_back() {
     let household = Household::new();
-    let (installation, id) = (&household.installation, household.online);
-    let container = installation.row(id).container.expect("it has one");
-    installation.world.state().kill(&container, 1);
-    installation.snapshot();
-    installation.snapshot();
-    installation.run("check_containers");
-    assert_eq!(installation.status(id), Status::Offline);
-    installation.sim.jump(-3 * HOUR);
-    installation.sim.pass(Duration::from_mins(1));
-    installation.run("restart_due");
-    installation.sim.quiesce();
-    assert_eq!(installation.status(id), Status::Provisioning, "its wait is long over");
+    let (site, id) = (&household.site, household.online);
+    let container = site.row(id).container.expect("it has one");
+    site.world.state().kill(&container, 1);
+    site.snapshot();
+    site.snapshot();
+    site.run("check_containers");
+    assert_eq!(site.status(id), Status::Offline);
+    site.sim.jump(-3 * HOUR);
+    site.sim.pass(Duration::from_mins(1));
+    site.run("restart_due");
+    site.sim.quiesce();
+    assert_eq!(site.status(id), Status::Provisioning, "its wait is long over");
 }
 
 /// By its last activity, a workspace that is woken has been idle all night.
@@ -253,17 +247,17 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
 fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     let mut household = Household::new();
     let id = household.idle;
-    household.installation.daemon.ops.traffic().note(id);
-    household.installation.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
-    household.witness.check(&household.installation).unwrap();
-    household.installation.sim.pass(Duration::from_mins(30));
-    household.installation.run("hibernate_idle");
-    household.installation.sim.pass(Duration::from_mins(30));
-    household.installation.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
-    household.installation.sim.quiesce();
-    assert_eq!(household.installation.status(id), Status::Online);
+    household.site.daemon.ops.traffic().note(id);
+    household.site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+    household.witness.check(&household.site).unwrap();
+    household.site.sim.pass(Duration::from_mins(30));
+    household.site.run("hibernate_idle");
+    household.site.sim.pass(Duration::from_mins(30));
+    household.site.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
+    household.site.sim.quiesce();
+    assert_eq!(household.site.status(id), Status::Online);
     household.sweep_for(IDLE.saturating_sub(OFTEN * 2));
-    assert_eq!(household.installation.status(id), Status::Online, "it was woken for nothing");
+    assert_eq!(household.site.status(id), Status::Online, "it was woken for nothing");
     household.sweep_for(OFTEN * 4);
-    assert_eq!(household.installation.status(id), Status::Hibernated, "nothing happened there after all");
+    assert_eq!(household.site.status(id), Status::Hibernated, "nothing happened there after all");
 }

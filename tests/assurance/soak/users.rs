@@ -250,14 +250,14 @@ impl User<'_> {
             (KnownState::Up, 0..=2) => drop(self.run_command(&["restart", &name])),
             (KnownState::Up, 3) => drop(self.run_command(&["recreate", &name])),
             (KnownState::Up, 4) => {
-                self.run_and_record(at, &["hibernate", "--force", &name], KnownState::Hibernated)
+                self.run_and_record(at, &["hibernate", "--force", &name], KnownState::Hibernated);
             }
             (KnownState::Up, 5) if !has_children => {
-                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+                self.run_and_record(at, &["rm", &name], KnownState::Removed);
             }
             (KnownState::Up, 6 | 7) if seldom => self.stop(at),
             (KnownState::Up, _) if being == Being::Agent => {
-                drop(self.run_command(&["message", &name, "hello"]))
+                self.run_command(&["message", &name, "hello"]);
             }
             (KnownState::Up, _) => drop(self.run_command(&["exec", &name, "--", "true"])),
             (KnownState::Hibernated, 0..=3) if being == Being::Agent => {
@@ -267,16 +267,16 @@ impl User<'_> {
             (KnownState::Hibernated, _) => self.stop(at),
             (KnownState::Stopped(_), 0..=7) => self.start(at),
             (KnownState::Stopped(_), _) if !has_children => {
-                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+                self.run_and_record(at, &["rm", &name], KnownState::Removed);
             }
             (KnownState::Stopped(_), _) => self.start(at),
             (KnownState::Removed, 0..=5) => {
-                self.run_and_record(at, &["undelete", &name], KnownState::Stopped(None))
+                self.run_and_record(at, &["undelete", &name], KnownState::Stopped(None));
             }
             (KnownState::Removed, _) => {}
             (KnownState::Unclear, 0..=4) => self.stop(at),
             (KnownState::Unclear, 5) if !has_children => {
-                self.run_and_record(at, &["rm", &name], KnownState::Removed)
+                self.run_and_record(at, &["rm", &name], KnownState::Removed);
             }
             (KnownState::Unclear, _) => self.start(at),
         }

@@ -111,29 +111,29 @@ impl PurgeOrder {
 
 impl Witness {
     /// Starts observing an installation.
-    pub(crate) fn of(installation: &Installation) -> Self {
-        Self { foreign: foreign(installation), ..Self::default() }
+    pub(crate) fn of(site: &Installation) -> Self {
+        Self { foreign: foreign(site), ..Self::default() }
     }
 
     /// Checks everything that must hold after every step. Rules whose inputs (disk, engine) did not change are
     /// skipped.
-    pub(crate) fn check(&mut self, installation: &Installation) -> Result<(), Broken> {
+    pub(crate) fn check(&mut self, site: &Installation) -> Result<(), Broken> {
         self.looks += 1;
-        let now = (installation.disk.changes(), installation.world.state().changes);
+        let now = (site.disk.changes(), site.world.state().changes);
         let (disk, engine) = self.seen.map_or((true, true), |seen| (seen.0 != now.0, seen.1 != now.1));
         self.seen = Some(now);
         if engine {
             self.coverage.count(Rule::ForeignIsUntouched, self.foreign.len());
-            self.foreign_containers_are_untouched(installation)?;
+            self.foreign_containers_are_untouched(site)?;
         }
         if disk {
-            self.the_tables_agree(installation)?;
+            self.the_tables_agree(site)?;
         }
         if disk || engine {
             let (rows, trash) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.trash));
             let held = self
-                .no_volume_of_a_live_workspace_goes(installation, &rows, &trash)
-                .and_then(|()| self.who_is_online_holds_a_live_token(installation, &rows));
+                .no_volume_of_a_live_workspace_goes(site, &rows, &trash)
+                .and_then(|()| self.who_is_online_holds_a_live_token(site, &rows));
             (self.rows, self.trash) = (rows, trash);
             held?;
         }
@@ -146,26 +146,25 @@ impl Witness {
     }
 
     /// Checks, and counts, what must hold once all faults have stopped.
-    pub(crate) fn at_rest(&mut self, installation: &Installation) -> Result<(), Broken> {
+    pub(crate) fn at_rest(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        rest::at_rest_but(installation, &self.robbed)
+        rest::at_rest_but(site, &self.robbed)
     }
 
     /// Checks that depend on the tables alone, after a change of them.
-    fn the_tables_agree(&mut self, installation: &Installation) -> Result<(), Broken> {
+    fn the_tables_agree(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
-        if !now_or_panic(installation.eye.memory_is_true()).expect("the store answers") {
+        if !now_or_panic(site.eye.memory_is_true()).expect("the store answers") {
             return Err(Rule::MemoryIsTrue.broken("what is kept in memory is not what the tables say"));
         }
-        let events =
-            now_or_panic(installation.eye.events_after(self.last_event, 10_000)).expect("the store answers");
-        let before = std::mem::replace(&mut self.rows, installation.rows());
-        self.one_token_owner(installation, &before)?;
+        let events = now_or_panic(site.eye.events_after(self.last_event, 10_000)).expect("the store answers");
+        let before = std::mem::replace(&mut self.rows, site.rows());
+        self.one_token_owner(site, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
-        self.trash = now_or_panic(installation.eye.trash()).expect("the store answers");
+        self.trash = now_or_panic(site.eye.trash()).expect("the store answers");
         if self.is_told && self.rows.iter().any(|row| row.status == Status::Removed) {
-            let purges = now_or_panic(installation.eye.purges_ordered()).expect("the store answers");
+            let purges = now_or_panic(site.eye.purges_ordered()).expect("the store answers");
             self.purged.extend(purges.iter().map(|row| (row.id, self.looks)));
         }
         if events.is_empty() {
@@ -173,31 +172,31 @@ impl Witness {
         }
         self.sequence_is_whole(&events)?;
         let rows = std::mem::take(&mut self.rows);
-        let held = self.the_events_agree(installation, &events, &rows);
+        let held = self.the_events_agree(site, &events, &rows);
         self.rows = rows;
         held
     }
 
     fn the_events_agree(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         self.every_change_is_told_and_legal(events, rows)?;
         self.trees_are_restored(rows)?;
-        self.who_is_asleep_does_not_run(installation, events, rows)?;
+        self.who_is_asleep_does_not_run(site, events, rows)?;
         for event in events {
-            self.deaths_are_real(installation, rows, event)?;
-            self.deleted_stays_deleted(installation, event)?;
-            self.no_owner_loses_its_token(installation, rows, event)?;
-            self.liveness_windows_hold(installation, event)?;
+            self.deaths_are_real(site, rows, event)?;
+            self.deleted_stays_deleted(site, event)?;
+            self.no_owner_loses_its_token(site, rows, event)?;
+            self.liveness_windows_hold(site, event)?;
             self.reboots_are_free(event)?;
             if !self.approving {
-                self.the_breaker_held(installation, event)?;
+                self.the_breaker_held(site, event)?;
             }
         }
-        self.one_live_token(installation, events, rows)
+        self.one_live_token(site, events, rows)
     }
 
     fn sequence_is_whole(&mut self, events: &[Event]) -> Result<(), Broken> {
@@ -284,7 +283,7 @@ impl Witness {
     /// Promise 3: when a workspace is reported hibernated, none of its containers runs.
     fn who_is_asleep_does_not_run(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
@@ -295,7 +294,7 @@ impl Witness {
                 continue;
             };
             self.coverage.count(Rule::SleepersDoNotRun, 1);
-            let state = installation.world.state();
+            let state = site.world.state();
             if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
                 let how = format!("{} is said to sleep, and a container of it runs", row.name);
                 return Err(Rule::SleepersDoNotRun.broken(how));
@@ -308,7 +307,7 @@ impl Witness {
     /// except while it is being restored.
     fn no_volume_of_a_live_workspace_goes(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         rows: &[Workspace],
         trash: &[TrashEntry],
     ) -> Result<(), Broken> {
@@ -316,7 +315,7 @@ impl Witness {
         let live = |name: &str| {
             rows.iter().find(|row| row.status != Status::Removed && name.contains(&row.id.to_string()))
         };
-        let state = installation.world.state();
+        let state = site.world.state();
         for call in &state.log[self.calls_seen..] {
             if call.method != "delete_volume" {
                 continue;
@@ -395,8 +394,8 @@ impl Witness {
     }
 
     /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
-    fn foreign_containers_are_untouched(&self, installation: &Installation) -> Result<(), Broken> {
-        let now = foreign(installation);
+    fn foreign_containers_are_untouched(&self, site: &Installation) -> Result<(), Broken> {
+        let now = foreign(site);
         if now == self.foreign {
             Ok(())
         } else {
@@ -409,17 +408,17 @@ impl Witness {
     /// is valid for it.
     fn who_is_online_holds_a_live_token(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         let rule = Rule::OnlineHoldsToken;
         for row in rows.iter().filter(|row| row.status == Status::Online) {
-            let Some(container) = running_container_of_row(installation, row) else { continue };
+            let Some(container) = running_container_of_row(site, row) else { continue };
             if self.wiped.contains(&row.id) {
                 continue;
             }
             self.coverage.count(rule, 1);
-            if !is_live(installation, row, container.held_token.as_deref()) {
+            if !is_live(site, row, container.held_token.as_deref()) {
                 return Err(rule.broken(format!(
                     "{} is online in incarnation {}, and its process holds no live token: {}",
                     row.name,
@@ -435,7 +434,7 @@ impl Witness {
     /// current incarnation while its container exists.
     fn no_owner_loses_its_token(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         rows: &[Workspace],
         event: &Event,
     ) -> Result<(), Broken> {
@@ -452,7 +451,7 @@ impl Witness {
         let current = event.payload["incarnations"].as_array().into_iter().flatten();
         let current =
             current.filter_map(serde_json::Value::as_u64).any(|n| n == u64::from(row.incarnation.0));
-        let state = installation.world.state();
+        let state = site.world.state();
         if current && row.container.as_ref().is_some_and(|id| state.containers.contains_key(id)) {
             return Err(rule.broken(format!(
                 "the token of {}, incarnation {}, was revoked while its container is there",
@@ -465,7 +464,7 @@ impl Witness {
     /// Lesson from the field: healthy containers were restarted because an engine error was read as "not running".
     fn deaths_are_real(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         rows: &[Workspace],
         event: &Event,
     ) -> Result<(), Broken> {
@@ -475,7 +474,7 @@ impl Witness {
         let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
         let Some(row) = row.filter(|row| row.status == Status::Offline) else { return Ok(()) };
         self.coverage.count(Rule::DeathsAreReal, 1);
-        let state = installation.world.state();
+        let state = site.world.state();
         let Some((id, container)) = row.container.as_ref().and_then(|id| state.containers.get_key_value(id))
         else {
             return Ok(());
@@ -487,14 +486,14 @@ impl Witness {
         Ok(())
     }
 
-    fn deleted_stays_deleted(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
+    fn deleted_stays_deleted(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
         if event.event_type != "TRASH_DELETED" || event.payload["phase"] != "deleted" {
             return Ok(());
         }
         let entry = self.known_trash.iter().find(|entry| event.payload["trash_id"] == entry.id.to_string());
         let Some(entry) = entry else { return Ok(()) };
         self.coverage.count(Rule::DeletedStaysDeleted, 1);
-        let state = installation.world.state();
+        let state = site.world.state();
         let container =
             entry.contents.container.iter().filter(|lies| state.containers.contains_key(&lies.id));
         let volumes = entry.contents.volumes.iter().filter(|name| state.volumes.contains_key(*name));
@@ -509,13 +508,13 @@ impl Witness {
     /// When a start issues its token, no process of an older incarnation may run: two would work on one volume. Exempt
     /// are containers that a user started at the engine and calls that arrive late; both may start anything at any
     /// time.
-    fn one_token_owner(&mut self, installation: &Installation, before: &[Workspace]) -> Result<(), Broken> {
+    fn one_token_owner(&mut self, site: &Installation, before: &[Workspace]) -> Result<(), Broken> {
         let began = |row: &&Workspace| {
             let known = before.iter().find(|known| known.id == row.id);
             row.status == Status::Provisioning
                 && known.is_some_and(|known| known.incarnation != row.incarnation)
         };
-        let state = installation.world.state();
+        let state = site.world.state();
         for row in self.rows.iter().filter(began) {
             if self.late_starts || self.started_by_hand.contains(&row.id) || self.elsewhere.contains(&row.id)
             {
@@ -544,12 +543,12 @@ impl Witness {
     /// The start's transaction issues one token and revokes the others. Tokens that operators made are not concerned.
     fn one_live_token(
         &mut self,
-        installation: &Installation,
+        site: &Installation,
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
         for row in rows.iter().filter(|row| events.iter().any(|event| event.workspace_id == Some(row.id))) {
-            rest::at_most_one_live_token(installation, row)?;
+            rest::at_most_one_live_token(site, row)?;
             self.coverage.count(Rule::OneLiveToken, 1);
         }
         Ok(())
@@ -557,7 +556,7 @@ impl Witness {
 
     /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no more
     /// workspaces than the breaker's limit, not counting approved plans.
-    fn the_breaker_held(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
+    fn the_breaker_held(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
         // What an operator ordered, and what a row forbids, does not pass the breaker. After the clock was set back,
         // those may have hit more within the past hour than a sweep is allowed to.
         let event_status = &event.payload;
@@ -575,12 +574,11 @@ impl Witness {
         }
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
-        let hit = now_or_panic(installation.eye.swept_since(hour_ago)).expect("the store answers").len();
+        let hit = now_or_panic(site.eye.swept_since(hour_ago)).expect("the store answers").len();
         // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
-        let mut known: BTreeSet<_> = installation.rows().into_iter().map(|row| row.id.to_string()).collect();
+        let mut known: BTreeSet<_> = site.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
-            installation
-                .world
+            site.world
                 .state()
                 .containers
                 .values()
@@ -621,7 +619,7 @@ impl Witness {
 
     /// Promise 4, and the design's rule on time: silence, slowness and idleness are measured only over time in which
     /// ostler received heartbeats without interruption.
-    fn liveness_windows_hold(&mut self, installation: &Installation, event: &Event) -> Result<(), Broken> {
+    fn liveness_windows_hold(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
         let event_status = &event.payload;
         let (least, by) = match event.event_type.as_str() {
             "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if event_status["reason"] == "silent" => {
@@ -639,7 +637,7 @@ impl Witness {
             return Ok(());
         }
         self.coverage.count(Rule::LivenessWindowsHold, 1);
-        let listened = installation.sim.clock().awake().since(self.listening_since);
+        let listened = site.sim.clock().awake().since(self.listening_since);
         if listened < least {
             let how = format!("{} after {listened:?} of listening: {event_status}", event.event_type);
             return Err(Rule::LivenessWindowsHold.broken(how));
@@ -707,9 +705,9 @@ fn containers_of(state: &State, id: WorkspaceId) -> Vec<(&ContainerId, &FakeCont
     state.containers.iter().filter(|(_, container)| of(container)).collect()
 }
 
-fn running_container_of_row(installation: &Installation, row: &Workspace) -> Option<FakeContainer> {
+fn running_container_of_row(site: &Installation, row: &Workspace) -> Option<FakeContainer> {
     let id = row.container.as_ref()?;
-    installation.world.state().containers.get(id).filter(|container| container.state.may_run()).cloned()
+    site.world.state().containers.get(id).filter(|container| container.state.may_run()).cloned()
 }
 
 fn parse(token: Option<&[u8]>) -> Option<Token> {
@@ -717,15 +715,13 @@ fn parse(token: Option<&[u8]>) -> Option<Token> {
 }
 
 /// Whether a token is valid and belongs to this workspace's current incarnation. Compared by digest, as in the daemon.
-pub(crate) fn is_live(installation: &Installation, row: &Workspace, token: Option<&[u8]>) -> bool {
+pub(crate) fn is_live(site: &Installation, row: &Workspace, token: Option<&[u8]>) -> bool {
     let Some(token) = parse(token) else { return false };
-    let Some(TokenSubject::Workspace(token_owner)) =
-        installation.eye.token_subject(&token.digest(), installation.sim.now())
+    let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&token.digest(), site.sim.now())
     else {
         return false;
     };
-    let live = now_or_panic(installation.eye.live_tokens(row.id, installation.sim.now()))
-        .expect("the store answers");
+    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
     token_owner.workspace == row.id
         && live
             .iter()
@@ -741,9 +737,9 @@ fn describe_token(token: Option<&[u8]>) -> String {
 }
 
 /// Containers without this instance's label or without a name of ours.
-fn foreign(installation: &Installation) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
-    let state = installation.world.state();
-    let instance = installation.instance().to_string();
+fn foreign(site: &Installation) -> BTreeMap<ContainerId, (String, ContainerState, u32)> {
+    let state = site.world.state();
+    let instance = site.instance().to_string();
     let foreign = state.containers.iter().filter(|(_, container)| {
         !container.name.starts_with("ostler-") || container.spec.labels.get(LABEL_INSTANCE) != Some(&instance)
     });

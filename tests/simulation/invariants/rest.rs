@@ -19,24 +19,23 @@ use super::{
 };
 
 /// Checks what must hold once all faults have stopped and the sweeps have nothing left to do.
-pub(crate) fn at_rest(installation: &Installation) -> Result<(), Broken> {
-    at_rest_but(installation, &BTreeSet::new())
+pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {
+    at_rest_but(site, &BTreeSet::new())
 }
 
 /// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
-pub(super) fn at_rest_but(installation: &Installation, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
-    let trash = now_or_panic(installation.eye.trash()).expect("the store answers");
+pub(super) fn at_rest_but(site: &Installation, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
+    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
         let (name, state) = (&entry.workspace_name, entry.state.as_str());
         return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
     }
-    let state = installation.world.state();
-    for row in installation.rows() {
-        at_most_one_live_token(installation, &row)?;
-        if !(robbed.contains(&row.id)
-            && (row.status == Status::Online || lost_its_exit(installation, &state, &row)))
+    let state = site.world.state();
+    for row in site.rows() {
+        at_most_one_live_token(site, &row)?;
+        if !(robbed.contains(&row.id) && (row.status == Status::Online || lost_its_exit(site, &state, &row)))
         {
-            what_runs_is_what_the_row_says(installation, &state, &row)?;
+            what_runs_is_what_the_row_says(site, &state, &row)?;
         }
         every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
         if row.status == Status::Removed {
@@ -48,11 +47,7 @@ pub(super) fn at_rest_but(installation: &Installation, robbed: &BTreeSet<Workspa
 
 /// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
 /// container, and process, file and store agree on its token; any other has none.
-fn what_runs_is_what_the_row_says(
-    installation: &Installation,
-    state: &State,
-    row: &Workspace,
-) -> Result<(), Broken> {
+fn what_runs_is_what_the_row_says(site: &Installation, state: &State, row: &Workspace) -> Result<(), Broken> {
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let detail = row.status_detail.as_deref().unwrap_or_default();
@@ -68,7 +63,7 @@ fn what_runs_is_what_the_row_says(
             }
             let file = state.token_file(container);
             let effective = |token: Option<&[u8]>| describe_token(token);
-            if file != container.held_token || !is_live(installation, row, file.as_deref()) {
+            if file != container.held_token || !is_live(site, row, file.as_deref()) {
                 return Err(format!(
                     "{what}: its file holds {}, its process {}, and the live token is another",
                     effective(file.as_deref()),
@@ -94,8 +89,8 @@ fn what_runs_is_what_the_row_says(
 
 /// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
 /// right.
-fn lost_its_exit(installation: &Installation, state: &State, row: &Workspace) -> bool {
-    let speaks = |container: &FakeContainer| is_live(installation, row, container.held_token.as_deref());
+fn lost_its_exit(site: &Installation, state: &State, row: &Workspace) -> bool {
+    let speaks = |container: &FakeContainer| is_live(site, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
         && containers_of(state, row.id).iter().all(|(_, container)| !speaks(container))
 }
@@ -141,9 +136,8 @@ fn what_a_removed_row_owned_lies_in_the_trash(
 }
 
 /// At most one live instance token, and only that of the row's current incarnation.
-pub(super) fn at_most_one_live_token(installation: &Installation, row: &Workspace) -> Result<(), Broken> {
-    let live = now_or_panic(installation.eye.live_tokens(row.id, installation.sim.now()))
-        .expect("the store answers");
+pub(super) fn at_most_one_live_token(site: &Installation, row: &Workspace) -> Result<(), Broken> {
+    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
     let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
     if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
         let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();

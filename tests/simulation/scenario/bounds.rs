@@ -33,10 +33,9 @@ impl Scenario {
     fn speaker(&self) -> Option<TokenOwner> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
-            let token_subject =
-                self.installation.eye.token_subject(&token.digest(), self.installation.sim.now())?;
+            let token_subject = self.site.eye.token_subject(&token.digest(), self.site.sim.now())?;
             let TokenSubject::Workspace(token_owner) = token_subject else { return None };
-            let row = self.installation.row(token_owner.workspace);
+            let row = self.site.row(token_owner.workspace);
             let proves = token_owner.kind == TokenKind::Instance || row.kind == Kind::External;
             (proves && matches!(row.status, Status::Online | Status::Degraded)).then_some(token_owner)
         })
@@ -44,12 +43,12 @@ impl Scenario {
 
     fn a_flapping_agent_is_told_of_rarely(&mut self) -> Result<(), Broken> {
         let Some(token_owner) = self.speaker() else { return Ok(()) };
-        let now = self.installation.sim.now();
-        let newest = || now_or_panic(self.installation.eye.newest_sequence()).expect("the store answers");
+        let now = self.site.sim.now();
+        let newest = || now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
         let before = newest();
         for _ in 0..RECOVERIES {
             for heartbeat in [Heartbeat { error_rate: 1.0, ..well() }, well()] {
-                now_or_panic(self.installation.eye.record_heartbeat(token_owner, heartbeat, now))
+                now_or_panic(self.site.eye.record_heartbeat(token_owner, heartbeat, now))
                     .expect("the store answers");
             }
         }
@@ -63,18 +62,17 @@ impl Scenario {
     }
 
     fn old_events_are_forgotten(&mut self) -> Result<(), Broken> {
-        let sweeper = self.installation.daemon.sweeper.clone();
-        let oldest = self.installation.sim.now() - EVENT_RETENTION;
+        let sweeper = self.site.daemon.sweeper.clone();
+        let oldest = self.site.sim.now() - EVENT_RETENTION;
         let before = oldest - std::time::Duration::from_secs(1);
-        let newest = now_or_panic(self.installation.eye.newest_sequence()).expect("the store answers");
-        now_or_panic(self.installation.eye.emit(before, EventKind::EngineAccepted, None, json!({}), None))
+        let newest = now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
+        now_or_panic(self.site.eye.emit(before, EventKind::EngineAccepted, None, json!({}), None))
             .expect("the store answers");
-        self.installation.sim.calmly(async move {
+        self.site.sim.calmly(async move {
             let (pass, snapshot) = (pass_named("forget_history"), sweeper.clock_snapshot());
             drop(sweeper.run(&*pass, &snapshot, Mode::Apply).await);
         });
-        let events =
-            now_or_panic(self.installation.eye.events_after(newest, 1_000)).expect("the store answers");
+        let events = now_or_panic(self.site.eye.events_after(newest, 1_000)).expect("the store answers");
         self.witness.coverage.count(Rule::HistoryIsBounded, events.len());
         match events.iter().find(|event| event.created_at < oldest) {
             Some(old) => {
@@ -86,14 +84,14 @@ impl Scenario {
 
     /// Commands addressed by an id never reach a workspace that has that id as its name.
     fn ids_are_no_names(&mut self) -> Result<(), Broken> {
-        let rows = self.installation.rows();
+        let rows = self.site.rows();
         let live: Vec<WorkspaceId> =
             rows.iter().filter(|row| row.status != Status::Removed).map(|row| row.id).collect();
         let [one, .., other] = live[..] else { return Ok(()) };
         let body = json!({ "name": one.to_string() });
         let path = format!("/workspaces/{other}");
-        let _answer = self.installation.sim.calmly(self.installation.as_operator("PATCH", &path, Some(body)));
-        let found = now_or_panic(self.installation.eye.find_workspace(one.to_string(), Scope::Live));
+        let _answer = self.site.sim.calmly(self.site.as_operator("PATCH", &path, Some(body)));
+        let found = now_or_panic(self.site.eye.find_workspace(one.to_string(), Scope::Live));
         self.witness.coverage.count(Rule::IdsAreNoNames, 1);
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),

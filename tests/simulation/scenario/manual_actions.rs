@@ -38,17 +38,17 @@ impl Scenario {
     /// Takes a manual action at the engine.
     pub(super) fn act_manually(&mut self, how: Option<ManualAction>) {
         let Some(id) = self.any_workspace() else { return };
-        let starting = self.installation.status(id) == Status::Provisioning;
-        let hand = self.installation.sim.choose(|rng| {
+        let starting = self.site.status(id) == Status::Provisioning;
+        let hand = self.site.sim.choose(|rng| {
             if starting && rng.permille(400) { ManualAction::Start } else { rng.pick(&ManualAction::ALL) }
         });
         self.act_manually_on(id, how.unwrap_or(hand));
     }
 
     pub(super) fn act_manually_on(&mut self, id: WorkspaceId, hand: ManualAction) {
-        let row = self.installation.row(id);
+        let row = self.site.row(id);
         let Some(container) = row.container else { return };
-        let mut state = self.installation.world.state();
+        let mut state = self.site.world.state();
         let what = match hand {
             ManualAction::Kill => {
                 if state.containers.get(&container).is_none_or(|container| !container.state.may_run()) {
@@ -98,25 +98,25 @@ impl Scenario {
     }
 
     pub(super) fn fill_or_free_the_disk(&mut self) {
-        let pages = self.installation.sim.choose(|rng| rng.below(5));
+        let pages = self.site.sim.choose(|rng| rng.below(5));
         if pages == 4 {
-            self.installation.disk.free();
+            self.site.disk.free();
             self.note("there is room on the disk");
         } else {
-            self.installation.disk.fill(u32::try_from(pages).expect("it is small"));
+            self.site.disk.fill(u32::try_from(pages).expect("it is small"));
             self.count("the disk was full");
             self.note(format!("the disk is full but for {pages} pages"));
         }
     }
 
     pub(super) fn lead_elsewhere_or_back(&mut self) {
-        if self.installation.world.is_elsewhere() {
+        if self.site.world.is_elsewhere() {
             self.lead_back();
         } else {
-            self.installation.world.lead_elsewhere();
+            self.site.world.lead_elsewhere();
             self.count("the socket led to another engine");
             self.note("the socket leads to another engine");
-            let all = self.installation.rows().into_iter().map(|row| row.id);
+            let all = self.site.rows().into_iter().map(|row| row.id);
             self.witness.elsewhere.extend(all);
         }
     }
@@ -127,66 +127,65 @@ impl Scenario {
     pub(super) fn lead_back(&mut self) {
         let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {
-            self.installation.sim.run_ready();
-            if let Some(next) = self.installation.sim.held().first().copied() {
+            self.site.sim.run_ready();
+            if let Some(next) = self.site.sim.held().first().copied() {
                 self.take(next);
                 continue;
             }
-            let Some(next) = self.installation.sim.next_timer().filter(|next| *next <= left) else { break };
+            let Some(next) = self.site.sim.next_timer().filter(|next| *next <= left) else { break };
             left -= next;
-            self.installation.sim.fire_next_timer();
+            self.site.sim.fire_next_timer();
         }
         // A registry that owned nothing at that time may have accepted that engine; what it made is there.
-        self.witness.elsewhere.extend(self.installation.rows().into_iter().map(|row| row.id));
-        self.installation.world.lead_here();
+        self.witness.elsewhere.extend(self.site.rows().into_iter().map(|row| row.id));
+        self.site.world.lead_here();
         self.note("the socket leads to our engine again");
     }
 
     pub(super) fn crash(&mut self) {
         // Crashes after some of the woken tasks have run and others have not.
-        let (some, arriving) = self.installation.sim.choose(|rng| (rng.below(4), rng.below(1001)));
+        let (some, arriving) = self.site.sim.choose(|rng| (rng.below(4), rng.below(1001)));
         for _ in 0..some {
-            self.installation.sim.run_one();
+            self.site.sim.run_one();
         }
         self.count("crashes");
         self.note("the daemon is killed and starts again");
-        let sim = self.installation.sim.clone();
+        let sim = self.site.sim.clone();
         let mut fates = sim.choose(|rng| rng.clone());
-        self.installation.crash(|_| fates.permille(arriving));
+        self.site.crash(|_| fates.permille(arriving));
         self.begin_anew();
     }
 
     /// Stops the daemon's process for a while; both clocks continue.
     pub(super) fn freeze(&mut self) {
         // A daemon that has just started has not announced a tick yet.
-        self.installation.sim.run_ready();
-        let minutes = self.installation.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
+        self.site.sim.run_ready();
+        let minutes = self.site.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
         self.count("freezes of the daemon");
         self.note(format!("the daemon is stopped for {minutes} minutes"));
-        self.installation.freeze(Duration::from_mins(minutes));
-        let now = self.installation.sim.clock().awake();
+        self.site.freeze(Duration::from_mins(minutes));
+        let now = self.site.sim.clock().awake();
         self.witness.listening_since = now;
         if let Some(unread) = &mut self.unread {
             unread.listening_since = now;
         }
-        self.witness.across_jump.extend(running(&self.installation, &open(&self.book)));
+        self.witness.across_jump.extend(running(&self.site, &open(&self.book)));
     }
 
     /// Reboots the host.
     pub(super) fn reboot(&mut self) {
         self.count("reboots");
         self.note("the host starts again");
-        let ran = self.installation.reboot();
+        let ran = self.site.reboot();
         self.begin_anew();
-        let was_up =
-            |id: &WorkspaceId| matches!(self.installation.status(*id), Status::Online | Status::Degraded);
+        let was_up = |id: &WorkspaceId| matches!(self.site.status(*id), Status::Online | Status::Degraded);
         self.witness.rebooted = ran.into_iter().filter(was_up).collect();
     }
 
     /// Resets the record when a new process of the daemon has started.
     fn begin_anew(&mut self) {
-        self.installation.watch();
-        self.witness.listening_since = self.installation.sim.clock().awake();
+        self.site.watch();
+        self.witness.listening_since = self.site.sim.clock().awake();
         self.witness.across_jump.clear();
         self.witness.rebooted.clear();
         let mut book = open(&self.book);
@@ -195,13 +194,13 @@ impl Scenario {
     }
 
     pub(super) fn jump(&mut self) {
-        let minutes = self.installation.sim.choose(|rng| rng.below(240));
+        let minutes = self.site.sim.choose(|rng| rng.below(240));
         let minutes = i64::try_from(minutes).expect("it is small") - 60;
         self.count("jumps of the wall clock");
         self.note(format!("the wall clock jumps by {minutes} minutes"));
-        self.installation.sim.jump(minutes * 60_000);
+        self.site.sim.jump(minutes * 60_000);
         if minutes != 0 {
-            let readings = self.installation.sim.readings(Owner::Daemon);
+            let readings = self.site.sim.readings(Owner::Daemon);
             let mut unread = self
                 .unread
                 .take()
@@ -210,10 +209,10 @@ impl Scenario {
             unread.minutes += minutes;
             self.witness.listening_since = match unread.minutes {
                 0 => unread.listening_since,
-                _ => self.installation.sim.clock().awake(),
+                _ => self.site.sim.clock().awake(),
             };
             self.unread = Some(unread);
-            self.witness.across_jump.extend(running(&self.installation, &open(&self.book)));
+            self.witness.across_jump.extend(running(&self.site, &open(&self.book)));
         }
     }
 }

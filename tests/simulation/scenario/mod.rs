@@ -54,7 +54,7 @@ const ABOUT_AGENTS: [&str; 5] =
 const WHOLE_LISTINGS: usize = 40;
 
 struct Scenario {
-    installation: Installation,
+    site: Installation,
     neighbour: Option<Installation>,
     witness: Witness,
     book: Shared,
@@ -79,9 +79,9 @@ impl Scenario {
         let temper = sim.choose(Temper::of);
         let world = furnished_world();
         let pipe_to = agents(sim.clone(), &world, &book);
-        let installation = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
+        let site = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
         let neighbour = temper.neighbour.then(|| {
-            let neighbour = installation.neighbour();
+            let neighbour = site.neighbour();
             let made = request("next-door", IMAGE);
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
@@ -121,12 +121,12 @@ impl Scenario {
             }
             fault
         });
-        installation.watch();
-        let mut witness = Witness::of(&installation);
+        site.watch();
+        let mut witness = Witness::of(&site);
         witness.late_starts = faulty > 0;
         witness.is_told = true;
         witness.listening_since = sim.clock().awake();
-        Self { installation, neighbour, witness, book, temper, named: 0, unread: None }
+        Self { site, neighbour, witness, book, temper, named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -143,24 +143,24 @@ impl Scenario {
 
     fn live(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
         for step in steps {
-            self.installation.sim.reseed(seed, FIRST_STEP + step);
-            self.installation.sim.run_ready();
+            self.site.sim.reseed(seed, FIRST_STEP + step);
+            self.site.sim.run_ready();
             let lulls = if self.temper.deaths > 0 { 40 } else { 10 };
-            if self.installation.sim.choose(|rng| rng.permille(lulls)) {
+            if self.site.sim.choose(|rng| rng.permille(lulls)) {
                 self.lull()?;
             }
             self.step();
             self.check()?;
         }
-        self.installation.sim.reseed(seed, FIRST_STEP - 1);
+        self.site.sim.reseed(seed, FIRST_STEP - 1);
         self.calm_down()?;
-        self.witness.at_rest(&self.installation)?;
+        self.witness.at_rest(&self.site)?;
         self.last_command_wins()?;
         self.growth_is_bounded()
     }
 
     fn check(&mut self) -> Result<(), Broken> {
-        self.witness.check(&self.installation)?;
+        self.witness.check(&self.site)?;
         let left = std::mem::take(&mut self.witness.left_rest);
         let mut book = open(&self.book);
         book.looks = self.witness.looks;
@@ -169,11 +169,11 @@ impl Scenario {
         }
         for (id, since) in left {
             // A resume also resumes what was paused together with the workspace.
-            let mut line = line_above(&self.installation, id);
+            let mut line = line_above(&self.site, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
             if !book.command_history.roused(&line, since) {
-                let name = self.installation.row(id).name;
+                let name = self.site.row(id).name;
                 return Err(Rule::RestIsKept.broken(format!("{name} left its rest, and no person said so")));
             }
         }
@@ -194,13 +194,12 @@ impl Scenario {
         let create_online = std::mem::take(&mut book.words_heard);
         self.witness.coverage.count(Rule::TokensSpeakTrue, create_online);
         if !self.witness.across_jump.is_empty() {
-            let running = running(&self.installation, &book);
+            let running = running(&self.site, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
         }
         for (id, token) in &book.operator_tokens {
             self.witness.coverage.count(Rule::OperatorTokensStay, 1);
-            let token_owner =
-                self.installation.eye.token_subject(&token.digest(), self.installation.sim.now());
+            let token_owner = self.site.eye.token_subject(&token.digest(), self.site.sim.now());
             let removed = self.witness.is_removed(*id);
             if !removed
                 && !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == *id)
@@ -217,7 +216,7 @@ impl Scenario {
     /// die, one may die repeatedly.
     fn lull(&mut self) -> Result<(), Broken> {
         let deadly = self.temper.deaths > 0;
-        let times = if deadly && self.installation.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
+        let times = if deadly && self.site.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
         for _ in 0..times {
             self.until_nothing_is_due()?;
             if deadly {
@@ -225,7 +224,7 @@ impl Scenario {
                 self.until_nothing_is_due()?;
             }
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
-            let minutes = self.installation.sim.choose(|rng| rng.pick(waits));
+            let minutes = self.site.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a lull"));
             let mut left = Duration::from_mins(minutes);
             // Check a driven daemon often: by the end of a minute it has caught up with everything.
@@ -233,19 +232,19 @@ impl Scenario {
             while !left.is_zero() {
                 let time = slice.min(left);
                 left -= time;
-                self.installation.sim.pass(time);
+                self.site.sim.pass(time);
                 self.check()?;
                 self.restarts_are_on_time()?;
             }
-            if self.installation.sim.choose(|rng| rng.permille(300)) {
+            if self.site.sim.choose(|rng| rng.permille(300)) {
                 self.approve_what_is_held();
             }
-            if self.installation.sim.choose(|rng| rng.permille(300)) {
+            if self.site.sim.choose(|rng| rng.permille(300)) {
                 self.race()?;
             }
             if !self.temper.driven {
                 // The passes about agents, or sometimes all passes. Many graces need two snapshots.
-                let all = self.installation.sim.choose(|rng| rng.permille(150));
+                let all = self.site.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
                 }
@@ -260,11 +259,11 @@ impl Scenario {
         if !self.temper.driven || self.temper.full_disks > 0 {
             return Ok(());
         }
-        let (now, busy) = (self.installation.sim.now(), self.installation.daemon.ops.busy());
+        let (now, busy) = (self.site.sim.now(), self.site.daemon.ops.busy());
         let waits = |id: &WorkspaceId| {
-            busy.contains(id) || line_above(&self.installation, *id).iter().any(|above| busy.contains(above))
+            busy.contains(id) || line_above(&self.site, *id).iter().any(|above| busy.contains(above))
         };
-        for row in self.installation.rows().into_iter().filter(|row| row.status == Status::Offline) {
+        for row in self.site.rows().into_iter().filter(|row| row.status == Status::Offline) {
             let Some(due) = row.restart_due_at.filter(|_| !waits(&row.id)) else { continue };
             self.witness.coverage.count(Rule::RestartsAreOnTime, 1);
             if now > due + RESTART_TOLERANCE {
@@ -279,11 +278,11 @@ impl Scenario {
         // A driver always has another timer.
         let most = if self.temper.driven { 150 } else { 2000 };
         for _ in 0..most {
-            self.installation.sim.run_ready();
-            if let Some(next) = self.installation.sim.held().first().copied() {
+            self.site.sim.run_ready();
+            if let Some(next) = self.site.sim.held().first().copied() {
                 self.take(next);
                 self.check()?;
-            } else if !self.installation.sim.fire_next_timer() {
+            } else if !self.site.sim.fire_next_timer() {
                 break;
             }
         }
@@ -292,14 +291,14 @@ impl Scenario {
 
     fn take(&self, next: Seen) {
         self.note(format!("{} of {}", next.label, side(next)));
-        self.installation.sim.take(next.id);
+        self.site.sim.take(next.id);
     }
 
     /// Takes one random step.
     fn step(&mut self) {
-        let held = self.installation.sim.held();
+        let held = self.site.sim.held();
         let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
-        let (crash, death, disk, detour) = self.installation.sim.choose(|rng| {
+        let (crash, death, disk, detour) = self.site.sim.choose(|rng| {
             (rng.permille(crashes), rng.permille(deaths), rng.permille(full_disks), rng.permille(detours))
         });
         if crash {
@@ -314,7 +313,7 @@ impl Scenario {
         if detour {
             return self.lead_elsewhere_or_back();
         }
-        match self.installation.sim.choose(|rng| rng.below(100)) {
+        match self.site.sim.choose(|rng| rng.below(100)) {
             0..64 if held.is_empty() => self.wait(&held),
             0..64 => {
                 let next = self.next_of(&held);
@@ -329,18 +328,18 @@ impl Scenario {
             92..97 if self.temper.driven => self.wait(&held),
             92..97 => self.sweep(),
             97..99 => self.act_manually(None),
-            _ if self.installation.sim.choose(|rng| rng.permille(300)) => {
-                match self.installation.sim.choose(|rng| rng.below(4)) {
+            _ if self.site.sim.choose(|rng| rng.permille(300)) => {
+                match self.site.sim.choose(|rng| rng.below(4)) {
                     0 => self.freeze(),
                     1 => self.reboot(),
                     _ => self.jump(),
                 }
             }
-            _ if self.installation.sim.choose(|rng| rng.permille(300)) => {
+            _ if self.site.sim.choose(|rng| rng.permille(300)) => {
                 // Sometimes several at once: more than the breaker lets pass.
-                let many = self.installation.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
+                let many = self.site.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
-                    let id = self.installation.add_unknown();
+                    let id = self.site.add_unknown();
                     self.count("something unknown turned up");
                     self.note(format!("something unknown, {id}, turns up"));
                 }
@@ -351,9 +350,9 @@ impl Scenario {
 
     /// One of the held effects; one of the slow side only rarely.
     fn next_of(&self, held: &[Seen]) -> Seen {
-        let slow = self.temper.slow_side.filter(|_| self.installation.sim.choose(|rng| rng.permille(900)));
+        let slow = self.temper.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
-        self.installation.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
+        self.site.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
 
     /// Advances time, unless a store effect is held: the store answers within an instant.
@@ -361,13 +360,13 @@ impl Scenario {
         if held.iter().any(|held| held.state == EffectState::Store) {
             return;
         }
-        if let Some(wait) = self.installation.sim.next_timer() {
+        if let Some(wait) = self.site.sim.next_timer() {
             self.note(format!("{} ms pass", wait.as_millis()));
-            self.installation.sim.fire_next_timer();
+            self.site.sim.fire_next_timer();
         } else {
-            let minutes = self.installation.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
+            let minutes = self.site.sim.choose(|rng| rng.pick(&[1, 1, 1, 2, 4, 14]));
             self.note(format!("{minutes} minutes pass"));
-            self.installation.sim.idle(Duration::from_mins(minutes));
+            self.site.sim.idle(Duration::from_mins(minutes));
         }
     }
 
@@ -376,28 +375,24 @@ impl Scenario {
     }
 
     fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
-        let meant: Vec<_> = self.installation.rows().into_iter().filter(|row| is_meant(row)).collect();
-        (!meant.is_empty()).then(|| self.installation.sim.choose(|rng| rng.pick(&meant)).id)
+        let meant: Vec<_> = self.site.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!meant.is_empty()).then(|| self.site.sim.choose(|rng| rng.pick(&meant)).id)
     }
 
     /// Begins a pass, unless it is running already; the driver guarantees the same.
     fn sweep(&mut self) {
         let passes = all_passes();
-        let restarts = self.temper.deaths > 0 && self.installation.sim.choose(|rng| rng.permille(400));
-        let next_door = self.neighbour.is_some() && self.installation.sim.choose(|rng| rng.permille(250));
-        let pass =
-            if restarts { "restart_due" } else { self.installation.sim.choose(|rng| rng.pick(&passes)) };
+        let restarts = self.temper.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
+        let next_door = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
+        let pass = if restarts { "restart_due" } else { self.site.sim.choose(|rng| rng.pick(&passes)) };
         // If a container is gone, sometimes runs the token sweep, to race it against a start.
         let gone = self
-            .installation
+            .site
             .rows()
             .into_iter()
-            .any(|row| row.container.is_some() && self.installation.container(row.id).is_none());
-        let pass = if gone && self.installation.sim.choose(|rng| rng.permille(300)) {
-            "revoke_stale_tokens"
-        } else {
-            pass
-        };
+            .any(|row| row.container.is_some() && self.site.container(row.id).is_none());
+        let pass =
+            if gone && self.site.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
         if next_door { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
     }
 
@@ -405,7 +400,7 @@ impl Scenario {
         let Some(neighbour) = &self.neighbour else { return };
         self.note(format!("next door, {pass} begins"));
         let sweeper = Arc::clone(&neighbour.daemon.sweeper);
-        self.installation.sim.spawn(Owner::Neighbour, async move {
+        self.site.sim.spawn(Owner::Neighbour, async move {
             if let Ok(snapshot) = sweeper.snapshot().await {
                 sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
             }
@@ -420,8 +415,8 @@ impl Scenario {
         book.running_passes.push(pass);
         book.count("passes");
         book.note(format!("{pass} begins"));
-        let (sweeper, shared) = (Arc::clone(&self.installation.daemon.sweeper), Arc::clone(&self.book));
-        self.installation.sim.spawn(Owner::Daemon, async move {
+        let (sweeper, shared) = (Arc::clone(&self.site.daemon.sweeper), Arc::clone(&self.book));
+        self.site.sim.spawn(Owner::Daemon, async move {
             let snapshot = match pass_named(pass).requires() {
                 Requirement::Engine => sweeper.snapshot().await,
                 Requirement::Store => Ok(sweeper.clock_snapshot()),
@@ -456,14 +451,14 @@ fn all_passes() -> Vec<&'static str> {
 }
 
 /// The passes that are running now, begun by the driver or by the test.
-fn running(installation: &Installation, book: &Book) -> BTreeSet<&'static str> {
-    let driven = installation.daemon.running_passes();
+fn running(site: &Installation, book: &Book) -> BTreeSet<&'static str> {
+    let driven = site.daemon.running_passes();
     driven.into_iter().chain(book.running_passes.iter().copied()).collect()
 }
 
 /// The ancestors of a workspace.
-fn line_above(installation: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
-    let rows = installation.rows();
+fn line_above(site: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
+    let rows = site.rows();
     let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }

@@ -29,14 +29,14 @@ impl Scenario {
         judge: impl FnOnce(&mut Book, u16, &Value) + Send + 'static,
     ) {
         let asking = match token {
-            None => self.installation.as_operator(method, &path, body),
-            Some(token) => self.installation.ask(method, &path, token, body),
+            None => self.site.as_operator(method, &path, body),
+            Some(token) => self.site.ask(method, &path, token, body),
         };
         let shared = Arc::clone(&self.book);
         let mut book = self.book();
         book.count("requests over the routes");
         book.note(what.clone());
-        self.installation.sim.spawn(Owner::Daemon, async move {
+        self.site.sim.spawn(Owner::Daemon, async move {
             let (status, answer) = asking.await;
             let mut book = open(&shared);
             let text = answer.to_string();
@@ -55,13 +55,13 @@ impl Scenario {
     }
 
     pub(super) fn create(&mut self) {
-        if self.installation.rows().len() >= self.temper.workspaces {
+        if self.site.rows().len() >= self.temper.workspaces {
             return;
         }
         self.named += 1;
         let name = format!("w{}", self.named);
         let parent = self.any_workspace();
-        let body = self.installation.sim.choose(|rng| {
+        let body = self.site.sim.choose(|rng| {
             let image = match rng.below(100) {
                 0..10 => REMOTE_IMAGE,
                 10..15 => "no-such-image",
@@ -104,13 +104,13 @@ impl Scenario {
     pub(super) fn order(&mut self) {
         let Some(id) = self.any_workspace() else { return };
         // Sometimes an operator gives the next command before the last was answered.
-        if self.installation.sim.choose(|rng| rng.permille(60)) {
-            for command in self.installation.sim.choose(|rng| rng.pick(HURRIED)) {
+        if self.site.sim.choose(|rng| rng.permille(60)) {
+            for command in self.site.sim.choose(|rng| rng.pick(HURRIED)) {
                 self.give_command(id, *command);
             }
             return;
         }
-        let command = self.installation.sim.choose(|rng| rng.pick(&COMMANDS));
+        let command = self.site.sim.choose(|rng| rng.pick(&COMMANDS));
         self.give_command(id, command);
     }
 
@@ -123,10 +123,10 @@ impl Scenario {
         }
         let gone = (command == Command::Purge).then(|| {
             let mut said = PurgeOrder { tree: Some(id), targets: BTreeSet::new(), answered: None };
-            said.note_tree(&self.installation.rows());
+            said.note_tree(&self.site.rows());
             self.book().order_purge(said)
         });
-        let what = format!("order {number}, {command:?} {}", self.installation.row(id).name);
+        let what = format!("order {number}, {command:?} {}", self.site.row(id).name);
         self.ask(what, command.request(id), None, move |book, status, answer| {
             let granted = Command::is_granted_by(status, answer);
             let looks = book.looks;
@@ -154,9 +154,9 @@ impl Scenario {
     /// An operator queries something, or changes something other than a status.
     pub(super) fn ask_or_change(&mut self) {
         let Some(id) = self.any_workspace() else { return };
-        let trash = now_or_panic(self.installation.eye.trash()).expect("the store answers");
-        let name = self.installation.row(id).name;
-        let (what, looks) = (self.installation.sim.choose(|rng| rng.below(8)), self.witness.looks);
+        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
+        let name = self.site.row(id).name;
+        let (what, looks) = (self.site.sim.choose(|rng| rng.below(8)), self.witness.looks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
         match what {
@@ -202,11 +202,11 @@ impl Scenario {
             }
             4 => self.ask("list".into(), ("GET", "/workspaces".into(), None), None, nothing),
             5 if !trash.is_empty() => {
-                let entry = self.installation.sim.choose(|rng| rng.pick(&trash));
+                let entry = self.site.sim.choose(|rng| rng.pick(&trash));
                 self.restore(&entry);
             }
             6 if !trash.is_empty() => {
-                let entry = self.installation.sim.choose(|rng| rng.pick(&trash));
+                let entry = self.site.sim.choose(|rng| rng.pick(&trash));
                 let said = PurgeOrder { tree: None, targets: [entry.workspace].into(), answered: None };
                 let which = self.book().order_purge(said);
                 let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(which, status);
@@ -234,22 +234,22 @@ impl Scenario {
 
     /// An operator approves one of the held plans.
     pub(super) fn approve_what_is_held(&mut self) {
-        let held = |pass| now_or_panic(self.installation.eye.held_plan(pass)).expect("the store answers");
+        let held = |pass| now_or_panic(self.site.eye.held_plan(pass)).expect("the store answers");
         let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
         if held.is_empty() {
             return;
         }
         // From here on the breaker's limit does not apply.
         self.witness.approving = true;
-        let (pass, plan) = self.installation.sim.choose(|rng| rng.pick(&held));
+        let (pass, plan) = self.site.sim.choose(|rng| rng.pick(&held));
         let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
         self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
     }
 
     /// The token of a running process, or a token seen earlier.
     pub(super) fn some_token(&self) -> Option<Token> {
-        let (runs, old) = self.installation.sim.choose(|rng| (rng.permille(850), rng.next()));
-        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.installation.container(id));
+        let (runs, old) = self.site.sim.choose(|rng| (rng.permille(850), rng.next()));
+        let running = self.any_workspace().filter(|_| runs).and_then(|id| self.site.container(id));
         let running = running.filter(|container| container.state.may_run());
         let mut book = self.book();
         match running.and_then(|container| token_of(container.held_token.as_deref())) {
@@ -270,14 +270,13 @@ impl Scenario {
     /// An agent sends a request, with its current token or with one seen earlier.
     pub(super) fn speak(&mut self) {
         let Some(token) = self.some_token() else { return };
-        let token_owner =
-            match self.installation.eye.token_subject(&token.digest(), self.installation.sim.now()) {
-                Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
-                _ => None,
-            };
+        let token_owner = match self.site.eye.token_subject(&token.digest(), self.site.sim.now()) {
+            Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
+            _ => None,
+        };
         // An agent whose token is no longer valid keeps sending.
         let Some(id) = token_owner.or_else(|| self.any_workspace()) else { return };
-        let (says, path, body) = self.installation.sim.choose(|rng| {
+        let (says, path, body) = self.site.sim.choose(|rng| {
             let well = json!({ "uptime_seconds": 60 });
             let (says, more) = rng.pick(&[
                 ("is well", well.clone()),
@@ -309,11 +308,10 @@ impl Scenario {
         });
         let method = if body.is_some() || path.ends_with("hibernate") { "POST" } else { "GET" };
         let looks = self.witness.looks;
-        let what = format!("{} says that it {says}", self.installation.row(id).name);
+        let what = format!("{} says that it {says}", self.site.row(id).name);
         self.count("words of agents");
         let heartbeats = body.is_some();
-        let (eye, clock, digest) =
-            (self.installation.eye.clone(), self.installation.sim.clock(), token.digest());
+        let (eye, clock, digest) = (self.site.eye.clone(), self.site.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
             // What was recorded for the request was recorded just now, and nothing since.
             let token_subject = eye.token_subject(&digest, clock.now());
@@ -335,11 +333,11 @@ impl Scenario {
     /// Sends a message with a unique word that identifies it on arrival.
     pub(super) fn send_a_message(&mut self) {
         let Some(to) = self.any_workspace() else { return };
-        let by_person = self.installation.sim.choose(|rng| rng.permille(400));
+        let by_person = self.site.sim.choose(|rng| rng.permille(400));
         let token = if by_person { None } else { self.some_token() };
-        let from = token.as_ref().and_then(|token| {
-            self.installation.eye.token_subject(&token.digest(), self.installation.sim.now())
-        });
+        let from = token
+            .as_ref()
+            .and_then(|token| self.site.eye.token_subject(&token.digest(), self.site.sim.now()));
         let from = match from {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,
@@ -351,10 +349,10 @@ impl Scenario {
         self.book().sent.insert(command.clone(), (from, to));
         self.count("messages");
         let body = json!({ "method": "message/send", "params": { "message": { "text": command } } });
-        let what = format!("{command} to {}", self.installation.row(to).name);
+        let what = format!("{command} to {}", self.site.row(to).name);
         let path = format!("/workspaces/{to}/a2a");
         let which = self.book().command_history.send(to);
-        let clock = self.installation.sim.clock();
+        let clock = self.site.sim.clock();
         let sent_at = clock.awake();
         let judge = move |book: &mut Book, _: u16, answer: &Value| {
             book.command_history.answer_message(to, which);

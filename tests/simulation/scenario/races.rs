@@ -18,7 +18,7 @@ use super::{
 impl Scenario {
     /// Runs one of the races.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
-        match self.installation.sim.choose(|rng| rng.below(6)) {
+        match self.site.sim.choose(|rng| rng.below(6)) {
             0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
             1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
             2 if !self.temper.driven => self.give_back_what_was_unknown(),
@@ -31,25 +31,25 @@ impl Scenario {
     /// A container has been gone for longer than the grace, in two listings. Its workspace is restarted while the
     /// token sweep is between its snapshot and its last statement.
     fn sweep_tokens_while_it_starts(&mut self) -> Result<(), Broken> {
-        let has_container = |row: &Workspace| self.installation.container(row.id).is_some();
+        let has_container = |row: &Workspace| self.site.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
-        self.installation.remove_container(id);
+        self.site.remove_container(id);
         self.count("its container is removed by hand");
         self.note("a container is removed by hand, and long gone when its workspace is started anew");
         for _ in 0..2 {
             self.begin_pass("settle");
             self.until_nothing_is_due()?;
-            self.installation.sim.pass(Duration::from_mins(6));
+            self.site.sim.pass(Duration::from_mins(6));
             self.check()?;
         }
         self.begin_pass("revoke_stale_tokens");
-        let far = self.installation.sim.choose(|rng| rng.below(8));
+        let far = self.site.sim.choose(|rng| rng.below(8));
         self.go_on_for(far, |seen| seen.side == SWEEPS)?;
         self.give_command(id, Command::Restart);
         for _ in 0..2 {
             self.go_on_for(100, |seen| seen.side != SWEEPS)?;
-            if self.installation.sim.next_timer().is_some_and(|next| next <= Duration::from_secs(2)) {
-                self.installation.sim.fire_next_timer();
+            if self.site.sim.next_timer().is_some_and(|next| next <= Duration::from_secs(2)) {
+                self.site.sim.fire_next_timer();
             }
         }
         Ok(())
@@ -59,14 +59,14 @@ impl Scenario {
     /// objects.
     fn lead_elsewhere_while_it_is_deleted(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
-        if self.installation.world.is_elsewhere() {
+        if self.site.world.is_elsewhere() {
             return Ok(());
         }
         self.give_command(id, Command::Purge);
-        let far = self.installation.sim.choose(|rng| rng.below(25));
+        let far = self.site.sim.choose(|rng| rng.below(25));
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
-        let far = self.installation.sim.choose(|rng| rng.below(15));
+        let far = self.site.sim.choose(|rng| rng.below(15));
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
@@ -76,10 +76,10 @@ impl Scenario {
     fn take_a_purge_back(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         self.give_command(id, Command::Purge);
-        let far = self.installation.sim.choose(|rng| rng.below(25));
+        let far = self.site.sim.choose(|rng| rng.below(25));
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
-        self.installation.sim.run_ready();
-        let of_the_purge = self.installation.sim.held();
+        self.site.sim.run_ready();
+        let of_the_purge = self.site.sim.held();
         for command in [Command::Undelete, Command::Remove] {
             self.give_command(id, command);
             self.go_on_for(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
@@ -89,10 +89,10 @@ impl Scenario {
 
     /// A user runs `podman start` on the container that ostler is about to start.
     fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
-        let has_container = |row: &Workspace| self.installation.container(row.id).is_some();
+        let has_container = |row: &Workspace| self.site.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.give_command(id, Command::Restart);
-        let far = self.installation.sim.choose(|rng| rng.below(16));
+        let far = self.site.sim.choose(|rng| rng.below(16));
         self.go_on_for(far, |seen| seen.side != SWEEPS)?;
         self.act_manually_on(id, ManualAction::Start);
         self.check()
@@ -100,14 +100,14 @@ impl Scenario {
 
     /// Operators give several commands in turn to a workspace and to one below it, and wait for no answer or for all.
     fn change_their_minds_about_a_tree(&mut self) -> Result<(), Broken> {
-        let below: Vec<_> = self.installation.rows().into_iter().filter(|row| row.parent.is_some()).collect();
+        let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.parent.is_some()).collect();
         if below.is_empty() {
             return Ok(());
         }
-        let below = self.installation.sim.choose(|rng| rng.pick(&below));
+        let below = self.site.sim.choose(|rng| rng.pick(&below));
         let lead = below.parent.unwrap_or(below.id);
         for _ in 0..5 {
-            let (of_lead, command, far) = self.installation.sim.choose(|rng| {
+            let (of_lead, command, far) = self.site.sim.choose(|rng| {
                 let command = rng.pick(&[
                     Command::Stop,
                     Command::Start,
@@ -127,12 +127,12 @@ impl Scenario {
 
     /// An unknown container is moved to the trash, and an operator restores it, completely or in part.
     fn give_back_what_was_unknown(&mut self) -> Result<(), Broken> {
-        let id = self.installation.add_unknown();
+        let id = self.site.add_unknown();
         self.count("something unknown turned up");
         self.note(format!("something unknown, {id}, turns up"));
-        let (without_container, far) = self.installation.sim.choose(|rng| (rng.permille(300), rng.below(40)));
+        let (without_container, far) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
         if without_container {
-            let mut state = self.installation.world.state();
+            let mut state = self.site.world.state();
             let name = container_name(id, 1);
             let container = state.containers.iter().find(|(_, container)| container.name == name);
             if let Some(container) = container.map(|(id, _)| id.clone()) {
@@ -141,11 +141,11 @@ impl Scenario {
         }
         self.begin_pass("settle");
         self.until_nothing_is_due()?;
-        self.installation.sim.pass(Duration::from_mins(11));
+        self.site.sim.pass(Duration::from_mins(11));
         self.check()?;
         self.begin_pass("reap_unknown");
         self.until_nothing_is_due()?;
-        let trash = now_or_panic(self.installation.eye.trash()).expect("the store answers");
+        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
         if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
             self.restore(entry);
         }
@@ -155,8 +155,8 @@ impl Scenario {
     /// Takes up to `most` effects for which `meant` holds, and checks everything after each.
     fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
-            self.installation.sim.run_ready();
-            let held = self.installation.sim.held();
+            self.site.sim.run_ready();
+            let held = self.site.sim.held();
             let Some(next) = held.iter().find(|seen| meant(seen)).copied() else { break };
             self.take(next);
             self.check()?;

@@ -23,19 +23,19 @@ impl Scenario {
     /// Stops faults, completes what is in progress, and sweeps until nothing is left to do.
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
         self.note("everything is well again");
-        if self.installation.world.is_elsewhere() {
+        if self.site.world.is_elsewhere() {
             self.lead_back();
             self.check()?;
         }
-        self.installation.world.heal();
-        self.installation.disk.free();
+        self.site.world.heal();
+        self.site.disk.free();
         for _ in 0..if self.temper.driven { 300 } else { 100_000 } {
-            self.installation.sim.run_ready();
-            let held = self.installation.sim.held();
+            self.site.sim.run_ready();
+            let held = self.site.sim.held();
             if !held.is_empty() {
                 let next = self.next_of(&held);
                 self.take(next);
-            } else if !self.installation.sim.fire_next_timer() {
+            } else if !self.site.sim.fire_next_timer() {
                 break;
             }
             self.check()?;
@@ -45,7 +45,7 @@ impl Scenario {
         if self.temper.driven {
             // From here on the seed runs the passes, as in every other scenario; the checks of the driver are
             // complete.
-            self.installation.put_driver_to_rest();
+            self.site.put_driver_to_rest();
         }
         self.settle_down()?;
         // A workspace that also lost its work volume cannot be started.
@@ -56,14 +56,14 @@ impl Scenario {
             // An agent that lost its token file gets a new one at its next start. If the file was lost before the
             // agent read it, no heartbeat was ever received.
             let late = Status::Failed(Failure::ProvisionTimeout);
-            if [Status::Online, Status::Degraded, late].contains(&self.installation.status(id)) {
+            if [Status::Online, Status::Degraded, late].contains(&self.site.status(id)) {
                 self.give_command(id, Command::Restart);
-                self.installation.sim.quiesce();
+                self.site.sim.quiesce();
             }
         }
         let last = self.settle_down()?;
-        let live = self.installation.rows().iter().filter(|row| row.status != Status::Removed).count();
-        let remembered = self.installation.daemon.remembered();
+        let live = self.site.rows().iter().filter(|row| row.status != Status::Removed).count();
+        let remembered = self.site.daemon.remembered();
         self.witness.coverage.count(Rule::MemoryIsBounded, live);
         if remembered > 2 * live {
             let how = format!("{remembered} things are remembered of {live} workspaces");
@@ -74,21 +74,17 @@ impl Scenario {
     }
 
     pub(super) fn settle_down(&self) -> Result<Vec<Run>, Broken> {
-        self.installation.try_to_converge().map_err(|left| Rule::ItHeals.broken(left))
+        self.site.try_to_converge().map_err(|left| Rule::ItHeals.broken(left))
     }
 
     /// Sends a healthy, idle heartbeat with every token that is still valid.
     pub(super) fn everybody_is_well(&self) {
         for token in &self.book().tokens {
             if let Some(TokenSubject::Workspace(token_owner)) =
-                self.installation.eye.token_subject(&token.digest(), self.installation.sim.now())
+                self.site.eye.token_subject(&token.digest(), self.site.sim.now())
             {
-                now_or_panic(self.installation.eye.record_heartbeat(
-                    token_owner,
-                    well(),
-                    self.installation.sim.now(),
-                ))
-                .expect("the store answers");
+                now_or_panic(self.site.eye.record_heartbeat(token_owner, well(), self.site.sim.now()))
+                    .expect("the store answers");
             }
         }
     }
@@ -98,10 +94,10 @@ impl Scenario {
         let book = open(&self.book);
         let ids: Vec<_> = book.command_history.said.keys().copied().collect();
         for id in ids {
-            let above = line_above(&self.installation, id);
+            let above = line_above(&self.site, id);
             let Some(last) = book.command_history.last_granted(id, &above) else { continue };
             self.witness.coverage.count(Rule::LastCommandWins, 1);
-            let row = self.installation.row(id);
+            let row = self.site.row(id);
             // A lost work volume prevents what was ordered before.
             let is_robbed =
                 self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
