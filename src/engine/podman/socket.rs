@@ -233,7 +233,7 @@ mod tests {
         let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| runtime.clone());
         let said = find(None, environment, 4_000_000_001).unwrap_err().to_string();
         for part in [
-            "podman/podman.sock: is not a socket",
+            "podman/podman.sock: not a socket",
             "/run/user/4000000001/podman/podman.sock: No such file",
             "systemctl --user enable --now podman.socket",
             &format!("podman system service --time=0 unix://{}", file.display()),
