@@ -449,7 +449,7 @@ async fn missing_image_error_names_the_command_that_fixes_it() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     registry.order(patch(&one.id, json!({ "image": "agent:none" }))).await.well();
-    one.order("recreate").await.refuses_with(424, "then `ostler recreate one`");
+    one.order("recreate").await.refuses_with(424, "then run `ostler recreate one`");
     let made = registry.create("two", json!({ "image": "agent:none" })).await;
     registry.until_status(made["id"].as_str().unwrap(), "failed(start_error)").await;
     let detail = registry.show(made["id"].as_str().unwrap()).await["status_detail"].to_string();
