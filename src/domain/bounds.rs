@@ -35,13 +35,17 @@ pub const AGENT_EVENT_EVERY_MS: i64 = 5 * 60 * 1000;
 /// The time at which a workspace's allowance of events is full again after one more event; `None` if it is used up.
 ///
 /// Stored as one number, as in the generic cell rate algorithm. A stored time further in the future than a full
-/// allowance comes from a clock that was set back, and counts as an empty allowance.
+/// allowance comes from a clock that was set back. It counts as an allowance with one event left: the caller stores a
+/// time near the new clock then, so that the agent's events are not suppressed until the clock has caught up.
 #[must_use]
 pub fn next_agent_event(full_at_ms: Option<i64>, now_ms: i64) -> Option<i64> {
-    let whole = AGENT_EVENTS_BURST * AGENT_EVENT_EVERY_MS;
-    let full_at = full_at_ms.unwrap_or(now_ms).clamp(now_ms, now_ms.saturating_add(whole));
+    let latest = now_ms.saturating_add(AGENT_EVENTS_BURST * AGENT_EVENT_EVERY_MS);
+    let full_at = match full_at_ms {
+        Some(full_at) if full_at > latest => latest.saturating_sub(AGENT_EVENT_EVERY_MS),
+        known => known.unwrap_or(now_ms).max(now_ms),
+    };
     let next = full_at.saturating_add(AGENT_EVENT_EVERY_MS);
-    (next - now_ms <= whole).then_some(next)
+    (next <= latest).then_some(next)
 }
 
 #[cfg(test)]
@@ -61,9 +65,14 @@ mod tests {
     }
 
     #[test]
-    fn agent_event_is_refused_if_allowance_time_is_far_ahead() {
-        let far = Some(i64::MAX / 2);
-        assert_eq!(next_agent_event(far, 0), None);
-        assert!(next_agent_event(None, 0).is_some());
+    fn agent_event_allowance_recovers_after_clock_is_set_back() {
+        let a_day = 24 * 60 * 60 * 1000;
+        let mut full_at = None;
+        while let Some(next) = next_agent_event(full_at, a_day) {
+            full_at = Some(next);
+        }
+        let after = next_agent_event(full_at, 0).expect("one event is permitted, so that the time is stored again");
+        assert_eq!(next_agent_event(Some(after), 0), None, "no more than one event is permitted at once");
+        assert!(next_agent_event(Some(after), AGENT_EVENT_EVERY_MS).is_some(), "the allowance refills");
     }
 }
