@@ -764,6 +764,9 @@ pub struct EventsArgs {
     /// Continue to print new events, also across restarts of the daemon
     #[arg(long, short)]
     pub follow: bool,
+    /// Print every field of an event, with whole ids
+    #[arg(long, short)]
+    pub verbose: bool,
     /// Number of events
     #[arg(
         long,
@@ -782,11 +785,15 @@ pub struct EventsArgs {
 Every change of status, reaping and refusal is recorded with the evidence that it was based on.
 
 Examples:
-  ostler why builder")]
+  ostler why builder
+  ostler why -v builder")]
 pub struct WhyArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
+    /// Print every field of an event, with whole ids, and the log lines of each
+    #[arg(long, short)]
+    pub verbose: bool,
     /// Number of events
     #[arg(
         long,

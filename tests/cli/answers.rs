@@ -94,6 +94,7 @@ fn why_prints_event_timeline_with_evidence() {
     daemon.answers("GET /workspaces/tester?removed=true", 200, &fixtures::tester());
     daemon.answers(&format!("GET /events/{}?limit=30", fixtures::TESTER), 200, &fixtures::sample_events());
     both!(daemon, "why", ["why", "tester"]);
+    insta::assert_snapshot!("why_verbose", daemon.run(&["why", "-v", "tester"]).transcript());
 }
 
 #[test]

@@ -49,8 +49,8 @@ fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
         200,
         &fixtures::sample_events()[..2],
     );
-    daemon.answers_bytes("GET /events/stream?passing=false", 200, &sse(&[next(4), next(5)]));
-    daemon.answers_bytes("GET /events/stream?passing=false", 200, &sse(&[next(5), elsewhere, next(7)]));
+    daemon.answers_bytes("GET /events/stream?transient=false", 200, &sse(&[next(4), next(5)]));
+    daemon.answers_bytes("GET /events/stream?transient=false", 200, &sse(&[next(5), elsewhere, next(7)]));
 
     let mut child = daemon
         .command(&["events", "-f", "tester", "-n", "2", "--json"])
@@ -68,8 +68,8 @@ fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
     assert_eq!(
         asked[..2],
         [
-            "GET /events/stream?passing=false  [Last-Event-ID: 4]",
-            "GET /events/stream?passing=false  [Last-Event-ID: 5]"
+            "GET /events/stream?transient=false  [Last-Event-ID: 4]",
+            "GET /events/stream?transient=false  [Last-Event-ID: 5]"
         ]
     );
 }

@@ -141,7 +141,7 @@ async fn stream_can_leave_out_transient_events() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut wire = Wire::open(registry.address).await;
-    wire.write(&Ask::get("/events/stream?passing=false").token(&registry.admin).bytes()).await;
+    wire.write(&Ask::get("/events/stream?transient=false").token(&registry.admin).bytes()).await;
     assert_eq!(wire.head().await.unwrap().0, 200);
     let mut listener = Listener { wire, text: String::new() };
     one.heartbeat(json!({ "uptime_seconds": 9 })).await.well();

@@ -209,7 +209,8 @@ async fn event_list_is_limited_in_bytes() {
     let newest = answer.well()[0]["id"].as_i64().expect("a number");
     // A subscriber that catches up receives all of them, in several pages.
     let mut wire = Wire::open(registry.address).await;
-    let stream = Ask::get("/events/stream?passing=false").header("Last-Event-ID", "0").token(&registry.admin);
+    let stream =
+        Ask::get("/events/stream?transient=false").header("Last-Event-ID", "0").token(&registry.admin);
     wire.write(&stream.bytes()).await;
     wire.head().await.expect("it is answered");
     let last = format!("id: {newest}\n");

@@ -68,7 +68,7 @@ async fn notice_is_delivered_to_event_stream_subscribers() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut follower = Wire::open(registry.address).await;
-    let stream = Ask::get("/events/stream?passing=true").token(&registry.admin);
+    let stream = Ask::get("/events/stream?transient=true").token(&registry.admin);
     follower.write(&stream.bytes()).await;
     assert_eq!(follower.head().await.unwrap().0, 200);
     let mut seen = String::new();

@@ -30,17 +30,17 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &EventsArgs) -> Res
         None => None,
     };
     let events = recent(session, only.as_deref(), args.limit).await?;
-    let mut names = Names::default();
+    let mut printer = Printer { verbose: args.verbose, names: HashMap::new() };
     if session.out.json() && !args.follow {
         session.out.value(&events)?;
         return Ok(0);
     }
     for event in &events {
-        show(session, &mut names, event).await?;
+        show(session, &mut printer, event).await?;
     }
     if args.follow {
         let seen = events.last().map_or(0, |event| event.id);
-        follow(session, only.as_deref(), seen, &mut names).await?;
+        follow(session, only.as_deref(), seen, &mut printer).await?;
     }
     Ok(0)
 }
@@ -57,17 +57,17 @@ pub(super) async fn recent(
     Ok(events)
 }
 
-async fn show(session: &Session<'_>, names: &mut Names, event: &EventView) -> Result<(), Failure> {
+async fn show(session: &Session<'_>, printer: &mut Printer, event: &EventView) -> Result<(), Failure> {
     if session.out.json() {
         return session.out.value_line(event);
     }
-    let described = timeline::describe(event);
-    let time = session.out.paint(Tone::Dim, &described.time);
+    let line = if printer.verbose { timeline::describe(event).line() } else { timeline::brief(event) };
+    let time = session.out.paint(Tone::Dim, &text::local(&event.created_at));
     let whose = match &event.workspace_id {
-        Some(id) => format!("{} ", names.of(session, id, event).await),
+        Some(id) => format!("{} ", printer.name_of(session, id, event).await),
         None => String::new(),
     };
-    session.out.line(&format!("{time}  {whose}{}", described.line()))
+    session.out.line(&format!("{time}  {whose}{line}"))
 }
 
 /// Prints events until interrupted, across restarts of the daemon: each connection continues after the last sequence
@@ -76,13 +76,13 @@ async fn follow(
     session: &Session<'_>,
     only: Option<&str>,
     mut seen: i64,
-    names: &mut Names,
+    printer: &mut Printer,
 ) -> Result<(), Failure> {
     let mut pause = RECONNECT_FIRST;
     let mut connected = false;
     loop {
         let before = seen;
-        match listen(session, only, &mut seen, names).await {
+        match listen(session, only, &mut seen, printer).await {
             Ok(()) => connected = true,
             Err(failure) if failure.is_unreachable() && connected => {}
             Err(failure) => return Err(failure),
@@ -105,10 +105,10 @@ async fn listen(
     session: &Session<'_>,
     only: Option<&str>,
     seen: &mut i64,
-    names: &mut Names,
+    printer: &mut Printer,
 ) -> Result<(), Failure> {
     let last = Some((HeaderName::from_static("last-event-id"), seen.to_string()));
-    let mut stream = session.client.stream("/events/stream?passing=false", last).await?;
+    let mut stream = session.client.stream("/events/stream?transient=false", last).await?;
     let mut sse = Sse::default();
     while let Ok(Some(bytes)) = stream.next().await {
         for data in sse.feed(&bytes) {
@@ -122,30 +122,34 @@ async fn listen(
             }
             *seen = event.id;
             if only.is_none_or(|id| event.workspace_id.as_deref() == Some(id)) {
-                show(session, names, &event).await?;
+                show(session, printer, &event).await?;
             }
         }
     }
     Ok(())
 }
 
-/// Names of workspaces by id; each is requested from the daemon only once.
-#[derive(Default)]
-struct Names(HashMap<String, String>);
+/// How events are printed.
+struct Printer {
+    /// Whether every field is printed.
+    verbose: bool,
+    /// Names of workspaces by id; each is requested from the daemon only once.
+    names: HashMap<String, String>,
+}
 
-impl Names {
-    async fn of(&mut self, session: &Session<'_>, id: &str, event: &EventView) -> String {
+impl Printer {
+    async fn name_of(&mut self, session: &Session<'_>, id: &str, event: &EventView) -> String {
         if let Some(name) = event.payload.get("name").and_then(Value::as_str) {
             return text::printable(name);
         }
-        if let Some(name) = self.0.get(id) {
+        if let Some(name) = self.names.get(id) {
             return name.clone();
         }
         let name = match session.client.get::<WorkspaceView>(&workspace(id)).await {
             Ok(view) => text::printable(&view.name),
             Err(_) => text::short(id).to_owned(),
         };
-        self.0.insert(id.to_owned(), name.clone());
+        self.names.insert(id.to_owned(), name.clone());
         name
     }
 }

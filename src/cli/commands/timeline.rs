@@ -20,14 +20,76 @@ pub(super) struct EventText {
 }
 
 impl EventText {
-    /// Sentence and facts on one line.
+    /// Sentence and all facts on one line.
     pub(super) fn line(&self) -> String {
         let facts = self.facts.iter().map(|(key, value)| format!("; {key}: {value}"));
         [self.sentence.clone()].into_iter().chain(facts).collect()
     }
 }
 
-/// Fields that say why, which are shown first; the others follow in alphabetical order.
+/// Fields that the brief form names after the reason; it leaves out the others, which are mostly ids. The fields of an
+/// update are what was changed, so all of them are named.
+const BRIEF: [&str; 17] = [
+    "exit_code",
+    "oom_killed",
+    "oom",
+    "recovered_from",
+    "runtime_state",
+    "error_rate",
+    "restarts",
+    "url",
+    "pass",
+    "plan_id",
+    "phase",
+    "prefix",
+    "request",
+    "fields_refused",
+    "current_task",
+    "message",
+    "result",
+];
+
+/// The event on one line: what happened, why, and the most important facts, with shortened ids.
+pub(super) fn brief(event: &EventView) -> String {
+    let empty = Map::new();
+    let payload = event.payload.as_object().unwrap_or(&empty);
+    let mut text = sentence(&event.event_type);
+    let reasons: Vec<_> = REASONS.into_iter().filter_map(|key| fact(key, payload.get(key)?)).collect();
+    if !reasons.is_empty() {
+        let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
+        text += &format!(" ({})", reasons.join("; "));
+    }
+    let is_named = |key: &&String| match event.event_type.as_str() {
+        "WORKSPACE_UPDATED" => !REASONS.contains(&key.as_str()),
+        _ => BRIEF.contains(&key.as_str()),
+    };
+    for (key, value) in payload.keys().filter(is_named).filter_map(|key| fact(key, payload.get(key)?)) {
+        text += &format!("; {key}: {value}");
+    }
+    short_ids(&text)
+}
+
+/// Shortens the ids of containers and images, which have 64 hexadecimal digits, to the 12 that Podman shows.
+fn short_ids(text: &str) -> String {
+    const WHOLE: usize = 64;
+    const SHOWN: usize = 12;
+    let (mut short, mut rest) = (String::with_capacity(text.len()), text);
+    while !rest.is_empty() {
+        let is_hex = |c: char| c.is_ascii_hexdigit();
+        let digits = rest.find(|c| !is_hex(c)).unwrap_or(rest.len());
+        short.push_str(if digits == WHOLE { &rest[..SHOWN] } else { &rest[..digits] });
+        rest = &rest[digits..];
+        let other = rest.find(is_hex).unwrap_or(rest.len());
+        short.push_str(&rest[..other]);
+        rest = &rest[other..];
+    }
+    short
+}
+
+/// Fields that say why.
+const REASONS: [&str; 4] = ["reason", "evidence", "detail", "error"];
+
+/// Fields that are shown first; the others follow in alphabetical order.
 const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
 
 /// Fields that are not shown as facts: the log has its own form, and an agent's card, which may be long, is in
@@ -164,6 +226,31 @@ mod tests {
                 "{text:?}"
             );
         }
+    }
+
+    #[test]
+    fn brief_event_names_reason_and_important_facts_with_short_ids() {
+        let event = |event_type: &str, payload| EventView {
+            id: 1,
+            event_type: event_type.into(),
+            workspace_id: None,
+            payload,
+            created_at: "2026-01-02T03:04:05.678Z".into(),
+        };
+        let id = "0123456789abcdef".repeat(4);
+        let offline = serde_json::json!({
+            "attempt": 2, "evidence": format!("container {id} absent in two listings"), "exit_code": 137,
+            "container": id, "log_tail": ["one"],
+        });
+        assert_eq!(
+            brief(&event("WORKSPACE_OFFLINE", offline)),
+            "went offline: its container is gone or has exited (container 0123456789ab absent in two listings); \
+             exit code: 137"
+        );
+        let online = serde_json::json!({ "container": id, "incarnation": 3 });
+        assert_eq!(brief(&event("WORKSPACE_ONLINE", online)), "came online");
+        let updated = serde_json::json!({ "role": "helper" });
+        assert_eq!(brief(&event("WORKSPACE_UPDATED", updated)), "was changed; role: helper");
     }
 
     #[test]

@@ -43,13 +43,22 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     }
     session.out.line("")?;
     for event in &events {
-        describe(session, event)?;
+        if args.verbose {
+            print_all(session, event)?;
+        } else {
+            let time = session.out.paint(Tone::Dim, &local(&event.created_at));
+            session.out.line(&format!("{time}  {}", timeline::brief(event)))?;
+        }
+    }
+    if !args.verbose {
+        print_newest_log(session, &events)?;
     }
     super::note_if_not_ready(session).await;
     Ok(0)
 }
 
-fn describe(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
+/// Prints an event with every field, one a line, and its log lines.
+fn print_all(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     let described = timeline::describe(event);
     let time = session.out.paint(Tone::Dim, &described.time);
     session.out.line(&format!("{time}  {}", described.sentence))?;
@@ -58,9 +67,22 @@ fn describe(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     }
     if !described.log.is_empty() {
         session.out.line(&format!("{:21}last log lines:", ""))?;
+        print_log(session, 23, &described.log)?;
     }
-    for line in &described.log {
-        session.out.line(&session.out.paint(Tone::Dim, &format!("{:23}| {line}", "")))?;
+    Ok(())
+}
+
+/// Prints the log lines of the newest event that has any: why the container exited is mostly said there.
+fn print_newest_log(session: &Session<'_>, events: &[EventView]) -> Result<(), Failure> {
+    let described = events.iter().rev().map(timeline::describe).find(|event| !event.log.is_empty());
+    let Some(described) = described else { return Ok(()) };
+    session.out.line(&format!("\nLast log lines before {}:", described.time))?;
+    print_log(session, 2, &described.log)
+}
+
+fn print_log(session: &Session<'_>, indent: usize, lines: &[String]) -> Result<(), Failure> {
+    for line in lines {
+        session.out.line(&session.out.paint(Tone::Dim, &format!("{:indent$}| {line}", "")))?;
     }
     Ok(())
 }
