@@ -71,7 +71,8 @@ mod tests {
         while let Some(next) = next_agent_event(full_at, a_day) {
             full_at = Some(next);
         }
-        let after = next_agent_event(full_at, 0).expect("one event is permitted, so that the time is stored again");
+        let after =
+            next_agent_event(full_at, 0).expect("one event is permitted, so that the time is stored again");
         assert_eq!(next_agent_event(Some(after), 0), None, "no more than one event is permitted at once");
         assert!(next_agent_event(Some(after), AGENT_EVENT_EVERY_MS).is_some(), "the allowance refills");
     }
