@@ -1,6 +1,6 @@
 //! A fake daemon with canned answers, and the real binary run against it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed setup fails the test")]
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -184,7 +184,7 @@ async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response
     canned.requests.lock().unwrap().push(recorded.trim_end().to_owned());
     let mut answers = canned.answers.lock().unwrap();
     let Some(queue) = answers.get_mut(&asked) else {
-        let payload = format!("{{\"error\": \"the test gave no answer to {asked}\"}}");
+        let payload = format!("{{\"error\": \"the test set no answer to {asked}\"}}");
         return (StatusCode::NOT_IMPLEMENTED, payload).into_response();
     };
     let Answer { status, body } =

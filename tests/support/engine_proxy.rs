@@ -35,7 +35,7 @@ pub(crate) enum Fault {
     /// Answers with this status and message; does not forward it.
     Status(u16, String),
     /// Answers with success and this body; does not forward it.
-    #[allow(dead_code, reason = "only campaigns play a registry")]
+    #[allow(dead_code, reason = "only campaigns fake an image registry")]
     Answer(String),
     /// Neither forwards nor answers it, until the client disconnects.
     Hang,
@@ -66,7 +66,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until the engine has answered a request whose answer is held here.
+    /// Waits until an answer of the engine is held here.
     pub(crate) async fn arrival(&self) {
         let gate = self.clone();
         let waiting = tokio::task::spawn_blocking(move || {
@@ -273,7 +273,7 @@ impl EngineProxy {
             waited.timed_out().then(|| state.seen.clone())
         });
         if let Some(seen) = waiting.await.expect("the condition does not panic") {
-            panic!("the awaited request did not come; these did: {}", listing_of(&seen));
+            panic!("the expected request did not arrive; received: {}", listing_of(&seen));
         }
     }
 
@@ -341,7 +341,7 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let id = shared.register(&client, None);
-            // A broken connection is for the client or the engine to notice.
+            // The client or the engine detects a broken connection.
             let _ = shared.serve(client, id);
             lock(&shared.state).open.remove(&id);
         });
@@ -373,7 +373,7 @@ impl Shared {
         let Some(request) = Request::parse(&request).map(|request| self.number(request, id)) else {
             return Ok(());
         };
-        // Decided before the observer runs. An observer may kill the client, and a test that sees the client dead may
+        // Decided before the observer runs. An observer may kill the client, and a test that finds the client dead may
         // replace the rules while the observer still waits: the request would then be forwarded late, after a later
         // one has taken effect.
         let fault = self.decide(&request);

@@ -53,7 +53,7 @@ wait
 rm -rf "$1"
 "#;
 
-/// A Podman service: the one that this process shares, or one of a single test that may kill it.
+/// A Podman service: the shared one of this process, or one of a single test that may kill it.
 pub(crate) struct Service {
     directory: PathBuf,
     keeper: Child,
@@ -88,18 +88,18 @@ impl Service {
     /// Kills the service with `kill -9`. Containers keep running.
     #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
     pub(crate) fn kill(&mut self) {
-        self.tell("kill");
+        self.send_order("kill");
     }
 
     /// Starts the service after a kill, and waits until it answers.
     pub(crate) fn start_again(&mut self) {
-        self.tell("start");
+        self.send_order("start");
         wait_for_ping(&self.directory);
     }
 
-    fn tell(&mut self, order: &str) {
+    fn send_order(&mut self, order: &str) {
         let orders = self.keeper.stdin.as_mut().expect("its input is a pipe");
-        writeln!(orders, "{order}").expect("the keeper listens");
+        writeln!(orders, "{order}").expect("the keeper reads its input");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).expect("the keeper answers");
         assert_eq!(answer, "done\n", "the keeper of the Podman service has ended");
@@ -186,7 +186,7 @@ pub(crate) fn image() -> &'static str {
     IMAGE
 }
 
-/// The image of the demo agent, which speaks the wire protocol. Rebuilt when its files have changed.
+/// The image of the demo agent, which implements the wire protocol. Rebuilt when its files have changed.
 pub(crate) fn demo_image() -> &'static str {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -369,7 +369,7 @@ fn wait_for_ping(directory: &Path) {
     while !answers(&directory.join("podman.sock")) {
         if waited > START_LIMIT {
             let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-            panic!("the Podman service did not answer within {} s. It said: {log}", START_LIMIT.as_secs());
+            panic!("the Podman service did not answer within {} s. Its log: {log}", START_LIMIT.as_secs());
         }
         thread::sleep(CHECK_INTERVAL);
         waited += CHECK_INTERVAL;
