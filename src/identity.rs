@@ -158,11 +158,11 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(location(source)),
         }
-        crash_point::before("lock: say who holds it");
+        crash_point::before("lock: write the process id");
         file.set_len(0).map_err(location)?;
         file.rewind().map_err(location)?;
         writeln!(file, "{}", std::process::id()).map_err(location)?;
-        crash_point::after("lock: say who holds it");
+        crash_point::after("lock: write the process id");
         Ok(Self { _file: file, _directory: None })
     }
 }

@@ -242,7 +242,7 @@ impl Action {
             | Self::Purge { .. }
             | Self::DeleteTrash { .. }
             | Self::RevokeStaleTokens { .. } => true,
-            Self::StopContainer { .. } => is(Mutation::StopsAreDestruction),
+            Self::StopContainer { .. } => is(Mutation::StopsAreDestructive),
             Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
             | Self::StartAgain { .. }

@@ -185,10 +185,10 @@ impl Inner {
     }
 
     async fn rename_into_trash(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
-        crash_point::before("put away: rename a container");
+        crash_point::before("move to trash: rename a container");
         match self.engine.rename_container(container, &trash_name(entry)).await {
             Ok(()) => {
-                crash_point::after("put away: rename a container");
+                crash_point::after("move to trash: rename a container");
                 Ok(())
             }
             Err(error) if error.kind == ErrorKind::Absent => Err(error),

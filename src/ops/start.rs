@@ -361,7 +361,7 @@ impl Inner {
         };
         phase.say("start: creating its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
-        crash_point::before("start: make its container");
+        crash_point::before("start: create its container");
         let mut made = self.engine.create_container(&spec).await;
         if made.as_ref().is_err_and(|error| error.kind == ErrorKind::Absent) {
             // A volume may have been removed since the check. The second check reports what is missing, or creates
@@ -373,7 +373,7 @@ impl Inner {
             Ok(container) => container,
             Err(error) => return Err(self.verdict(error, |error| refused(error, &spec, row, again)).await),
         };
-        crash_point::after("start: make its container");
+        crash_point::after("start: create its container");
         Ok(Some(Prepared {
             container,
             spec_hash: self.spec_hash(row, runtime),
@@ -403,7 +403,7 @@ impl Inner {
     async fn restore_name(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
-            crash_point::before("start: give its container the name back");
+            crash_point::before("start: restore the container name");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
                 // Another container has that name by now. The row identifies its own by id.
@@ -412,7 +412,7 @@ impl Inner {
                 }
                 other => other?,
             }
-            crash_point::after("start: give its container the name back");
+            crash_point::after("start: restore the container name");
         }
         Ok(())
     }
@@ -487,9 +487,9 @@ impl Inner {
             )));
         }
         if lost {
-            crash_point::before("start: begin with an empty work volume");
+            crash_point::before("start: create an empty work volume");
             self.engine.repair_volume(&work, runtime.user).await?;
-            crash_point::after("start: begin with an empty work volume");
+            crash_point::after("start: create an empty work volume");
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
@@ -500,13 +500,13 @@ impl Inner {
 
     async fn make_volume(&self, row: &Workspace, name: String, owner: User) -> OpResult<()> {
         let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
-        crash_point::before("start: make a volume");
+        crash_point::before("start: create a volume");
         match self.engine.create_volume(&spec).await {
             // An earlier creation was reported as failed, and succeeded.
             Err(error) if error.kind == ErrorKind::Conflict => {}
             other => other?,
         }
-        crash_point::after("start: make a volume");
+        crash_point::after("start: create a volume");
         Ok(())
     }
 

@@ -40,7 +40,7 @@ impl Ops {
         self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
             let payload = json!({ "evidence": evidence, "container": row.container, "pass": pass });
-            let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestruction).then_some(pass));
+            let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestructive).then_some(pass));
             self.0.store.emit(at, EventKind::ContainerStopped, Some(id), payload, counted).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))

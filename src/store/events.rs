@@ -263,7 +263,7 @@ impl Store {
         condition: impl FnOnce(&mut Tx<'_>) -> StoreResult<bool> + Send + 'static,
     ) -> StoreResult<()> {
         self.lanes
-            .write("tell", move |tx| {
+            .write("emit event", move |tx| {
                 if condition(tx)? {
                     tx.emit(at, kind, workspace, payload, swept_by)?;
                 }
@@ -278,7 +278,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn forget_events(&self, before: Timestamp, limit: u32) -> StoreResult<usize> {
         self.lanes
-            .write("forget events", move |tx| {
+            .write("delete old events", move |tx| {
                 forget(
                     tx.sql,
                     "sequence IN (SELECT sequence FROM events ORDER BY sequence LIMIT ?2) AND created_at < ?1",

@@ -414,7 +414,7 @@ impl super::Store {
     pub async fn memory_is_true(&self) -> StoreResult<bool> {
         let roster = self.roster.clone();
         self.lanes
-            .write("memory is true", move |tx| {
+            .write("verify memory", move |tx| {
                 let mut tables = Roster::load(tx.sql)?;
                 let mut memory = roster.write();
                 tables.tidy();

@@ -188,7 +188,7 @@ impl Store {
     /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn invalid_token(&self, digest: TokenDigest) -> StoreResult<Option<InvalidToken>> {
         self.lanes
-            .read("dead token", move |sql| {
+            .read("invalid token", move |sql| {
                 let mut query = sql.prepare_cached(
                     "SELECT w.id, w.status = 'removed' FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      WHERE t.digest = ?1
@@ -207,7 +207,7 @@ impl Store {
     /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn removed_token_owner(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
         self.lanes
-            .read("removed holder", move |sql| {
+            .read("removed token owner", move |sql| {
                 let mut query = sql.prepare_cached(
                     "SELECT w.id FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      WHERE t.digest = ?1 AND w.status = 'removed'
@@ -275,7 +275,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<bool> {
         self.lanes
-            .write("take token over", move |tx| {
+            .write("take over token", move |tx| {
                 let unreported: bool = tx
                     .sql
                     .prepare_cached(
@@ -305,7 +305,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn live_tokens(&self, workspace: WorkspaceId, now: Timestamp) -> StoreResult<Vec<TokenRow>> {
         self.lanes
-            .read("live tokens", move |sql| {
+            .read("valid tokens", move |sql| {
                 let mut query = sql.prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      LEFT JOIN pulse p ON p.workspace = w.key

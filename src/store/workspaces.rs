@@ -633,7 +633,7 @@ impl Store {
         taken: Vec<u16>,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
-            .write("allot", move |tx| {
+            .write("allocate port", move |tx| {
                 let held: Option<Option<u16>> = tx
                     .sql
                     .prepare_cached("SELECT host_port FROM workspaces WHERE id = ?1 AND status <> 'removed'")?
@@ -1083,7 +1083,7 @@ impl Store {
         limit: u32,
     ) -> StoreResult<usize> {
         self.lanes
-            .write("forget removed", move |tx| {
+            .write("delete old removed rows", move |tx| {
                 Ok(tx
                     .sql
                     .prepare_cached(

@@ -65,7 +65,7 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     let site = site();
     let id = site.online("w");
     // The purge has moved everything to the trash and is about to list what to delete.
-    until_held(&site, "keep in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
+    until_held(&site, "mark in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
     site.sim.take(site.sim.held()[0].id);
     site.sim.run_ready();
     let purge = site.sim.held();

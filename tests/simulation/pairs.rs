@@ -13,7 +13,6 @@
 //! A wake with the cause of a resume must be detected: it lifts a pause that came first. A heartbeat's transition is
 //! bound to its incarnation twice: by the statement, and by its token, which every start revokes. Removing either has
 //! no visible effect, so there is no such test for the first.
-//! changes nothing that could be seen, so there is no such check of the first.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -263,8 +262,8 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
 }
 
 fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
-    let (ops, sweeper, hearing) =
-        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.hearing.clone());
+    let (ops, sweeper, agent_store) =
+        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.agent_store.clone());
     let (clock, world, hand) =
         (site.sim.clock(), Arc::clone(&site.world), site.sim.stage(EffectState::Engine, AGENTS));
     let eye_row = site.row(id);
@@ -283,13 +282,13 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             Act::Register => {
                 let registration =
                     Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-                drop(hearing.record_registration(token_owner, registration, clock.now()).await);
+                drop(agent_store.record_registration(token_owner, registration, clock.now()).await);
             }
-            Act::Heartbeat => drop(hearing.record_heartbeat(token_owner, well(), clock.now()).await),
-            Act::StaleHeartbeat => drop(hearing.record_heartbeat(old, well(), clock.now()).await),
+            Act::Heartbeat => drop(agent_store.record_heartbeat(token_owner, well(), clock.now()).await),
+            Act::StaleHeartbeat => drop(agent_store.record_heartbeat(old, well(), clock.now()).await),
             Act::ReportedDegraded => {
                 let (reported_status, create_online) = tokio::sync::oneshot::channel();
-                let (container, memory) = (eye_row.container.clone(), hearing.clone());
+                let (container, memory) = (eye_row.container.clone(), agent_store.clone());
                 let (now, world) = (clock.now(), Arc::clone(&world));
                 let speaks = move || {
                     let state = world.state();
@@ -302,7 +301,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                 hand.submit("agent speaks", Box::new(speaks));
                 if let Ok(Some(TokenSubject::Workspace(token_owner))) = create_online.await {
                     drop(
-                        hearing
+                        agent_store
                             .record_heartbeat(
                                 token_owner,
                                 Heartbeat { error_rate: 1.0, ..well() },
@@ -320,7 +319,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                 // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
                 let (reported_status, create_online) = tokio::sync::oneshot::channel();
                 let container = eye_row.container.clone();
-                let memory = hearing.clone();
+                let memory = agent_store.clone();
                 let dies = move || {
                     let mut state = world.state();
                     if let Some(container) = container
@@ -342,7 +341,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             }
             Act::WakeLikeResume => {
                 let slept =
-                    hearing.workspace(id).await.unwrap().is_some_and(|row| row.status == Status::Hibernated);
+                    agent_store.workspace(id).await.unwrap().is_some_and(|row| row.status == Status::Hibernated);
                 if slept {
                     let order = StartOrder { cause: Some(Cause::Resume), ..StartOrder::default() };
                     drop(ops.order(id, Order::Start(order)).await);

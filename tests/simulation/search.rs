@@ -92,7 +92,7 @@ fn touches(seen: Seen) -> Touches {
         }
         (
             EffectState::Store,
-            "trash entry" | "trash of" | "trash in sight" | "registry" | "stale candidates" | "held plan"
+            "trash entry" | "trash of" | "relevant trash" | "registry" | "stale candidates" | "held plan"
             | "swept since" | "live count" | "known rows" | "known count",
         ) => Touches::looking(STORE),
         (EffectState::Store, "workspace" | "paused above" | "paused along with") => {
@@ -104,7 +104,7 @@ fn touches(seen: Seen) -> Touches {
             "restarts due"
             | "quiet rows"
             | "idle rows"
-            | "falling asleep rows"
+            | "hibernating rows"
             | "provisioning rows"
             | "up rows",
         )

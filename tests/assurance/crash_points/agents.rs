@@ -38,7 +38,13 @@ fn heartbeat(stage: &Stage, tasks: u32, error_rate: f64) {
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "an agent that runs elsewhere says all that one can say",
-        steps: &["note token use", "note registration", "note beat", "note card", "log activity"],
+        steps: &[
+            "record token use",
+            "record registration",
+            "record heartbeat",
+            "record card",
+            "log activity",
+        ],
         set: |stage| {
             stage.site.serve();
             stage.site.ostler(["create", "phone", "--external"]).well();
@@ -73,14 +79,14 @@ pub(super) const ALL: &[Scenario] = &[
         steps: &[
             "begin delegation",
             "dispatch delegation",
-            "move delegation",
-            "take up delegations",
+            "update delegation",
+            "resume delegations",
             "expire delegations",
-            "note notice",
-            "remember",
-            "forget memory",
+            "record notice",
+            "store memory",
+            "delete memory",
             "queue message",
-            "note polled",
+            "record polled",
         ],
         set: |stage| {
             stage.site.serve();
@@ -131,7 +137,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a person works in a container",
-        steps: &["note activity at"],
+        steps: &["record activity time"],
         set: |stage| {
             stage.site.serve();
             make(&stage.site, "w");
@@ -146,13 +152,13 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "an agent is busy and unwell, and makes no progress",
-        steps: &["flag wedged", "claim restart of unwell"],
+        steps: &["flag wedged", "charge degraded restart"],
         act: |stage| heartbeat(stage, 1, 1.0),
         ..WEDGED
     },
     Scenario {
         name: "the engine refuses the restart of an agent that makes no progress",
-        steps: &["give back restart"],
+        steps: &["refund restart"],
         act: |stage| {
             stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
             heartbeat(stage, 1, 1.0);

@@ -106,7 +106,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a workspace starts whose volumes lost their directories",
-        steps: &["start: repair its configuration volume", "start: begin with an empty work volume"],
+        steps: &["start: repair its configuration volume", "start: create an empty work volume"],
         set: set_stopped,
         prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
         meanwhile: |stage| {
@@ -121,7 +121,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a workspace starts whose container bears a trash name",
-        steps: &["start: give its container the name back"],
+        steps: &["start: restore the container name"],
         set: set_stopped,
         prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
         meanwhile: |stage| {
@@ -134,7 +134,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a workspace is removed",
-        steps: &["remove workspace", "claim for trash", "put away: rename a container", "keep in trash"],
+        steps: &["remove workspace", "claim for trash", "move to trash: rename a container", "mark in trash"],
         set: set_stopped,
         prepare: |stage| {
             stage.order(&["undelete", "w"]);
@@ -206,7 +206,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "the trash is emptied while a stranger's container uses a volume in it",
-        steps: &["keep after all"],
+        steps: &["cancel transition"],
         prepare: |stage| {
             let mount = format!("--volume=ostler-{}-work:/held", make_rubbish(stage));
             let name = token_owner(stage);

@@ -18,18 +18,18 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "a registry's first start",
         steps: &[
-            "lock: say who holds it",
-            "2nd lock: say who holds it",
+            "lock: write the process id",
+            "2nd lock: write the process id",
             "migrate: commit the migrations",
-            "found registry",
+            "create registry",
             "identity: write the mirror",
             "mirror: replace the file",
-            "accept: make the sentinel",
+            "accept: create the sentinel",
             "accept engine",
             "accept: write the mirror",
             "2nd mirror: replace the file",
-            "reach: make the network",
-            "keep host reach",
+            "reach: create the network",
+            "store host reach",
         ],
         places_per_site: 1,
         set: |_| {},
@@ -68,7 +68,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a database is put back from an older copy, and what it does not know is adopted",
-        steps: &["begin recovery", "take token over", "end recovery"],
+        steps: &["begin recovery", "take over token", "end recovery"],
         set: |stage| {
             stage.site.serve();
             make(&stage.site, "elder");
@@ -97,7 +97,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a log is moved into its database, after a kill and at a clean stop",
-        steps: &["log: move it into the file", "2nd log: move it into the file"],
+        steps: &["log: checkpoint into the database", "2nd log: checkpoint into the database"],
         prepare: |stage| {
             stage.site.ostler(["create", &stage.named("phone"), "--external"]).well();
             // After a kill, the changes are in the log.
@@ -120,7 +120,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a database is moved away while it is open",
-        steps: &["store: save what is open"],
+        steps: &["store: save the open database"],
         prepare: |stage| drop(stage.site.ostler(["create", &stage.named("phone"), "--external"]).well()),
         act: |stage| {
             fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");

@@ -51,7 +51,7 @@ fn reap_unknown(stage: &Stage) {
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "what runs although it is stopped, and a second container, are put right",
-        steps: &["sweep: apply an action", "2nd sweep: apply an action", "tell"],
+        steps: &["sweep: apply an action", "2nd sweep: apply an action", "emit event"],
         set: set_stopped,
         prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
         meanwhile: |stage| {
@@ -71,7 +71,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a container ends by itself",
-        steps: &["note container end"],
+        steps: &["record container exit"],
         more: "[restart]\nfirst_backoff = \"1s\"\n",
         set: set_started,
         prepare: started,
@@ -81,7 +81,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a restart is due while the engine is away",
-        steps: &["put off restart"],
+        steps: &["postpone restart"],
         more: "[restart]\nfirst_backoff = \"3s\"\n",
         set: set_started,
         prepare: started,
@@ -99,7 +99,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a start that is not heard in time is given up",
-        steps: &["change status unless"],
+        steps: &["change status under guard"],
         more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
         act: |stage| {
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
@@ -135,7 +135,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "the network of a removed workspace is deleted",
-        steps: &["forget: delete a network"],
+        steps: &["clean up: delete a network"],
         more: "[network]\nisolate = true\n",
         places_per_site: 1,
         act: |stage| {
@@ -176,7 +176,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "what is long past is forgotten",
-        steps: &["forget events", "forget removed"],
+        steps: &["delete old events", "delete old removed rows"],
         sweep: "event_retention = \"1s\"\ntrash_retention = \"1s\"\n",
         prepare: |stage| {
             let name = stage.named("phone");
