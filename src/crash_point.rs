@@ -3,8 +3,8 @@
 //! A durable step changes something that outlives this process: a transaction, a file beside the database, a change in
 //! the engine. Each step has a place right before it and one right after it. At that point everything done so far is
 //! durable, and no caller has received an answer. A transaction is named by its label in `store`; its place before is
-//! the open transaction that contains the change. `tests/app` checks that every step has its two places and that
-//! every place has a step. `tests/assurance/crash_points.rs` hits each place once, in a daemon that uses real Podman.
+//! the open transaction that contains the change. `tests/architecture` checks that every step has its two places
+//! and that every place has a step. `tests/assurance/crash_points` kills a daemon once at each place, with real Podman.
 //!
 //! Only builds with the feature `assurance` contain the places; in other builds the functions are empty.
 

@@ -178,7 +178,7 @@ fn private_directory(path: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Whether the file belongs to this user or to root, who could access everything anyway.
+/// Whether the file belongs to this user or to root, which can access everything anyway.
 fn is_own(metadata: &fs::Metadata) -> bool {
     metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
 }

@@ -689,7 +689,7 @@ fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
 mod tests {
     use super::*;
 
-    const TOLD: &str = "http://10.89.0.1:7717";
+    const ADVERTISED: &str = "http://10.89.0.1:7717";
 
     /// The stream as the engine sends it: one frame for each part, which may end anywhere in the text.
     fn framed(parts: &[&str]) -> Vec<u8> {
@@ -704,18 +704,18 @@ mod tests {
 
     #[test]
     fn only_the_daemons_own_response_proves_reachability() {
-        let asking = format!("asking {TOLD}/health\n");
+        let asking = format!("asking {ADVERTISED}/health\n");
         let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
-        assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(TOLD.into()));
+        assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(ADVERTISED.into()));
         for (said, effective) in [
             (health("8"), "the ostler daemon of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
         ] {
-            let parse_inside_answer = parse_inside_answer(&framed(&[&asking, &said]), "7");
-            assert_eq!(parse_inside_answer, InsideAnswer::Otherwise(TOLD.into(), effective.into()), "{said}");
+            let answer = parse_inside_answer(&framed(&[&asking, &said]), "7");
+            assert_eq!(answer, InsideAnswer::Otherwise(ADVERTISED.into(), effective.into()), "{said}");
         }
     }
 
@@ -742,7 +742,7 @@ mod tests {
         Network {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             port: 7717,
-            advertised_url: TOLD.into(),
+            advertised_url: ADVERTISED.into(),
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),

@@ -441,10 +441,10 @@ impl Taken {
 
     /// Evicts one of an owner's connections: cancels its `eviction` token and removes it from the count. Returns
     /// `false` if the owner has none.
-    fn evict(&mut self, owner: Owner, newcomer: &Arc<Activity>) -> bool {
+    fn evict(&mut self, owner: Owner, new_activity: &Arc<Activity>) -> bool {
         let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
         let Some(at) = first_to_go(owner, pulses) else { return false };
-        debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "the new connection is not counted yet");
+        debug_assert!(!Arc::ptr_eq(&pulses[at], new_activity), "the new connection is not counted yet");
         pulses.remove(at).eviction.cancel();
         if pulses.is_empty() {
             self.by_owner.remove(&owner);
@@ -956,7 +956,7 @@ mod tests {
         }
 
         /// Reads until the response contains the text.
-        async fn hears(&mut self, text: &str) -> String {
+        async fn receives(&mut self, text: &str) -> String {
             let mut received = Vec::with_capacity(64 * 1024);
             loop {
                 let before = String::from_utf8_lossy(&received).into_owned();
@@ -997,7 +997,7 @@ mod tests {
         let mut peer = Peer::new(&server).await;
         for _ in 0..20 {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
             server.clock.advance(Duration::from_secs(30));
             tokio::task::yield_now().await;
         }
@@ -1020,7 +1020,7 @@ mod tests {
         }
         server.clock.until_asked(5).await;
         server.go.notify_one();
-        peer.hears("done").await;
+        peer.receives("done").await;
     }
 
     #[tokio::test]
@@ -1051,10 +1051,10 @@ mod tests {
         let (mut first, mut second) = (Peer::new(&server).await, Peer::new(&server).await);
         for peer in [&mut first, &mut second] {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
         }
         second.ask("/known").await;
-        second.hears("known").await;
+        second.receives("known").await;
         let (mut third, mut fourth) = (Peer::new(&server).await, Peer::new(&server).await);
         assert_eq!(
             first.ends().await,
@@ -1063,7 +1063,7 @@ mod tests {
         );
         for peer in [&mut second, &mut third, &mut fourth] {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
         }
     }
 
@@ -1074,7 +1074,7 @@ mod tests {
         for _ in 0..2 {
             let mut peer = Peer::new(&server).await;
             peer.ask("/known").await;
-            peer.hears("known").await;
+            peer.receives("known").await;
             peer.ask("/slow").await;
             server.asked.notified().await;
             server.clock.advance(Duration::from_secs(1));
@@ -1083,12 +1083,12 @@ mod tests {
         // All connections come from one address and have a request in flight: a new connection is served nevertheless.
         let mut next = Peer::new(&server).await;
         next.ask("/peer").await;
-        next.hears("127.0.0.1").await;
+        next.receives("127.0.0.1").await;
         next.ask("/known").await;
-        next.hears("known").await;
+        next.receives("known").await;
         assert_eq!(busy.remove(0).ends().await, "", "the workspace's own oldest request is evicted");
         server.go.notify_one();
-        busy.remove(0).hears("done").await;
+        busy.remove(0).receives("done").await;
     }
 
     #[tokio::test]
@@ -1104,7 +1104,7 @@ mod tests {
         ] {
             let mut peer = Peer::new(&server).await;
             peer.send(head).await;
-            let answer = peer.hears("\r\n\r\n").await;
+            let answer = peer.receives("\r\n\r\n").await;
             assert!(answer.split(' ').nth(1) == Some(&status.to_string()), "{head:?}: {answer}");
         }
     }
@@ -1217,7 +1217,7 @@ mod tests {
         let server = start(LIMITS);
         let (mut idle, mut busy) = (Peer::new(&server).await, Peer::new(&server).await);
         idle.ask("/peer").await;
-        idle.hears("127.0.0.1").await;
+        idle.receives("127.0.0.1").await;
         busy.ask("/slow").await;
         server.asked.notified().await;
         server.stop.cancel();

@@ -434,7 +434,7 @@ impl Inner {
     }
 
     /// Hash of what a container newer than its row was made from. If its environment contains all of the row's, the
-    /// row's is used: variables of the image cannot be told from variables that were set since.
+    /// row's is used: variables of the image cannot be distinguished from variables that were set later.
     async fn newer_spec_hash(
         &self,
         id: WorkspaceId,
@@ -468,9 +468,8 @@ impl Inner {
     }
 }
 
-/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting.
-/// Parents before their children, because an adopted row gets its place below its parent's. Rows whose container does not
-/// run come last and children first, because one that has a running child is not paused.
+/// Sorts found workspaces into the order in which they are adopted: parents first. Known workspaces whose container does
+/// not run come last, children first, because a workspace with a running child is not paused.
 fn in_adoption_order(
     found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,
@@ -482,6 +481,8 @@ fn in_adoption_order(
     others.into_iter().chain(down.into_iter().rev()).collect()
 }
 
+/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting; the
+/// workspaces left over then keep their order.
 fn parents_first(
     mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,

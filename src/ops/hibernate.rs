@@ -190,7 +190,8 @@ impl Ops {
             | Status::AwaitingAgent
             | Status::Removed => {
                 return Err(OpError::Conflict(format!(
-                    "workspace `{name}` is {}, not hibernated: start it with `ostler start {name}`",
+                    "workspace `{name}` is {}, not hibernated: start it with `ostler start {name}`, after \
+                     `ostler undelete {name}` if it was removed",
                     row.status,
                     name = row.name
                 )));

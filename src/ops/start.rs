@@ -9,7 +9,7 @@
 //! older token. The container is then stopped and verified, and all steps from the transaction on are repeated.
 //!
 //! Limit: a token write that timed out, and that the engine carries out after a later start has read its own token
-//! back, leaves an older token in the file. It cannot be told from an agent that saved the token from its `register`
+//! back, leaves an older token in the file. It cannot be distinguished from an agent that saved the token from its `register`
 //! answer. A restart repairs it.
 
 use std::collections::BTreeMap;
@@ -77,9 +77,9 @@ impl StartOrder {
     /// that a stop between the order's read of the row and its transaction makes the transaction fail.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
-        let persons = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
+        let operator = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
         let causes =
-            if cause == Cause::StartByOperator { &persons[..] } else { std::slice::from_ref(&cause) };
+            if cause == Cause::StartByOperator { &operator[..] } else { std::slice::from_ref(&cause) };
         causes.iter().copied().find(|cause| cause.sources().contains(&status))
     }
 }
@@ -899,8 +899,8 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
     format!("the engine refused to create its container: {}", error.message)
 }
 
-/// Tells the operator what to do about a file in the config volume that a healthy engine cannot write or read. The
-/// engine's message gives the cause: something else of the agent's in the file's place, a full disk.
+/// Advice to the operator about a file in the config volume that a healthy engine cannot write or read. The engine's
+/// message gives the cause: for example, the agent put something else in the file's place, or the disk is full.
 fn repair_advice(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
     format!(

@@ -472,7 +472,7 @@ fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     Ok(StoredCard { digest: card_digest(&text), changed })
 }
 
-/// Returns why a heartbeat reports its agent as unwell: the status detail and the event's payload.
+/// Returns why a heartbeat makes its workspace degraded: the status detail and the event's payload.
 fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
     let payload = json!({ "sample_error": heartbeat.sample_error });
     if heartbeat.runtime_state == heartbeat::WEDGED {

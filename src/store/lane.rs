@@ -52,7 +52,7 @@ pub(super) struct Tx<'c> {
 /// A workspace's roster entry as of this transaction.
 pub(super) struct Known {
     pub(super) member: Member,
-    /// Whether the given digest is one of its live tokens.
+    /// Whether the given digest is one of its valid tokens.
     pub(super) holds: bool,
 }
 
@@ -709,11 +709,8 @@ mod tests {
         let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| new_events(4096)).unzip();
         writer.turn(jobs);
         for answer in answers {
-            let last_report = answer.await.unwrap().unwrap_err().to_string();
-            assert!(
-                last_report.contains("full") && last_report.contains("nothing was changed"),
-                "{last_report}"
-            );
+            let error = answer.await.unwrap().unwrap_err().to_string();
+            assert!(error.contains("full") && error.contains("nothing was changed"), "{error}");
         }
         assert_eq!(count(&look), 0, "part of a failed batch was stored");
         assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
@@ -733,7 +730,7 @@ mod tests {
             let payload = serde_json::json!({ "text": "x".repeat(length) });
             tx.emit(AT, EventKind::ContainerStopped, None, payload, None)
         };
-        (answer, Box::new(Asked { label: "told", work: Some(work), done: None, reply }))
+        (answer, Box::new(Asked { label: "emit event", work: Some(work), done: None, reply }))
     }
 
     #[tokio::test]

@@ -133,7 +133,7 @@ pub struct BeginStart {
     /// Instance token of the new incarnation.
     pub token: TokenIssue,
     /// Sequence number of the newest event when the start was ordered. The start is refused if the workspace was
-    /// undeleted after it: a workspace that was removed and restored as paused cannot be told apart by its row.
+    /// undeleted after it: a workspace that was removed and restored as paused cannot be recognised by its row.
     pub not_undeleted_after: Option<i64>,
     /// The container that this start replaces. It is claimed for the trash in the same transaction, so that a crash
     /// leaves a claim to finish and never an unexplained container.

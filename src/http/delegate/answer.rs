@@ -171,7 +171,8 @@ fn judged(answer: &Value) -> Ended {
     if ["failed", "rejected", "canceled", "TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"]
         .contains(&state)
     {
-        return Ended::Failed(format!("the agent's task ended with state {state}: {text}"));
+        let reason = if text.is_empty() { text } else { format!(": {text}") };
+        return Ended::Failed(format!("the agent's task ended with state {state}{reason}"));
     }
     Ended::Answered(if text.is_empty() { result.to_string() } else { text })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{ForwardError, ForwardRequest, Location, Target};
 
-/// Tells the agent which workspace sent the message.
+/// Names the workspace that sent the message.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
 
 /// Proves to the agent that ostler sent the request, see [`crate::domain::token::Proof`]. A caller's header of this

@@ -118,7 +118,7 @@ async fn caller_credentials_are_stripped_before_forwarding() {
         ("content-length", "999"),
         ("upgrade", "websocket"),
         ("expect", "100-continue"),
-        ("x-workspace-id", "somebody-else"),
+        ("x-workspace-id", "another-workspace"),
         ("connection", "a2a-private, keep-alive"),
         ("a2a-private", "secret"),
         ("content-type", "application/json; charset=utf-8"),

@@ -118,7 +118,7 @@ pub(in super::super) async fn start(
     mut request: Request,
 ) -> HttpResult<Response> {
     let exec = exec_id(id)?;
-    let open = api.0.ops.traffic().run(&exec).map_err(|asleep| HttpError::conflict(asleep.to_string()))?;
+    let open = api.0.ops.traffic().run(&exec).map_err(|refused| HttpError::conflict(refused.to_string()))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let inside = api.0.engine.start_exec(&exec, query.tty).await?;
     let engine = Arc::clone(&api.0.engine);
