@@ -11,9 +11,9 @@ use crate::support::{
 /// The doctor's check with this name.
 #[track_caller]
 pub(super) fn check(site: &Site, name: &str) -> Value {
-    let said = site.ostler(["doctor", "--json"]);
+    let output = site.ostler(["doctor", "--json"]);
     let report: Value =
-        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
     let checks = report["checks"].as_array().expect("the report has checks");
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}")).clone()
 }
@@ -49,12 +49,12 @@ fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
     site.serve();
     site.ostler(creation("lost", &["--no-wait"])).well();
     site.until_status("lost", "provisioning");
-    let said = until("a command runs in its container", || {
-        let said = site.ostler(["doctor"]);
-        (!said.stdout.contains("no workspace runs") && !said.stdout.contains("/bin/sh could not be run"))
-            .then_some(said)
+    let output = until("a command runs in its container", || {
+        let output = site.ostler(["doctor"]);
+        (!output.stdout.contains("no workspace runs") && !output.stdout.contains("/bin/sh could not be run"))
+            .then_some(output)
     });
-    assert_eq!(said.code, 1, "{said:?}");
+    assert_eq!(output.code, 1, "{output:?}");
     for expected in [
         "`lost` does not reach ostler at http://127.0.0.1:1: ",
         "refused",
@@ -62,7 +62,7 @@ fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
         "network.listen",
         "network.platform_url",
     ] {
-        assert!(said.stdout.contains(expected), "no {expected:?} in {}", said.stdout);
+        assert!(output.stdout.contains(expected), "no {expected:?} in {}", output.stdout);
     }
 }
 

@@ -63,8 +63,8 @@ fn idle_agent_with_heartbeats_hibernates_and_busy_agent_does_not() {
         site.ostler(["why", "idle"]).stdout
     );
 
-    let said = busy.ask_text(&site, "ask idle hello");
-    assert!(said.starts_with("idle answered: ") && said.ends_with(" heard: hello"), "{said}");
+    let output = busy.ask_text(&site, "ask idle hello");
+    assert!(output.starts_with("idle answered: ") && output.ends_with(" heard: hello"), "{output}");
     assert_eq!(idle.status(&site), "online");
 }
 
@@ -82,8 +82,8 @@ fn message_from_parent_wakes_agent_and_returns_its_response() {
         let answer = worker.send_from(&site, &lead, &format!("hello {wake}")).expect(200);
         latencies.push(asked_at.elapsed().as_millis());
         // A workspace that was just woken may not know its own name yet.
-        let said = answer_text(&answer);
-        assert!(said.ends_with(&format!(" heard: hello {wake}")), "{said}");
+        let output = answer_text(&answer);
+        assert!(output.ends_with(&format!(" heard: hello {wake}")), "{output}");
         assert_ne!(started_at(&site, &worker), before, "the container was not started by the message");
     }
     report("from a message to a hibernated workspace to its answer", latencies);
@@ -132,7 +132,7 @@ fn unrelated_workspace_cannot_message_discover_or_wake_agent() {
     assert_eq!((started_at(&site, &target), target.event_types(&site)), before, "the workspace was woken");
 
     let parent = Agent::of(&site, "left");
-    let said = answer_text(&target.send_from(&site, &parent, "wake up").expect(200));
-    assert!(said.ends_with(" heard: wake up"), "{said}");
+    let output = answer_text(&target.send_from(&site, &parent, "wake up").expect(200));
+    assert!(output.ends_with(" heard: wake up"), "{output}");
     until("it is online", || (target.status(&site) == "online").then_some(()));
 }

@@ -44,8 +44,8 @@ fn first_heartbeat_brings_agent_online_after_refused_register() {
     let odd = Agent::of(&site, "odd");
     assert_eq!(odd.status(&site), "online", "{:?}", odd.event_types(&site));
     let logs = site.ostler(["logs", "odd"]);
-    let said = format!("{}{}", logs.stdout, logs.stderr);
-    assert!(said.contains("register was refused") && said.contains("\"status\":\"ok\""), "{said}");
+    let output = format!("{}{}", logs.stdout, logs.stderr);
+    assert!(output.contains("register was refused") && output.contains("\"status\":\"ok\""), "{output}");
 }
 
 #[test]

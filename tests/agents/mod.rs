@@ -103,8 +103,8 @@ fn message(text: &str) -> Value {
 /// Text of an agent's answer.
 #[track_caller]
 fn answer_text(answer: &Answer) -> String {
-    let said = answer.json();
-    said["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer:?}")).to_owned()
+    let body = answer.json();
+    body["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer:?}")).to_owned()
 }
 
 #[track_caller]

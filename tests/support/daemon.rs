@@ -436,8 +436,9 @@ impl Site {
     #[track_caller]
     pub(crate) fn sweep(&self, pass: &str) -> Value {
         let output = self.ostler(["sweep", "run", pass, "--json"]);
-        let runs: Value = serde_json::from_str(&output.stdout)
-            .unwrap_or_else(|error| panic!("no run of {pass} ({error}): {} {}", output.stdout, output.stderr));
+        let runs: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
+            panic!("no run of {pass} ({error}): {} {}", output.stdout, output.stderr)
+        });
         runs[0].clone()
     }
 
