@@ -76,7 +76,7 @@ const SECOND_INSTALLATION: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
-/// Which component asks for an effect, so that a test can tell a command's effects from a sweep's.
+/// Which component asks for an effect, so that a test can distinguish a command's effects from a sweep's.
 pub(crate) const OPS: u8 = 0;
 /// See [`OPS`].
 pub(crate) const SWEEPS: u8 = 1;
@@ -94,7 +94,7 @@ pub(crate) struct Daemon {
     pub(crate) ops: Ops,
     pub(crate) sweeper: Arc<Sweeper>,
     /// The store through which agents' reports are recorded.
-    pub(crate) hearing: Store,
+    pub(crate) agent_store: Store,
     listening: Listening,
     clock: SharedClock,
     /// Queries the driver, which does not run unless the plan is `driven`.
@@ -153,8 +153,8 @@ struct Plan {
 
 impl Plan {
     fn of(ownership: Ownership) -> Self {
-        let nobody: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-        Self { ownership, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: nobody }
+        let unreachable: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
+        Self { ownership, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: unreachable }
     }
 }
 
@@ -170,7 +170,7 @@ impl Drop for Installation {
 
 /// The result of a future that never waits.
 pub(crate) fn now_or_panic<T>(work: impl Future<Output = T>) -> T {
-    work.now_or_never().expect("nothing in here waits")
+    work.now_or_never().expect("the future does not wait")
 }
 
 thread_local! {
@@ -178,8 +178,8 @@ thread_local! {
     static USED: RefCell<Vec<Disk>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A migrated disk that holds only the admin token: a wiped disk of an earlier house, or a copy of the first one.
-/// Migrating and preparing statements is the slowest part of building a house.
+/// A migrated disk that holds only the admin token: a wiped disk of an earlier installation, or a copy of the first
+/// one. Migrating and preparing statements is the slowest part of creating an installation.
 fn blank_disk() -> Disk {
     let used = USED.with_borrow_mut(Vec::pop);
     let disk = match used {
@@ -189,11 +189,11 @@ fn blank_disk() -> Disk {
         }
         None => BLANK.with(|blank| blank.copy().expect("a database in memory can be copied")),
     };
-    let token = Token::parse(ADMIN).expect("it is one");
+    let token = Token::parse(ADMIN).expect("it is a valid token");
     let issue =
         TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
     let store = Store::staged(&disk, Arc::new(AtOnce));
-    let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
+    let issued = store.issue_admin_token(issue, "operator".into(), None, Timestamp(0));
     now_or_panic(issued).expect("the store answers");
     disk
 }
@@ -250,7 +250,7 @@ impl Installation {
     }
 
     fn planned(seed: u64, order: TaskOrder, plan: Plan) -> Self {
-        Self::on(Sim::new(seed, order), furnished_world(), plan)
+        Self::on(Sim::new(seed, order), prepared_world(), plan)
     }
 
     fn on(sim: Sim, world: Arc<World>, plan: Plan) -> Self {
@@ -319,7 +319,7 @@ impl Installation {
                 packets: Arc::new(|| Ok(())),
                 since: Timestamp(0),
                 bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
-                reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
+                reach: Arc::new(|| Box::pin(async { Err("nothing listens here".to_owned()) })),
             },
             configuration: Arc::new(BuiltIn),
         });
@@ -392,7 +392,7 @@ impl Installation {
     pub(crate) fn establish(&self) -> Registry {
         let (clock, entropy) = (self.sim.clock(), self.sim.entropy());
         let establish = identity::establish(&self.eye, &self.mirror, Path::new(""), &*clock, &*entropy);
-        now_or_panic(establish).expect("this registry may be served")
+        now_or_panic(establish).expect("the registry may be served")
     }
 
     /// Kills the daemon, replaces its database with a copy, and starts it again.
@@ -432,7 +432,7 @@ impl Installation {
         let made = request(name, IMAGE);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Online, "a plain workspace comes up by itself");
+        assert_eq!(self.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
         id
     }
 
@@ -449,7 +449,7 @@ impl Installation {
     pub(crate) fn create_online(&self, made: CreateRequest) -> WorkspaceId {
         let id = self.create_started(made);
         assert_eq!(self.heartbeat(id, well()), Some(ReportResult::Noted));
-        assert_eq!(self.status(id), Status::Online, "it was heard");
+        assert_eq!(self.status(id), Status::Online, "its heartbeat was received");
         id
     }
 
@@ -476,14 +476,14 @@ impl Installation {
 
     /// Sends a healthy heartbeat from every running agent, and for every degraded workspace, whatever its runtime.
     pub(crate) fn all_heartbeat(&self) {
-        let speaks = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
-        for row in self.rows().into_iter().filter(speaks) {
+        let sends = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
+        for row in self.rows().into_iter().filter(sends) {
             self.heartbeat(row.id, well());
         }
     }
 
-    /// Stops the driver; passes that have begun go on. From now on the test runs the passes.
-    pub(crate) fn put_driver_to_rest(&self) {
+    /// Stops the driver; passes that have begun continue. From now on the test runs the passes.
+    pub(crate) fn stop_driver(&self) {
         self.daemon.stop_driving.cancel();
         self.sim.run_ready();
     }
@@ -553,7 +553,7 @@ impl Installation {
             done.chain(run.watching.iter().cloned())
         });
         let left = left.collect::<Vec<_>>().join("; ");
-        Err(format!("after {CYCLES} cycles there is still something to do or to watch: {left}"))
+        Err(format!("after {CYCLES} cycles there is still work to do or to watch: {left}"))
     }
 
     /// The container that a workspace's row names, as the engine has it.
@@ -577,7 +577,7 @@ impl Installation {
 }
 
 /// An engine that holds two images (one only pullable) and containers that the daemon must not touch.
-pub(crate) fn furnished_world() -> Arc<World> {
+pub(crate) fn prepared_world() -> Arc<World> {
     let world = Arc::new(World::default());
     world.state().images.insert(IMAGE.to_owned());
     world.state().pullable.insert(REMOTE_IMAGE.to_owned());
@@ -635,8 +635,8 @@ fn start(
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
-    let hearing = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
-    Daemon { ops, sweeper, hearing, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
+    let agent_store = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
+    Daemon { ops, sweeper, agent_store, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Creates identity, mirror and sentinel at the first start; finds them at later ones.
@@ -663,7 +663,7 @@ pub(crate) fn pass_named(name: &str) -> Arc<dyn Pass> {
 /// A request for a container workspace of the plain runtime.
 pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
     CreateRequest {
-        name: name.parse().expect("a good name"),
+        name: name.parse().expect("a valid name"),
         role: None,
         runtime: None,
         tier: Tier::default(),

@@ -24,11 +24,11 @@ use crate::support::rng::Rng;
 type Scene = (&'static str, fn(u64, &mut Rng) -> Result<(), String>);
 
 const SCENES: [Scene; 5] = [
-    ("a renamed container obeys", renamed_container_obeys),
-    ("what is paused by hand is left alone", what_is_paused_by_hand_is_left_alone),
-    ("an engine is known by what it shows", pruned_engine_is_recognised),
-    ("what a row forbids is stopped", what_a_row_forbids_is_stopped),
-    ("silence of many is no order to restart them", silence_of_many_restarts_few),
+    ("stop commands reach a renamed container", renamed_container_obeys),
+    ("a container paused by hand is left alone", what_is_paused_by_hand_is_left_alone),
+    ("a pruned engine is recognised", pruned_engine_is_recognised),
+    ("containers of paused workspaces are stopped", what_a_row_forbids_is_stopped),
+    ("silence of many agents restarts few", silence_of_many_restarts_few),
 ];
 
 /// Longer than every grace.
@@ -81,7 +81,7 @@ fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let row = site.row(id);
     let runs = site.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
-        return Err(format!("{command:?} was answered {answer}, the row is {}, and bob runs", row.status));
+        return Err(format!("{command:?} was answered {answer}, the row is {}, and `bob` runs", row.status));
     }
     site.try_to_converge()?;
     at_rest(&site)
@@ -98,11 +98,11 @@ fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), 
     sweep_for_a_while(&site);
     let now = site.row(id);
     if now.container != row.container || now.incarnation != row.incarnation {
-        return Err(format!("it was started anew: {} in incarnation {}", now.status, now.incarnation));
+        return Err(format!("it was restarted: {} in incarnation {}", now.status, now.incarnation));
     }
     let state = site.world.state().containers.get(&container).map(|c| c.state);
     if state != Some(ContainerState::Paused) {
-        return Err(format!("its container was paused by hand, and is {state:?}"));
+        return Err(format!("its container was paused by hand, and is now {state:?}"));
     }
     give_command(&site, Command::Stop, id);
     site.try_to_converge()?;
@@ -127,7 +127,7 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     at_rest(&site)
 }
 
-/// Stopping what rows forbid is not destructive, in any number: it needs no approval.
+/// Stopping containers that must not run is not destructive, in any number: it needs no approval.
 fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
@@ -142,7 +142,7 @@ fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String>
     let runs = ids.iter().filter(|id| site.container(**id).is_some_and(|c| c.state.may_run()));
     match runs.count() {
         0 => at_rest(&site),
-        left => Err(format!("{left} of {many} containers of paused workspaces run on")),
+        left => Err(format!("{left} of {many} containers of paused workspaces still run")),
     }
 }
 

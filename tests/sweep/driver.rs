@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::simulation::{
     executor::{Owner, Sim, TaskOrder},
-    installation::{IMAGE, Installation, furnished_world, request, well},
+    installation::{IMAGE, Installation, prepared_world, request, well},
 };
 
 /// Tolerance around the due time of a restart.
@@ -29,7 +29,7 @@ const TOLERANCE: Duration = Duration::from_millis(250);
 pub(super) fn driven() -> Installation {
     let sim = Sim::new(1, TaskOrder::AsWoken);
     let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    let site = Installation::with_agents(sim, furnished_world(), true, nobody);
+    let site = Installation::with_agents(sim, prepared_world(), true, nobody);
     site.watch();
     site
 }

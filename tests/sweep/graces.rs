@@ -151,7 +151,7 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     });
     let done = site.calmly(|ops| async move { ops.order(id, from_before).await });
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
-    let store = site.daemon.hearing.clone();
+    let store = site.daemon.agent_store.clone();
     let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
     assert_eq!(trash, [], "nothing of it can come back");
 }

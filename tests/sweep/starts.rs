@@ -267,7 +267,7 @@ fn pause_given_during_the_resume_of_its_parent_wins() {
         site.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
         let under_way = (0..after).all(|_| site.sim.step_calmly());
         let said = site.calmly(|ops| async move { ops.pause(child).await });
-        let store = site.daemon.hearing.clone();
+        let store = site.daemon.agent_store.clone();
         assert!(site.calmly(|_| async move { store.memory_is_true().await }).unwrap(), "after step {after}");
         site.sim.quiesce();
         if said.is_ok() {

@@ -24,13 +24,13 @@ const RECOVERIES: i64 = AGENT_EVENTS_BURST + 10;
 
 impl Scenario {
     pub(super) fn growth_is_bounded(&mut self) -> Result<(), Broken> {
-        self.a_flapping_agent_is_told_of_rarely()?;
+        self.a_flapping_agent_emits_few_events()?;
         self.old_events_are_forgotten()?;
         self.ids_are_no_names()
     }
 
     /// Token owner whose heartbeats change the status of its workspace.
-    fn speaker(&self) -> Option<TokenOwner> {
+    fn reporter(&self) -> Option<TokenOwner> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
             let token_subject = self.site.eye.token_subject(&token.digest(), self.site.sim.now())?;
@@ -41,8 +41,8 @@ impl Scenario {
         })
     }
 
-    fn a_flapping_agent_is_told_of_rarely(&mut self) -> Result<(), Broken> {
-        let Some(token_owner) = self.speaker() else { return Ok(()) };
+    fn a_flapping_agent_emits_few_events(&mut self) -> Result<(), Broken> {
+        let Some(token_owner) = self.reporter() else { return Ok(()) };
         let now = self.site.sim.now();
         let newest = || now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
         let before = newest();
@@ -52,10 +52,10 @@ impl Scenario {
                     .expect("the store answers");
             }
         }
-        let reported_status = newest() - before;
+        let emitted = newest() - before;
         self.witness.coverage.count(Rule::HistoryIsBounded, 1);
-        if reported_status > 2 * (AGENT_EVENTS_BURST + 1) {
-            let how = format!("{reported_status} events tell of an agent that recovered {RECOVERIES} times");
+        if emitted > 2 * (AGENT_EVENTS_BURST + 1) {
+            let how = format!("an agent that recovered {RECOVERIES} times caused {emitted} events");
             return Err(Rule::HistoryIsBounded.broken(how));
         }
         Ok(())
@@ -76,7 +76,7 @@ impl Scenario {
         self.witness.coverage.count(Rule::HistoryIsBounded, events.len());
         match events.iter().find(|event| event.created_at < oldest) {
             Some(old) => {
-                Err(Rule::HistoryIsBounded.broken(format!("an event of {} is kept", old.created_at)))
+                Err(Rule::HistoryIsBounded.broken(format!("an event of {} was not deleted", old.created_at)))
             }
             None => Ok(()),
         }
@@ -96,7 +96,7 @@ impl Scenario {
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),
             found @ (Found::One(_) | Found::Many(_) | Found::None(_)) => {
-                Err(Rule::IdsAreNoNames.broken(format!("{one} leads to {found:?}")))
+                Err(Rule::IdsAreNoNames.broken(format!("{one} addresses {found:?}")))
             }
         }
     }

@@ -29,7 +29,7 @@ use ostler::{
 use super::{
     executor::{EffectState, Owner, Seen, Sim, TaskOrder},
     faults::{self, Temper},
-    installation::{AGENTS, IMAGE, Installation, OPS, furnished_world, pass_named, request},
+    installation::{AGENTS, IMAGE, Installation, OPS, pass_named, prepared_world, request},
     invariants::{Broken, PurgeOrder, Rule, Witness},
 };
 use behind_ports::agents;
@@ -77,12 +77,12 @@ impl Scenario {
         let sim = Sim::new(seed, TaskOrder::Seeded);
         sim.reseed(seed, TEMPER);
         let temper = sim.choose(Temper::of);
-        let world = furnished_world();
+        let world = prepared_world();
         let pipe_to = agents(sim.clone(), &world, &book);
         let site = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
         let neighbour = temper.neighbour.then(|| {
             let neighbour = site.neighbour();
-            let made = request("next-door", IMAGE);
+            let made = request("neighbour", IMAGE);
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
         });
@@ -107,7 +107,7 @@ impl Scenario {
             }
             if let Some(name) = faults::name_of(&fault) {
                 book.count(name);
-                book.note(format!("wrong: {name} ({} {})", call.method, short(&call.object)));
+                book.note(format!("fault: {name} ({} {})", call.method, short(&call.object)));
             }
             fault
         });
@@ -124,7 +124,7 @@ impl Scenario {
         site.watch();
         let mut witness = Witness::of(&site);
         witness.late_starts = faulty > 0;
-        witness.is_told = true;
+        witness.is_informed = true;
         witness.listening_since = sim.clock().awake();
         Self { site, neighbour, witness, book, temper, named: 0, unread: None }
     }
@@ -141,7 +141,7 @@ impl Scenario {
         self.book().count(what);
     }
 
-    fn live(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
+    fn run(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
         for step in steps {
             self.site.sim.reseed(seed, FIRST_STEP + step);
             self.site.sim.run_ready();
@@ -163,7 +163,7 @@ impl Scenario {
         self.witness.check(&self.site)?;
         let left = std::mem::take(&mut self.witness.left_rest);
         let mut book = open(&self.book);
-        book.looks = self.witness.looks;
+        book.checks = self.witness.checks;
         if let Some(broken) = book.broken.take() {
             return Err(broken);
         }
@@ -174,25 +174,26 @@ impl Scenario {
             self.witness.coverage.count(Rule::RestIsKept, 1);
             if !book.command_history.roused(&line, since) {
                 let name = self.site.row(id).name;
-                return Err(Rule::RestIsKept.broken(format!("{name} left its rest, and no person said so")));
+                return Err(Rule::RestIsKept
+                    .broken(format!("{name} left its resting status without an operator command")));
             }
         }
-        for (id, status, since) in std::mem::take(&mut book.reported_status) {
+        for (id, status, since) in std::mem::take(&mut book.reported_statuses) {
             self.witness.coverage.count(Rule::AnswersAreTrue, 1);
             if !self.witness.was(id, &status, since) {
-                let how = format!("{id} was said to be {status}, and was not since look {since}");
+                let how = format!("{id} was reported {status}, and was not since check {since}");
                 return Err(Rule::AnswersAreTrue.broken(how));
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
-        let looks = book.looks;
-        let is_open = |said: &&mut PurgeOrder| said.answered.is_none_or(|end| end >= looks);
-        book.purge_orders.iter_mut().filter(is_open).for_each(|said| said.note_tree(self.witness.rows()));
+        let checks = book.checks;
+        let is_open = |order: &&mut PurgeOrder| order.answered.is_none_or(|end| end >= checks);
+        book.purge_orders.iter_mut().filter(is_open).for_each(|order| order.note_tree(self.witness.rows()));
         self.witness.purge_orders.clone_from(&book.purge_orders);
         let runs = std::mem::take(&mut book.runs_that_took);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
-        let create_online = std::mem::take(&mut book.words_heard);
-        self.witness.coverage.count(Rule::TokensSpeakTrue, create_online);
+        let accepted = std::mem::take(&mut book.reports_accepted);
+        self.witness.coverage.count(Rule::ReportsNeedAValidToken, accepted);
         if !self.witness.across_jump.is_empty() {
             let running = running(&self.site, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
@@ -204,8 +205,9 @@ impl Scenario {
             if !removed
                 && !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == *id)
             {
-                let how =
-                    format!("a person made a token of {id}, nobody revoked it, and it is no longer valid");
+                let how = format!(
+                    "a token that an operator issued for {id} is no longer valid, and was not revoked"
+                );
                 return Err(Rule::OperatorTokensStay.broken(how));
             }
         }
@@ -267,7 +269,7 @@ impl Scenario {
             let Some(due) = row.restart_due_at.filter(|_| !waits(&row.id)) else { continue };
             self.witness.coverage.count(Rule::RestartsAreOnTime, 1);
             if now > due + RESTART_TOLERANCE {
-                let how = format!("{} was to be restarted at {due}, and is offline at {now}", row.name);
+                let how = format!("{} was due for a restart at {due}, and is offline at {now}", row.name);
                 return Err(Rule::RestartsAreOnTime.broken(how));
             }
         }
@@ -319,7 +321,7 @@ impl Scenario {
                 let next = self.next_of(&held);
                 self.take(next);
             }
-            64..72 if !self.temper.mute => self.speak(),
+            64..72 if !self.temper.silent_agents => self.speak(),
             64..74 => self.send_a_message(),
             74..81 => self.wait(&held),
             81..88 => self.order(),
@@ -336,12 +338,12 @@ impl Scenario {
                 }
             }
             _ if self.site.sim.choose(|rng| rng.permille(300)) => {
-                // Sometimes several at once: more than the breaker lets pass.
+                // Sometimes several at once: more than the breaker allows.
                 let many = self.site.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
                     let id = self.site.add_unknown();
-                    self.count("something unknown turned up");
-                    self.note(format!("something unknown, {id}, turns up"));
+                    self.count("an unknown container was added");
+                    self.note(format!("an unknown container of {id} is added"));
                 }
             }
             _ => self.wait(&held),
@@ -383,7 +385,7 @@ impl Scenario {
     fn sweep(&mut self) {
         let passes = all_passes();
         let restarts = self.temper.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
-        let next_door = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
+        let of_second = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.site.sim.choose(|rng| rng.pick(&passes)) };
         // If a container is gone, sometimes runs the token sweep, to race it against a start.
         let gone = self
@@ -393,12 +395,12 @@ impl Scenario {
             .any(|row| row.container.is_some() && self.site.container(row.id).is_none());
         let pass =
             if gone && self.site.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
-        if next_door { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
+        if of_second { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
     }
 
     fn begin_pass_of_second(&self, pass: &'static str) {
         let Some(neighbour) = &self.neighbour else { return };
-        self.note(format!("next door, {pass} begins"));
+        self.note(format!("in the second installation, {pass} begins"));
         let sweeper = Arc::clone(&neighbour.daemon.sweeper);
         self.site.sim.spawn(Owner::Neighbour, async move {
             if let Ok(snapshot) = sweeper.snapshot().await {
@@ -422,24 +424,26 @@ impl Scenario {
                 Requirement::Store => Ok(sweeper.clock_snapshot()),
             };
             let mut run = None;
-            let said = match snapshot {
+            let outcome = match snapshot {
                 Ok(snapshot) => {
                     let done = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
                     let actions =
                         done.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
-                    let said = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
+                    let outcome = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
                     run = Some(done);
-                    said
+                    outcome
                 }
                 Err(untrusted) => untrusted.to_string(),
             };
             let mut book = open(&shared);
             book.running_passes.retain(|running| *running != pass);
-            book.note(format!("{pass} ended {said}"));
+            book.note(format!("{pass} ended: {outcome}"));
             let took = run.as_ref().map_or(0, taken_by);
             book.runs_that_took += usize::from(took > 0);
             if took > 5 {
-                book.broke(Rule::RunsAreBounded.broken(format!("{pass} took {took} things away in one run")));
+                book.broke(
+                    Rule::RunsAreBounded.broken(format!("{pass} took {took} destructive actions in one run")),
+                );
             }
         });
     }
@@ -463,7 +467,7 @@ fn line_above(site: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
 
-/// Number of things that a run took away, or tried to: at most five (design, §6).
+/// Number of destructive actions that a run took or tried: at most five (design, §6).
 fn taken_by(run: &Run) -> usize {
     let applied = run.actions.iter().filter(|one| {
         one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
@@ -477,10 +481,10 @@ fn short(object: &str) -> &str {
 
 fn side(seen: Seen) -> &'static str {
     match (seen.state, seen.side) {
-        (EffectState::Store, OPS) => "an order, in the store",
+        (EffectState::Store, OPS) => "a command, in the store",
         (EffectState::Store, AGENTS) => "a request, in the store",
         (EffectState::Store, _) => "a sweep, in the store",
-        (EffectState::Engine, OPS) => "an order, in the engine",
+        (EffectState::Engine, OPS) => "a command, in the engine",
         (EffectState::Engine, _) => "a sweep, in the engine",
     }
 }

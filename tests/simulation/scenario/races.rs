@@ -21,10 +21,10 @@ impl Scenario {
         match self.site.sim.choose(|rng| rng.below(6)) {
             0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
             1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
-            2 if !self.temper.driven => self.give_back_what_was_unknown(),
-            3 => self.change_their_minds_about_a_tree(),
-            4 => self.take_a_purge_back(),
-            _ => self.start_by_hand_what_is_being_started(),
+            2 if !self.temper.driven => self.restore_an_unknown_container(),
+            3 => self.change_commands_in_a_tree(),
+            4 => self.undo_a_purge(),
+            _ => self.start_by_hand_during_a_start(),
         }
     }
 
@@ -35,7 +35,7 @@ impl Scenario {
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.site.remove_container(id);
         self.count("its container is removed by hand");
-        self.note("a container is removed by hand, and long gone when its workspace is started anew");
+        self.note("a container is removed by hand, and its workspace is restarted after the grace");
         for _ in 0..2 {
             self.begin_pass("settle");
             self.until_nothing_is_due()?;
@@ -44,10 +44,10 @@ impl Scenario {
         }
         self.begin_pass("revoke_stale_tokens");
         let far = self.site.sim.choose(|rng| rng.below(8));
-        self.go_on_for(far, |seen| seen.side == SWEEPS)?;
+        self.take_up_to(far, |seen| seen.side == SWEEPS)?;
         self.give_command(id, Command::Restart);
         for _ in 0..2 {
-            self.go_on_for(100, |seen| seen.side != SWEEPS)?;
+            self.take_up_to(100, |seen| seen.side != SWEEPS)?;
             if self.site.sim.next_timer().is_some_and(|next| next <= Duration::from_secs(2)) {
                 self.site.sim.fire_next_timer();
             }
@@ -64,42 +64,42 @@ impl Scenario {
         }
         self.give_command(id, Command::Purge);
         let far = self.site.sim.choose(|rng| rng.below(25));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         let far = self.site.sim.choose(|rng| rng.below(15));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
     }
 
     /// A purge is undone while it is in progress, and its workspace is removed again, without a purge.
-    fn take_a_purge_back(&mut self) -> Result<(), Broken> {
+    fn undo_a_purge(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         self.give_command(id, Command::Purge);
         let far = self.site.sim.choose(|rng| rng.below(25));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
         self.site.sim.run_ready();
         let of_the_purge = self.site.sim.held();
         for command in [Command::Undelete, Command::Remove] {
             self.give_command(id, command);
-            self.go_on_for(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
+            self.take_up_to(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
         }
-        self.go_on_for(100, |seen| seen.side != SWEEPS)
+        self.take_up_to(100, |seen| seen.side != SWEEPS)
     }
 
     /// A user runs `podman start` on the container that ostler is about to start.
-    fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
+    fn start_by_hand_during_a_start(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.site.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.give_command(id, Command::Restart);
         let far = self.site.sim.choose(|rng| rng.below(16));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
         self.act_manually_on(id, ManualAction::Start);
         self.check()
     }
 
-    /// Operators give several commands in turn to a workspace and to one below it, and wait for no answer or for all.
-    fn change_their_minds_about_a_tree(&mut self) -> Result<(), Broken> {
+    /// Operators give several commands in turn to a workspace and to a child of it, and wait for no answer or for all.
+    fn change_commands_in_a_tree(&mut self) -> Result<(), Broken> {
         let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.parent.is_some()).collect();
         if below.is_empty() {
             return Ok(());
@@ -120,16 +120,16 @@ impl Scenario {
                 (rng.permille(750), command, rng.below(most))
             });
             self.give_command(if of_lead { lead } else { below.id }, command);
-            self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+            self.take_up_to(far, |seen| seen.side != SWEEPS)?;
         }
         Ok(())
     }
 
     /// An unknown container is moved to the trash, and an operator restores it, completely or in part.
-    fn give_back_what_was_unknown(&mut self) -> Result<(), Broken> {
+    fn restore_an_unknown_container(&mut self) -> Result<(), Broken> {
         let id = self.site.add_unknown();
-        self.count("something unknown turned up");
-        self.note(format!("something unknown, {id}, turns up"));
+        self.count("an unknown container was added");
+        self.note(format!("an unknown container of {id} is added"));
         let (without_container, far) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
         if without_container {
             let mut state = self.site.world.state();
@@ -149,11 +149,11 @@ impl Scenario {
         if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
             self.restore(entry);
         }
-        self.go_on_for(far, |seen| seen.side != SWEEPS)
+        self.take_up_to(far, |seen| seen.side != SWEEPS)
     }
 
     /// Takes up to `most` effects for which `meant` holds, and checks everything after each.
-    fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
+    fn take_up_to(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
             self.site.sim.run_ready();
             let held = self.site.sim.held();

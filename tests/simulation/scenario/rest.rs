@@ -22,7 +22,7 @@ use super::{
 impl Scenario {
     /// Stops faults, completes what is in progress, and sweeps until nothing is left to do.
     pub(super) fn calm_down(&mut self) -> Result<(), Broken> {
-        self.note("everything is well again");
+        self.note("all faults stop");
         if self.site.world.is_elsewhere() {
             self.lead_back();
             self.check()?;
@@ -41,11 +41,11 @@ impl Scenario {
             self.check()?;
         }
         self.witness.approving = true;
-        self.everybody_is_well();
+        self.report_all_healthy();
         if self.temper.driven {
             // From here on the seed runs the passes, as in every other scenario; the checks of the driver are
             // complete.
-            self.site.put_driver_to_rest();
+            self.site.stop_driver();
         }
         self.settle_down()?;
         // A workspace that also lost its work volume cannot be started.
@@ -66,10 +66,10 @@ impl Scenario {
         let remembered = self.site.daemon.remembered();
         self.witness.coverage.count(Rule::MemoryIsBounded, live);
         if remembered > 2 * live {
-            let how = format!("{remembered} things are remembered of {live} workspaces");
+            let how = format!("{remembered} entries are kept in memory for {live} workspaces");
             return Err(Rule::MemoryIsBounded.broken(how));
         }
-        self.note(format!("at rest after {} passes had nothing to do", last.len()));
+        self.note(format!("at rest: {} passes had nothing to do", last.len()));
         self.check()
     }
 
@@ -78,7 +78,7 @@ impl Scenario {
     }
 
     /// Sends a healthy, idle heartbeat with every token that is still valid.
-    pub(super) fn everybody_is_well(&self) {
+    pub(super) fn report_all_healthy(&self) {
         for token in &self.book().tokens {
             if let Some(TokenSubject::Workspace(token_owner)) =
                 self.site.eye.token_subject(&token.digest(), self.site.sim.now())
@@ -92,19 +92,19 @@ impl Scenario {
     /// Promise 3: if a command was granted and no other was given since, the row still agrees with it.
     pub(super) fn last_command_wins(&mut self) -> Result<(), Broken> {
         let book = open(&self.book);
-        let ids: Vec<_> = book.command_history.said.keys().copied().collect();
+        let ids: Vec<_> = book.command_history.given.keys().copied().collect();
         for id in ids {
             let above = line_above(&self.site, id);
             let Some(last) = book.command_history.last_granted(id, &above) else { continue };
             self.witness.coverage.count(Rule::LastCommandWins, 1);
             let row = self.site.row(id);
-            // A lost work volume prevents what was ordered before.
+            // A lost work volume prevents a start that was ordered before.
             let is_robbed =
                 self.witness.robbed.contains(&id) && row.status == Status::Failed(Failure::StartError);
             if !last.is_kept_by(row.status) && !is_robbed {
                 let (number, command) = (last.number, last.command);
                 let how = format!(
-                    "order {number} ({command:?} {}) was granted, and it is {}",
+                    "command {number} ({command:?} {}) was granted, and the row is {}",
                     row.name, row.status
                 );
                 return Err(Rule::LastCommandWins.broken(how));
