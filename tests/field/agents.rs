@@ -1,4 +1,4 @@
-//! Agents as receivers, imitating existing servers: their answers are written byte by byte.
+//! Agents that receive messages, imitating existing servers: their answers are raw bytes.
 
 #![allow(clippy::disallowed_methods, reason = "real servers, whose tasks are tokio's")]
 

@@ -67,12 +67,12 @@ async fn only_health_and_ready_answer_without_a_token() {
 async fn unknown_token_is_refused_on_every_route() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let mut strange = one.token.clone().into_bytes();
-    strange[10] = if strange[10] == b'A' { b'B' } else { b'A' };
-    let strange = String::from_utf8(strange).unwrap();
+    let mut unknown = one.token.clone().into_bytes();
+    unknown[10] = if unknown[10] == b'A' { b'B' } else { b'A' };
+    let unknown = String::from_utf8(unknown).unwrap();
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         let ask = Ask::new(&route.method, route.filled(&one.id)).header("X-Workspace-ID", &one.id);
-        let answer = registry.ask(ask.token(&strange).json(json!({}))).await;
+        let answer = registry.ask(ask.token(&unknown).json(json!({}))).await;
         answer.refuses(401, "invalid workspace auth token");
     }
 }

@@ -11,7 +11,7 @@ const OK: &str = r#"{"status":"ok"}"#;
 const REGISTERED: &str = r#"{"status":"registered"}"#;
 
 /// A complete heartbeat without problems.
-fn whole() -> Value {
+fn full() -> Value {
     json!({ "error_rate": 0.0, "uptime_seconds": 60, "runtime_metadata": {} })
 }
 
@@ -23,7 +23,7 @@ fn partial(task: &str, tasks: u32) -> Value {
 }
 
 impl AgentClient<'_> {
-    async fn heartbeats(&self, more: Value) {
+    async fn heartbeat_ok(&self, more: Value) {
         self.heartbeat(more).await.is(200, OK);
     }
 }
@@ -32,7 +32,7 @@ impl AgentClient<'_> {
 async fn heartbeat_fields_are_stored_and_shown() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.heartbeats(json!({
+    one.heartbeat_ok(json!({
         "error_rate": 0.25, "sample_error": "oops", "active_tasks": 3, "uptime_seconds": 77,
         "current_task": "digging", "monthly_spend": 1234, "runtime_state": "",
     }))
@@ -58,7 +58,7 @@ async fn heartbeat_numbers_are_clamped_and_texts_cut_at_2_kib() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let long = "é".repeat(4000);
-    one.heartbeats(json!({
+    one.heartbeat_ok(json!({
         "error_rate": -3, "active_tasks": -1, "uptime_seconds": -5, "monthly_spend": -7,
         "sample_error": long, "current_task": long,
     }))
@@ -69,7 +69,7 @@ async fn heartbeat_numbers_are_clamped_and_texts_cut_at_2_kib() {
     let cut = json!("é".repeat(1024));
     assert_eq!((&view["last_sample_error"], &view["current_task"]), (&cut, &cut));
 
-    one.heartbeats(
+    one.heartbeat_ok(
         json!({ "error_rate": 17.5, "active_tasks": 1e30, "uptime_seconds": 1e30, "monthly_spend": 1e18 }),
     )
     .await;
@@ -83,9 +83,9 @@ async fn heartbeat_numbers_are_clamped_and_texts_cut_at_2_kib() {
 async fn heartbeat_zero_keeps_the_stored_uptime_and_spend() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.heartbeats(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
-    one.heartbeats(json!({ "uptime_seconds": 0, "monthly_spend": 0 })).await;
-    one.heartbeats(json!({})).await;
+    one.heartbeat_ok(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
+    one.heartbeat_ok(json!({ "uptime_seconds": 0, "monthly_spend": 0 })).await;
+    one.heartbeat_ok(json!({})).await;
     let view = one.show().await;
     assert_eq!((&view["uptime_seconds"], &view["monthly_spend"]), (&json!(500), &json!(42)), "{view}");
 }
@@ -94,16 +94,18 @@ async fn heartbeat_zero_keeps_the_stored_uptime_and_spend() {
 async fn heartbeat_accepts_nulls_unknown_fields_and_floats() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.heartbeats(json!({
+    one.heartbeat_ok(json!({
         "error_rate": null, "sample_error": null, "active_tasks": null, "uptime_seconds": null,
         "current_task": null, "monthly_spend": null, "runtime_state": null, "runtime_metadata": null,
     }))
     .await;
-    one.heartbeats(json!({ "active_tasks": 2.9, "uptime_seconds": 60.7, "monthly_spend": 100.0 })).await;
+    one.heartbeat_ok(json!({ "active_tasks": 2.9, "uptime_seconds": 60.7, "monthly_spend": 100.0 })).await;
     let view = one.show().await;
     assert_eq!((&view["active_tasks"], &view["uptime_seconds"]), (&json!(2), &json!(60)), "{view}");
-    one.heartbeats(json!({ "mood": "good", "nested": { "a": [1, { "b": null }] }, "error": { "rate": 1 } }))
-        .await;
+    one.heartbeat_ok(
+        json!({ "mood": "good", "nested": { "a": [1, { "b": null }] }, "error": { "rate": 1 } }),
+    )
+    .await;
     assert_eq!(one.status().await, "online");
 }
 
@@ -147,14 +149,14 @@ async fn heartbeat_brings_waiting_workspaces_online() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     assert_eq!(one.status().await, "provisioning");
-    one.heartbeats(partial("", 0)).await;
+    one.heartbeat_ok(partial("", 0)).await;
     assert_eq!(one.status().await, "online", "a partial heartbeat counts as a heartbeat");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "provisioning", "{event}");
 
     let away = registry.external("away", json!({})).await;
     assert_eq!(away.status().await, "awaiting_agent");
-    away.heartbeats(json!({})).await;
+    away.heartbeat_ok(json!({})).await;
     assert_eq!(away.status().await, "online");
     let event = registry.event(&away.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "awaiting_agent", "{event}");
@@ -172,7 +174,7 @@ async fn late_heartbeat_recovers_a_start_that_timed_out() {
     for key in ["error", "timeout_secs", "runtime", "source", "log_tail"] {
         assert!(event["payload"].get(key).is_some(), "{key} of {event}");
     }
-    one.heartbeats(whole()).await;
+    one.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "online");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "failed", "{event}");
@@ -183,11 +185,11 @@ async fn heartbeat_keeps_paused_and_hibernated_workspaces_as_they_are() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
-    one.heartbeats(whole()).await;
+    one.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "paused");
     let two = registry.online("two").await;
     two.order("hibernate").await.well();
-    two.heartbeats(whole()).await;
+    two.heartbeat_ok(full()).await;
     assert_eq!(two.status().await, "hibernated");
 }
 
@@ -201,7 +203,7 @@ async fn heartbeat_keeps_a_start_error_failed() {
     let issued = registry.order(Ask::post(format!("/workspaces/{id}/tokens"))).await.json();
     let token = issued["auth_token"].as_str().unwrap().to_owned();
     let one = AgentClient { registry: &registry, id: id.to_owned(), token };
-    one.heartbeats(whole()).await;
+    one.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "failed(start_error)");
 }
 
@@ -209,34 +211,34 @@ async fn heartbeat_keeps_a_start_error_failed() {
 async fn workspace_degrades_on_errors_and_recovers_on_a_full_heartbeat() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.heartbeats(json!({ "error_rate": 0.49, "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 0.49, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online");
-    one.heartbeats(json!({ "error_rate": 0.5, "sample_error": "boom", "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 0.5, "sample_error": "boom", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded");
     let event = registry.event(&one.id, "WORKSPACE_DEGRADED").await;
     assert_eq!(event["payload"]["error_rate"], json!(0.5), "{event}");
     assert_eq!(event["payload"]["sample_error"], "boom", "{event}");
-    one.heartbeats(json!({ "error_rate": 0.1, "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 0.1, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded", "0.1 is not below 0.1");
-    one.heartbeats(partial("busy", 1)).await;
+    one.heartbeat_ok(partial("busy", 1)).await;
     assert_eq!(one.status().await, "degraded", "a partial heartbeat does not end the degradation");
     assert_eq!(one.show().await["last_error_rate"], json!(0.1), "a partial heartbeat keeps the error rate");
-    one.heartbeats(json!({ "error_rate": 0.09, "uptime_seconds": 1, "runtime_state": "resting" })).await;
+    one.heartbeat_ok(json!({ "error_rate": 0.09, "uptime_seconds": 1, "runtime_state": "resting" })).await;
     assert_eq!(one.status().await, "degraded", "an unknown state blocks recovery");
-    one.heartbeats(json!({ "error_rate": 0.09, "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 0.09, "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online");
     let event = registry.event(&one.id, "WORKSPACE_ONLINE").await;
     assert_eq!(event["payload"]["recovered_from"], "degraded", "{event}");
 
-    one.heartbeats(json!({ "runtime_state": "resting", "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "runtime_state": "resting", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "online", "an unknown state only blocks recovery");
-    one.heartbeats(json!({ "runtime_state": "wedged", "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "runtime_state": "wedged", "uptime_seconds": 1 })).await;
     assert_eq!(one.status().await, "degraded");
     let event = registry.event(&one.id, "WORKSPACE_DEGRADED").await;
     assert_eq!(event["payload"]["runtime_state"], "wedged", "{event}");
-    one.heartbeats(partial("", 0)).await;
+    one.heartbeat_ok(partial("", 0)).await;
     assert_eq!(one.status().await, "degraded");
-    one.heartbeats(whole()).await;
+    one.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "online");
 }
 
@@ -245,15 +247,15 @@ async fn agent_with_status_mgmt_is_not_degraded_by_its_error_rate() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let managing = json!({ "capabilities": { "status_mgmt": true }, "idle_timeout_seconds": 900 });
-    one.heartbeats(json!({ "error_rate": 1, "runtime_metadata": managing })).await;
+    one.heartbeat_ok(json!({ "error_rate": 1, "runtime_metadata": managing })).await;
     assert_eq!(one.status().await, "online");
-    one.heartbeats(json!({ "error_rate": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 1 })).await;
     assert_eq!(one.status().await, "online", "absent metadata keeps the stored metadata");
-    one.heartbeats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
+    one.heartbeat_ok(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
     assert_eq!(one.status().await, "degraded", "the reported runtime state applies");
-    one.heartbeats(whole()).await;
+    one.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "online");
-    one.heartbeats(json!({ "error_rate": 1 })).await;
+    one.heartbeat_ok(json!({ "error_rate": 1 })).await;
     assert_eq!(one.status().await, "degraded", "status_mgmt was withdrawn");
 }
 
@@ -261,11 +263,11 @@ async fn agent_with_status_mgmt_is_not_degraded_by_its_error_rate() {
 async fn partial_heartbeat_keeps_uptime_error_and_state() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    one.heartbeats(
+    one.heartbeat_ok(
         json!({ "uptime_seconds": 900, "error_rate": 0.3, "sample_error": "oops", "runtime_state": "odd" }),
     )
     .await;
-    one.heartbeats(partial("a task", 1)).await;
+    one.heartbeat_ok(partial("a task", 1)).await;
     let view = one.show().await;
     for (field, value) in [
         ("uptime_seconds", json!(900)),
@@ -291,16 +293,16 @@ async fn task_counts_as_activity_and_a_heartbeat_alone_does_not() {
         crate::support::registry::until("the clock advances", later).await;
     };
     tick().await;
-    one.heartbeats(whole()).await;
-    one.heartbeats(partial("", 0)).await;
+    one.heartbeat_ok(full()).await;
+    one.heartbeat_ok(partial("", 0)).await;
     assert_eq!(active().await, before, "a heartbeat alone is no activity");
-    one.heartbeats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
     let begun = active().await;
     assert_ne!(begun, before, "a changed task is activity");
     tick().await;
-    one.heartbeats(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "current_task": "new", "uptime_seconds": 1 })).await;
     assert_eq!(active().await, begun, "an unchanged task is no activity");
-    one.heartbeats(json!({ "current_task": "new", "active_tasks": 1, "uptime_seconds": 1 })).await;
+    one.heartbeat_ok(json!({ "current_task": "new", "active_tasks": 1, "uptime_seconds": 1 })).await;
     assert_ne!(active().await, begun, "an active task is activity");
 }
 
@@ -310,15 +312,15 @@ async fn api_token_never_changes_the_status_of_a_container_workspace() {
     let one = registry.begun("one", json!({})).await;
     let issued = registry.order(Ask::post(format!("/workspaces/{}/tokens", one.id))).await.json();
     let api_client = AgentClient { token: issued["auth_token"].as_str().unwrap().to_owned(), ..one.clone() };
-    api_client.heartbeats(json!({ "uptime_seconds": 7 })).await;
+    api_client.heartbeat_ok(json!({ "uptime_seconds": 7 })).await;
     api_client.register(json!({})).await.is(200, REGISTERED);
     assert_eq!(one.status().await, "provisioning");
     assert_eq!(one.show().await["uptime_seconds"], json!(7), "the fields are stored");
-    one.heartbeats(whole()).await;
-    api_client.heartbeats(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
+    one.heartbeat_ok(full()).await;
+    api_client.heartbeat_ok(json!({ "runtime_state": "wedged", "error_rate": 1 })).await;
     assert_eq!(one.status().await, "online");
-    one.heartbeats(json!({ "error_rate": 1 })).await;
-    api_client.heartbeats(whole()).await;
+    one.heartbeat_ok(json!({ "error_rate": 1 })).await;
+    api_client.heartbeat_ok(full()).await;
     assert_eq!(one.status().await, "degraded");
 }
 
@@ -345,8 +347,8 @@ async fn register_stores_the_card_and_brings_the_workspace_online() {
 async fn register_never_creates_a_workspace() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let stranger = AgentClient { id: "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".into(), ..one.clone() };
-    stranger.register(json!({})).await.refuses(401, "invalid workspace auth token");
+    let impostor = AgentClient { id: "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11".into(), ..one.clone() };
+    impostor.register(json!({})).await.refuses(401, "invalid workspace auth token");
     let listed = registry.order(Ask::get("/workspaces")).await.well();
     assert_eq!(listed.as_array().unwrap().len(), 1);
 }
@@ -355,9 +357,9 @@ async fn register_never_creates_a_workspace() {
 async fn register_requires_id_url_and_card() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let whole = json!({ "id": one.id, "url": "http://x", "agent_card": {} });
+    let complete = json!({ "id": one.id, "url": "http://x", "agent_card": {} });
     for missing in ["id", "url", "agent_card"] {
-        let mut body = whole.clone();
+        let mut body = complete.clone();
         body.as_object_mut().unwrap().remove(missing);
         let answer = one.ask(Ask::post("/registry/register").json(body)).await;
         answer.refuses(400, "invalid request body");

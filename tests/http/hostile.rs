@@ -241,7 +241,7 @@ async fn deeply_nested_json_does_not_overflow_the_stack() {
         assert!((400..500).contains(&answer.status), "{answer:?}");
         let create = registry.order(Ask::post("/workspaces").body(format!(r#"{{"env":{nested}}}"#))).await;
         assert_eq!(create.status, 400, "{create:?}");
-        // Unknown values of a heartbeat are skipped without being built; invalid JSON is refused all the same.
+        // Unknown values of a heartbeat are skipped without building them; invalid JSON is still refused.
         let ignored = format!(r#"{{"workspace_id":"{}","mood":{nested}}}"#, one.id);
         let answer = one.ask(Ask::post("/registry/heartbeat").body(ignored)).await;
         assert!(matches!(answer.status, 200 | 400), "{answer:?}");
@@ -421,7 +421,7 @@ fn noisy(noise: &mut Rng, clients: &[(String, String)]) -> Ask {
 
 /// Statuses that are correct answers to noise: a refusal, or a success. Messages and lookups to unreachable agents get
 /// 502 or 503.
-fn is_fine(status: u16) -> bool {
+fn is_expected(status: u16) -> bool {
     matches!(status, 200 | 400..=499 | 502 | 503)
 }
 
@@ -448,7 +448,7 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
         client.heartbeat(json!({})).await.well();
         clients.push((client.id.clone(), client.token.clone()));
     }
-    let mut at_rest = 0;
+    let mut baseline_kib = 0;
     let statuses = Mutex::new(BTreeMap::<u16, usize>::new());
     let flood = async |seed: u64, count: usize| {
         let mut noise = Rng::new(seed, 0);
@@ -471,7 +471,7 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             if let Some(answer) = answer {
                 *statuses.lock().unwrap().entry(answer.status).or_default() += 1;
                 assert!(
-                    is_fine(answer.status),
+                    is_expected(answer.status),
                     "seed {seed}: {} -> {answer:?}",
                     String::from_utf8_lossy(&bytes)
                 );
@@ -493,7 +493,7 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             flood(seed + 3, count)
         );
         if round == 0 {
-            at_rest = resident_kib();
+            baseline_kib = resident_kib();
         }
     }
     let statuses = statuses.into_inner().unwrap();
@@ -505,7 +505,7 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             "too few answers with {status}: the noise does not cover its paths: {statuses:?}"
         );
     }
-    let grown = resident_kib().saturating_sub(at_rest);
+    let grown = resident_kib().saturating_sub(baseline_kib);
     assert!(grown < 64 << 10, "memory grew by {grown} KiB in five thousand requests");
     assert_eq!(panics.load(Ordering::SeqCst), 0, "a task panicked");
     registry.ask(Ask::get("/health")).await.well();

@@ -65,9 +65,9 @@ async fn memories_are_visible_according_to_their_scope() {
     let root = registry.online("root").await;
     let (one, two) = (registry.online_below("one", &root).await, registry.online_below("two", &root).await);
     let below = registry.online_below("below", &one).await;
-    let stranger = registry.online("stranger").await;
+    let unrelated = registry.online("unrelated").await;
     for (of, name) in
-        [(&root, "root"), (&one, "one"), (&two, "two"), (&below, "below"), (&stranger, "stranger")]
+        [(&root, "root"), (&one, "one"), (&two, "two"), (&below, "below"), (&unrelated, "unrelated")]
     {
         for scope in ["LOCAL", "TEAM"] {
             let created = remember(of, json!({ "content": format!("{name} {scope}"), "scope": scope })).await;
@@ -78,7 +78,7 @@ async fn memories_are_visible_according_to_their_scope() {
         (&one, vec!["two TEAM", "one TEAM", "root TEAM"]),
         (&root, vec!["two TEAM", "one TEAM", "root TEAM"]),
         (&below, vec!["below TEAM", "one TEAM"]),
-        (&stranger, vec!["stranger TEAM"]),
+        (&unrelated, vec!["unrelated TEAM"]),
     ] {
         assert_eq!(contents(&recall(of, "?scope=TEAM").await), team);
         assert_eq!(recall(of, "?scope=LOCAL").await.len(), 1);
@@ -89,7 +89,7 @@ async fn memories_are_visible_according_to_their_scope() {
     let created = remember(&root, json!({ "content": "rule", "scope": "GLOBAL" })).await;
     let id = created.json()["id"].as_str().unwrap().to_owned();
     let prefix = format!("[MEMORY id={id} scope=GLOBAL from={}]: rule", root.id);
-    assert_eq!(contents(&recall(&stranger, "?scope=GLOBAL").await), [prefix.as_str()]);
+    assert_eq!(contents(&recall(&unrelated, "?scope=GLOBAL").await), [prefix.as_str()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

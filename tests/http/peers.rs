@@ -55,12 +55,14 @@ async fn discover_refuses_targets_outside_the_hierarchy_rules() {
     let (left, right) =
         (registry.online_below("left", &root).await, registry.online_below("right", &root).await);
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
-    for (caller, target) in [(&right, &nephew), (&nephew, &right), (&nephew, &strange), (&strange, &left)] {
+    let other_root = registry.online("other root").await;
+    for (caller, target) in
+        [(&right, &nephew), (&nephew, &right), (&nephew, &other_root), (&other_root, &left)]
+    {
         caller.discovers(&target.id).await.refuses(403, "not authorized to discover this workspace");
     }
     for (caller, target) in
-        [(&left, &right), (&root, &nephew), (&nephew, &root), (&root, &strange), (&left, &left)]
+        [(&left, &right), (&root, &nephew), (&nephew, &root), (&root, &other_root), (&left, &left)]
     {
         assert_eq!(caller.discovers(&target.id).await.status, 200);
     }
@@ -90,8 +92,8 @@ async fn discover_answers_503_when_target_is_paused_or_has_no_agent() {
     }
     let hibernated = registry.online("hibernated").await;
     hibernated.order("hibernate").await.well();
-    let coming = registry.begun("coming", json!({})).await;
-    for target in [&hibernated, &coming] {
+    let starting = registry.begun("starting", json!({})).await;
+    for target in [&hibernated, &starting] {
         assert_eq!(
             one.discovers(&target.id).await.well()["url"],
             proxied(&target.id),
@@ -110,11 +112,11 @@ async fn peers_are_siblings_children_and_parent() {
     let left = registry.online_with("left", json!({ "parent_id": root.id, "role": "digs" })).await;
     let right = registry.online_below("right", &root).await;
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
+    let other_root = registry.online("other root").await;
     assert_eq!(left.peers("").await, ["right", "nephew", "root"]);
-    assert_eq!(root.peers("").await, ["strange", "left", "right"]);
+    assert_eq!(root.peers("").await, ["other root", "left", "right"]);
     assert_eq!(nephew.peers("").await, ["left"]);
-    assert_eq!(strange.peers("").await, ["root"]);
+    assert_eq!(other_root.peers("").await, ["root"]);
 
     left.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 1 })).await.well();
     left.register(json!({ "agent_card": { "name": "card" } })).await.well();
@@ -181,7 +183,7 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
     let root = registry.online("root").await;
     let left = registry.online_below("left", &root).await;
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
+    let other_root = registry.online("other root").await;
     let unknown = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
     let check = |caller: &str, target: &str| {
         Ask::post("/registry/check-access").json(json!({ "caller_id": caller, "target_id": target }))
@@ -190,8 +192,8 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
         (&root.id, root.id.as_str(), true),
         (&root.id, &nephew.id, true),
         (&nephew.id, &root.id, true),
-        (&root.id, &strange.id, true),
-        (&left.id, &strange.id, false),
+        (&root.id, &other_root.id, true),
+        (&left.id, &other_root.id, false),
         (&left.id, unknown, false),
     ] {
         let answer = registry.order(check(caller, target)).await;
@@ -201,6 +203,6 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
     left.ask(check(&root.id, &left.id)).await.refuses(401, "invalid workspace auth token");
     registry.ask(check(&left.id, &root.id)).await.refuses(401, "missing workspace auth token");
     left.ask(Ask::post("/registry/check-access").body("{}")).await.refuses(400, "invalid request body");
-    registry.order(Ask::new("DELETE", format!("/workspaces/{}", strange.id))).await.well();
-    registry.order(check(&root.id, &strange.id)).await.is(200, r#"{"allowed":false}"#);
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", other_root.id))).await.well();
+    registry.order(check(&root.id, &other_root.id)).await.is(200, r#"{"allowed":false}"#);
 }

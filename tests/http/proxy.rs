@@ -330,13 +330,13 @@ async fn message_waits_for_a_target_that_is_starting() {
     let from = registry.online("from").await;
     let to = registry.begun("to", json!({})).await;
     let agent = Agent::at(to.port().await, ok_reply()).await;
-    let comes = async {
+    let becomes_online = async {
         until("the message waits", async || registry.ops.traffic().sent_at(registry.row(&from.id).await.id))
             .await;
         to.heartbeat(json!({})).await.well();
     };
     let held = from.message(&to).header("X-Timeout", "60").json(bare());
-    let (answer, ()) = tokio::join!(from.ask(held), comes);
+    let (answer, ()) = tokio::join!(from.ask(held), becomes_online);
     answer.is(200, REPLY);
     assert_eq!(agent.requests().len(), 1);
 }
@@ -346,8 +346,8 @@ async fn message_answers_503_with_retry_after_when_wake_takes_too_long() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
-    let hurried = from.message(&to).header("X-Timeout", "1").json(bare());
-    let answer = from.ask(hurried).await;
+    let with_short_timeout = from.message(&to).header("X-Timeout", "1").json(bare());
+    let answer = from.ask(with_short_timeout).await;
     let body = answer.has(503, &["error", "waking", "retry_after"]);
     assert_eq!(body["waking"], json!(true));
     assert!(body["error"].is_string());
@@ -481,9 +481,9 @@ async fn message_waits_when_port_accepts_before_the_agent_listens() {
 async fn message_error_names_the_port_when_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let hurried =
+    let with_short_timeout =
         async |to: &AgentClient<'_>| from.ask(from.message(to).header("X-Timeout", "1").json(bare())).await;
-    let answer = hurried(&to).await;
+    let answer = with_short_timeout(&to).await;
     let body = answer.has(503, &["error", "retry_after"]);
     assert!(
         body["error"].as_str().unwrap().starts_with("to is running, but nothing listens on port 8000"),
@@ -494,10 +494,10 @@ async fn message_error_names_the_port_when_agent_never_listens() {
 
     let nowhere = Agent::replying(ok_reply()).await.url();
     let away = registry.external_at("away", &nowhere).await;
-    let body = hurried(&away).await.has(503, &["error", "retry_after"]);
+    let body = with_short_timeout(&away).await.has(503, &["error", "retry_after"]);
     assert_eq!(body["error"], "away is online but does not accept connections at its url");
     let silent = registry.external_at("silent", "").await;
-    hurried(&silent).await.refuses(502, "failed to reach workspace agent: it has no url");
+    with_short_timeout(&silent).await.refuses(502, "failed to reach workspace agent: it has no url");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -697,7 +697,7 @@ async fn wake_ups_are_rate_limited_per_sender() {
     let registry = Registry::wanting(options).await;
     let (from, other, to) =
         (registry.online("from").await, registry.online("other").await, registry.online("to").await);
-    let hurried = async |by: &AgentClient<'_>| -> Answer {
+    let with_short_timeout = async |by: &AgentClient<'_>| -> Answer {
         if to.status().await != "hibernated" {
             let token = registry.token_in_volume(&to.id).await;
             AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
@@ -705,13 +705,13 @@ async fn wake_ups_are_rate_limited_per_sender() {
         }
         by.ask(by.message(&to).header("X-Timeout", "1").json(bare())).await
     };
-    assert_eq!(hurried(&from).await.status, 503);
-    let answer = hurried(&from).await;
+    assert_eq!(with_short_timeout(&from).await.status, 503);
+    let answer = with_short_timeout(&from).await;
     let body = answer.has(429, &["error", "retry_after"]);
     assert_eq!(body["error"], "rate limit exceeded");
     assert_eq!(answer.header("retry-after").map(str::to_owned), Some(body["retry_after"].to_string()));
     assert_eq!(to.status().await, "hibernated", "the refused message woke it");
-    assert_eq!(hurried(&other).await.status, 503, "the wake-up limit is per sender");
+    assert_eq!(with_short_timeout(&other).await.status, 503, "the wake-up limit is per sender");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Invalid fields in agents' reports: they do not cost the agent its liveness, and the operator sees the reason.
+//! Invalid fields in agents' reports: the report still proves liveness, and the operator sees the reason.
 
 use serde_json::{Value, json};
 
@@ -165,9 +165,9 @@ async fn heartbeat_is_accepted_when_truncated_or_too_large() {
     }
     one.heartbeat(json!({})).await.is(200, OK);
     assert_eq!(one.show().await["fields_refused"], json!(null), "the next valid heartbeat clears the list");
-    let stranger = registry.online("two").await;
+    let two = registry.online("two").await;
     let text = "x".repeat(70_000);
-    let for_another = format!(r#"{{"workspace_id":"{}","sample_error":"{text}"}}"#, stranger.id);
+    let for_another = format!(r#"{{"workspace_id":"{}","sample_error":"{text}"}}"#, two.id);
     one.send("/registry/heartbeat", for_another).await.refuses(401, "invalid workspace auth token");
 }
 

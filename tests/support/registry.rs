@@ -1,8 +1,8 @@
-//! A whole daemon inside the test, without Podman: the real store in a file, the real server on a socket, the real
-//! sweeps, and the fake engine for containers.
+//! A complete daemon in the test process, without Podman: the real store in a file, the real server on a socket, the
+//! real sweeps, and the fake engine for containers.
 //!
-//! The directory and the engine's state outlive the daemon, as in reality: [`Registry::restart`] starts the next one
-//! on them.
+//! The directory and the engine's state outlive the daemon, as in production: [`Registry::restart`] starts another
+//! daemon on them.
 
 #![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
 
@@ -150,7 +150,7 @@ impl Registry {
         Self::serve(directory, world, free_ports(options.ports), options).await
     }
 
-    /// Ends this daemon, as a signal does, and starts the next one on the same state.
+    /// Stops this daemon as a signal does, and starts another on the same state.
     pub(crate) async fn restart(mut self) -> Self {
         self.stop.cancel();
         for serving in std::mem::take(&mut self.serving) {
@@ -476,7 +476,7 @@ impl AgentClient<'_> {
         self.registry.row(&self.id).await.host_port.expect("the workspace has a host port")
     }
 
-    /// Ends its container as an unexpected exit, with code 1.
+    /// Makes its container exit unexpectedly, with code 1.
     pub(crate) async fn kill_container(&self) {
         let container = self.registry.row(&self.id).await.container.expect("the workspace has a container");
         self.registry.world.state().kill(&container, 1);

@@ -1,4 +1,4 @@
-//! HTTP over a socket: requests as raw bytes where a test needs that, answers are read completely.
+//! HTTP over a socket. Requests may be raw bytes; answers are read completely.
 //!
 //! A separate client, because existing ones refuse to send an attacker's requests.
 

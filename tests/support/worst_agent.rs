@@ -257,8 +257,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let url = format!("http://{}/", silent.local_addr().expect("its address"));
     let (worst, target) = (daemon.create("worst", None), daemon.create("target", Some(&url)));
     let victim = daemon.create("victim", None);
-    let (deputy, redirecting) = redirect_to(&daemon, &victim).await;
-    let (talker, talking) = answer_endlessly(&daemon).await;
+    let (redirector, redirecting) = redirect_to(&daemon, &victim).await;
+    let (streamer, streaming) = answer_endlessly(&daemon).await;
     let delegator = daemon.create("delegator", None);
     let others: Vec<_> =
         (0..scale.others).map(|number| daemon.create(&format!("other-{number}"), None)).collect();
@@ -283,8 +283,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
         daemon: Arc::clone(&daemon),
         worst,
         target,
-        deputy,
-        talker,
+        redirector,
+        streamer,
         delegator,
         figures: Arc::clone(&figures),
         scale,
@@ -322,7 +322,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     }
     held.abort();
     redirecting.abort();
-    talking.abort();
+    streaming.abort();
     if daemon.status(&victim.id) == "paused" {
         figures.lock().unwrap().wrong.push("a redirect was followed: its victim is paused".into());
     }
@@ -355,7 +355,7 @@ async fn redirect_to(daemon: &Daemon, victim: &Caller) -> (Caller, tokio::task::
             });
         }
     });
-    (daemon.create("deputy", Some(&url)), answers)
+    (daemon.create("redirector", Some(&url)), answers)
 }
 
 /// An agent that answers every message with a text of several MiB that never ends.
@@ -363,9 +363,9 @@ async fn answer_endlessly(daemon: &Daemon) -> (Caller, tokio::task::JoinHandle<(
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let answers = tokio::spawn(async move {
-        let mut talking = JoinSet::new();
+        let mut streaming = JoinSet::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            talking.spawn(async move {
+            streaming.spawn(async move {
                 let mut read = vec![0; 128 << 10];
                 let _request = stream.read(&mut read).await;
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\n\r\n\
@@ -376,7 +376,7 @@ async fn answer_endlessly(daemon: &Daemon) -> (Caller, tokio::task::JoinHandle<(
             });
         }
     });
-    (daemon.create("talker", Some(&url)), answers)
+    (daemon.create("streamer", Some(&url)), answers)
 }
 
 /// Sends the heartbeats of the others, each on a new connection, as many clients do.
@@ -443,8 +443,8 @@ struct Attack {
     daemon: Arc<Daemon>,
     worst: Caller,
     target: Caller,
-    deputy: Caller,
-    talker: Caller,
+    redirector: Caller,
+    streamer: Caller,
     delegator: Caller,
     figures: Arc<Mutex<Figures>>,
     scale: Scale,
@@ -480,8 +480,7 @@ impl Attack {
     async fn delegate(&self, lasts: Duration) {
         let path = format!("/workspaces/{}/delegate", self.delegator.id);
         for number in 0..self.scale.delegations {
-            let task =
-                json!({ "target_id": self.talker.id, "task": format!("{number} {}", "x".repeat(30 << 10)) });
+            let task = json!({ "target_id": self.streamer.id, "task": format!("{number} {}", "x".repeat(30 << 10)) });
             let bytes = Ask::post(&path).token(&self.delegator.token).json(task).bytes();
             let status = status_of(self.daemon.address, &bytes).await;
             self.figures.lock().unwrap().count("delegations", status);
@@ -492,7 +491,7 @@ impl Attack {
     /// Sends messages to an agent that redirects: the daemon must not follow, and must not make the caller follow.
     async fn be_redirected(&self) {
         let message = json!({ "jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {} });
-        let path = format!("/workspaces/{}/a2a", self.deputy.id);
+        let path = format!("/workspaces/{}/a2a", self.redirector.id);
         let bytes = Ask::post(path).token(&self.worst.token).json(message).bytes();
         for _ in 0..self.scale.redirects {
             let answer = match Wire::try_open(self.daemon.address).await {
@@ -651,7 +650,7 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
         lines.push((format!("KiB anonymous {when}"), memory.anonymous_kib));
     }
     let answers = figures.answers.iter();
-    lines.extend(answers.map(|(what, count)| (format!("answers to the worst agent: {what}"), *count)));
+    lines.extend(answers.map(|(what, count)| (format!("answers to the hostile agent: {what}"), *count)));
     lines
 }
 
