@@ -77,7 +77,7 @@ fn reboots_are_not_charged_to_the_restart_budget() {
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
     let wait = row.restart_due_at.map(|due| due.since(row.status_since));
-    assert_eq!(wait, Some(Duration::from_secs(10)), "its first own exit has the first back-off");
+    assert_eq!(wait, Some(Duration::from_secs(10)), "the first charged exit has the first back-off");
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
     assert_eq!(site.status(id), Status::Online);
     let events = now_or_panic(site.eye.newest_events(Some(id), 50)).expect("the store answers");
     let offline = events.iter().find(|event| event.event_type == "WORKSPACE_OFFLINE");
-    let offline = offline.expect("its exit is told");
+    let offline = offline.expect("its exit is reported");
     assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);
 }
 
@@ -122,7 +122,7 @@ fn reboot_starts_parents_before_their_children() {
     for (child, parent) in tree {
         assert!(
             began(child).since(began(parent)) >= START,
-            "w{child} was started at {} before its parent w{parent}, begun at {}, was up",
+            "w{child} was started at {}, before the start of its parent w{parent}, begun at {}, was complete",
             began(child),
             began(parent)
         );

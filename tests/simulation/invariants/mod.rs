@@ -441,8 +441,7 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 2: a sweep never revokes the token of the
-    /// current incarnation while its container exists.
+    /// Promise 2: a sweep never revokes the token of the current incarnation while its container exists.
     fn no_owner_loses_its_token(
         &mut self,
         site: &Installation,
