@@ -600,9 +600,9 @@ impl Loading {
     }
 
     fn settings(&mut self) -> Vec<Setting> {
-        let effective = difference::values(&mut self.config);
+        let values = difference::values(&mut self.config);
         let source = |key: &str| self.origin(key).short();
-        effective.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
+        values.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
     }
 }
 

@@ -65,7 +65,7 @@ const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 /// Open files: enough for all connections of two listening addresses, and for forwarded and pooled connections.
 const DESCRIPTORS: u64 = 10_240;
 
-/// The app: everything that is built from a configuration.
+/// The parts of the daemon: everything that is built from a configuration.
 struct App {
     store: Store,
     engine: Arc<dyn Engine>,
@@ -341,7 +341,7 @@ impl AgentListeners<'_> {
         );
         spawn.spawn(Box::pin(async move {
             work.await;
-            let _nobody_waits = ended.send(());
+            let _unawaited = ended.send(());
         }));
         Box::pin(async move { end.await.unwrap_or_default() })
     }
@@ -582,19 +582,19 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
 /// Reports why no daemon answered, and whether to start one.
 fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     let socket = config.socket();
-    let effective = socket.display();
+    let socket_path = socket.display();
     match std::os::unix::net::UnixStream::connect(&socket) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return doctor::fail(
                 "daemon",
-                format!("cannot check whether a daemon serves {effective}: {error}"),
+                format!("cannot check whether a daemon serves {socket_path}: {error}"),
                 "run this as the owner of the data directory, or choose your own one with --data-dir",
             );
         }
         Ok(_) => {
             return doctor::fail(
                 "daemon",
-                format!("the daemon at {effective} does not respond"),
+                format!("the daemon at {socket_path} does not respond"),
                 "check whether its process is stopped (`kill -CONT PID` resumes it) or the machine is overloaded",
             );
         }
@@ -607,7 +607,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     } else {
         "start it: `ostler serve`, or `systemctl --user start ostler`"
     };
-    doctor::fail("daemon", format!("no daemon serves {effective}"), advice)
+    doctor::fail("daemon", format!("no daemon serves {socket_path}"), advice)
 }
 
 /// Checks the registry's files as a start of the daemon would.

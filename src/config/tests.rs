@@ -236,8 +236,8 @@ fn durations_and_memory_sizes_round_trip() {
 fn runtime_environment_is_shown_without_values() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-    let effective = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
-    assert_eq!(effective, "{ API_KEY = … }");
+    let displayed = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
+    assert_eq!(displayed, "{ API_KEY = … }");
 }
 
 #[test]

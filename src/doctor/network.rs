@@ -228,7 +228,7 @@ impl Doctor {
         for one in running {
             let Some(container) = &one.row.container else { continue };
             let parse_inside_answer = match self.run_inside(container).await {
-                Ok(said) => parse_inside_answer(&said, &registry_mark(self.0.instance)),
+                Ok(output) => parse_inside_answer(&output, &registry_mark(self.0.instance)),
                 // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
                     tracing::debug!(%error, workspace = %one.row.name, "network check could not run in workspace");
@@ -241,16 +241,16 @@ impl Doctor {
                 }
                 // The output is empty if the exec stream broke off, which happens while other containers start and
                 // stop. A heartbeat that arrived is stronger evidence than empty output.
-                InsideAnswer::Otherwise(_, said)
-                    if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() =>
+                InsideAnswer::Otherwise(_, output)
+                    if output == NO_ANSWER && self.newest_heartbeat(rows).is_some() =>
                 {
                     why = "a request from inside a workspace returned nothing";
                 }
-                InsideAnswer::Otherwise(url, said) => {
+                InsideAnswer::Otherwise(url, output) => {
                     let now = self.0.clock.now();
-                    let said =
-                        redact_tokens(&said, |digest| self.0.store.token_subject(digest, now).is_some());
-                    return Ok(unreached(one.row.name.as_str(), &url, &said, self.0.network.port));
+                    let output =
+                        redact_tokens(&output, |digest| self.0.store.token_subject(digest, now).is_some());
+                    return Ok(unreached(one.row.name.as_str(), &url, &output, self.0.network.port));
                 }
                 InsideAnswer::NotAsked(reason) => why = reason,
             }
@@ -268,10 +268,10 @@ impl Doctor {
         };
         let exec = self.0.engine.create_exec(container, &request).await?;
         let mut stream = self.0.engine.start_exec(&exec, false).await?.take(OUTPUT_MAX_BYTES);
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         // Output that arrived before the stream broke off is used as well.
-        let _broken = stream.read_to_end(&mut said).await;
-        Ok(said)
+        let _broken = stream.read_to_end(&mut output).await;
+        Ok(output)
     }
 }
 
@@ -307,19 +307,19 @@ pub fn registry_mark(instance: InstanceId) -> String {
 
 /// Returns stdout and stderr of a command in the order received, without the stream's frame headers.
 fn unframed(mut stream: &[u8]) -> String {
-    let mut said = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(([_, _, _, _, length @ ..], rest)) = stream.split_first_chunk::<8>() {
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         let (part, behind) = rest.split_at(length.min(rest.len()));
-        said.extend_from_slice(part);
+        bytes.extend_from_slice(part);
         stream = behind;
     }
-    String::from_utf8_lossy(&said).into_owned()
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn parse_inside_answer(stream: &[u8], own_mark: &str) -> InsideAnswer {
-    let said = unframed(stream);
-    let Some((url, answer)) = said.split_once('\n').and_then(|(first, rest)| {
+    let text = unframed(stream);
+    let Some((url, answer)) = text.split_once('\n').and_then(|(first, rest)| {
         Some((first.strip_prefix("asking ")?.strip_suffix("/health")?.to_owned(), rest.trim()))
     }) else {
         return InsideAnswer::NotAsked(NO_SHELL);
@@ -338,11 +338,11 @@ fn parse_inside_answer(stream: &[u8], own_mark: &str) -> InsideAnswer {
     }
 }
 
-fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
+fn unreached(name: &str, url: &str, output: &str, port: u16) -> Check {
     let url = if url.is_empty() { "its configured URL, which is empty" } else { url };
     fail(
         "network",
-        format!("`{name}` does not reach ostler at {url}: {said}"),
+        format!("`{name}` does not reach ostler at {url}: {output}"),
         format!(
             "if a firewall filters traffic from the workspaces' bridge to this host, allow port {port}. If the address \
              is wrong, set `network.listen` (where ostler listens) or `network.platform_url` (the URL given to \
@@ -708,26 +708,26 @@ mod tests {
         let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
         assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(ADVERTISED.into()));
-        for (said, effective) in [
+        for (output, expected) in [
             (health("8"), "the ostler daemon of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
         ] {
-            let answer = parse_inside_answer(&framed(&[&asking, &said]), "7");
-            assert_eq!(answer, InsideAnswer::Otherwise(ADVERTISED.into(), effective.into()), "{said}");
+            let answer = parse_inside_answer(&framed(&[&asking, &output]), "7");
+            assert_eq!(answer, InsideAnswer::Otherwise(ADVERTISED.into(), expected.into()), "{output}");
         }
     }
 
     #[test]
     fn probe_counts_as_not_made_without_shell_or_http_client() {
-        for said in [
+        for output in [
             &framed(&["OCI runtime exec failed: no such file"])[..],
             b"",
             b"\x01\0\0",
             &framed(&["asking x/health\n", "no tool\n"]),
         ] {
-            assert!(matches!(parse_inside_answer(said, "7"), InsideAnswer::NotAsked(_)), "{said:?}");
+            assert!(matches!(parse_inside_answer(output, "7"), InsideAnswer::NotAsked(_)), "{output:?}");
         }
     }
 

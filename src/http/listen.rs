@@ -435,18 +435,18 @@ impl Taken {
     /// or, if there is none, the owner with the most connections.
     fn largest(&self) -> Option<Owner> {
         let unknown = |owner: &Owner| matches!(owner, Owner::Address(_));
-        let most = self.by_owner.iter().max_by_key(|(owner, pulses)| (unknown(owner), pulses.len()));
+        let most = self.by_owner.iter().max_by_key(|(owner, activities)| (unknown(owner), activities.len()));
         most.map(|(owner, _)| *owner)
     }
 
     /// Evicts one of an owner's connections: cancels its `eviction` token and removes it from the count. Returns
     /// `false` if the owner has none.
     fn evict(&mut self, owner: Owner, new_activity: &Arc<Activity>) -> bool {
-        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = first_to_go(owner, pulses) else { return false };
-        debug_assert!(!Arc::ptr_eq(&pulses[at], new_activity), "the new connection is not counted yet");
-        pulses.remove(at).eviction.cancel();
-        if pulses.is_empty() {
+        let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = first_to_go(owner, activities) else { return false };
+        debug_assert!(!Arc::ptr_eq(&activities[at], new_activity), "the new connection is not counted yet");
+        activities.remove(at).eviction.cancel();
+        if activities.is_empty() {
             self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
@@ -457,10 +457,10 @@ impl Taken {
     /// Removes a connection from the table. Returns `false` if it was not in it, because it was evicted.
     fn remove(&mut self, activity: &Arc<Activity>) -> bool {
         let owner = activity.owner();
-        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = pulses.iter().position(|other| Arc::ptr_eq(other, activity)) else { return false };
-        pulses.remove(at);
-        if pulses.is_empty() {
+        let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = activities.iter().position(|other| Arc::ptr_eq(other, activity)) else { return false };
+        activities.remove(at);
+        if activities.is_empty() {
             self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
@@ -472,15 +472,15 @@ impl Taken {
 ///
 /// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
 /// if all have a request in flight, the one whose last completed request is oldest.
-fn first_to_go(owner: Owner, pulses: &[Arc<Activity>]) -> Option<usize> {
+fn first_to_go(owner: Owner, activities: &[Arc<Activity>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
-        return (!pulses.is_empty()).then_some(0);
+        return (!activities.is_empty()).then_some(0);
     }
     let order = |(at, activity): (usize, &Arc<Activity>)| {
         let busy = activity.busy.load(Ordering::Acquire) > 0;
         (busy, activity.quiet_since.load(Ordering::Acquire), at)
     };
-    pulses.iter().enumerate().map(order).min().map(|(_, _, at)| at)
+    activities.iter().enumerate().map(order).min().map(|(_, _, at)| at)
 }
 
 impl Drop for Slot {
@@ -584,12 +584,12 @@ impl Activity {
 
 /// The connection that a request arrived on. Request extension for token verification.
 #[derive(Clone)]
-pub(super) struct CameOver {
+pub(super) struct Carrier {
     activity: Arc<Activity>,
     slots: Arc<Slots>,
 }
 
-impl CameOver {
+impl Carrier {
     /// Records that a valid token arrived on the connection, which is counted under that token's owner from now on.
     pub(super) fn belongs_to(&self, owner: Owner) {
         self.slots.belongs_to(&self.activity, owner);
@@ -642,8 +642,8 @@ impl Service<Request<Incoming>> for Conversation {
     fn call(&self, mut request: Request<Incoming>) -> Answering {
         let at_work = AtWork::begin(&self.activity);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let came_over = CameOver { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
-        request.extensions_mut().insert(came_over);
+        let carrier = Carrier { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
+        request.extensions_mut().insert(carrier);
         // `poll_ready` of a `Router` always returns ready, so it is not called.
         let mut router = self.router.clone();
         let names_its_host = names_its_host(&request);
@@ -917,8 +917,8 @@ mod tests {
         let router = Router::new()
             .route(
                 "/known",
-                get(|Extension(came): Extension<CameOver>| async move {
-                    came.belongs_to(Owner::Workspace(workspace(1)));
+                get(|Extension(carrier): Extension<Carrier>| async move {
+                    carrier.belongs_to(Owner::Workspace(workspace(1)));
                     "known"
                 }),
             )

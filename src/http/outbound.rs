@@ -66,11 +66,11 @@ async fn lookup<T: Send + 'static>(
     lookup_call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let location = permits.acquire().await.map_err(io::Error::other)?;
-    let looked = tokio::task::spawn_blocking(move || {
+    let lookup_task = tokio::task::spawn_blocking(move || {
         let _permit = location;
         lookup_call()
     });
-    looked.await.map_err(io::Error::other)?
+    lookup_task.await.map_err(io::Error::other)?
 }
 
 /// Whether `address` belongs to this machine now.

@@ -201,7 +201,7 @@ async fn deliver(
     until: Awake,
 ) -> HttpResult<Response> {
     let mut back_off = FIRST_BACK_OFF;
-    let mut looked_at: Option<Awake> = None;
+    let mut inspected_at: Option<Awake> = None;
     loop {
         let (member, in_flight) = hold(api, from, to, until).await?;
         let target = target(api, &member).await?;
@@ -224,8 +224,8 @@ async fn deliver(
         if !error.is_unsent() || left.is_zero() || is(Mutation::GiveUpAtFirstRefusal) {
             return Err(unreached(api, to, &member, error).await);
         }
-        if looked_at.is_none_or(|at| now.since(at) >= INSPECT_INTERVAL) {
-            looked_at = Some(now);
+        if inspected_at.is_none_or(|at| now.since(at) >= INSPECT_INTERVAL) {
+            inspected_at = Some(now);
             if let Some(ended) = ended(api, to, &member).await {
                 return Err(ended);
             }
@@ -381,8 +381,8 @@ async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError>
     if member.kind != Kind::Container {
         return None;
     }
-    let looked = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
-    let ended = matches!(looked, Ok(Applied::Done(_)));
+    let inspected = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
+    let ended = matches!(inspected, Ok(Applied::Done(_)));
     let status = api.0.store.member(to).map(|now| now.status);
     if let Some(Status::Failed(failure)) = status {
         // It exceeded its restart limit and is not restarted.

@@ -94,7 +94,7 @@ impl AcceptedStarts {
         }
         drop(orders);
         // There may be no receiver.
-        let _heard = self.0.ended.send(());
+        let _receivers = self.0.ended.send(());
     }
 
     /// Whether an accepted start is going to bring this workspace up.

@@ -187,7 +187,7 @@ impl Ops {
         order: AdoptOrder,
         phase: &super::actor::Phase,
     ) -> OpResult<Applied> {
-        phase.say("adopt: rebuilding its row");
+        phase.report("adopt: rebuilding its row");
         debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
         if let Some(known) = &order.request.known {
             return self.adopt_known(id, known, &order.evidence).await;
@@ -226,7 +226,7 @@ impl Ops {
         let name = &known.name;
         Err(OpError::Conflict(match self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
             ContainerAdoption::Adopted { token, under } => {
-                let said = described(name, running, token);
+                let summary = described(name, running, token);
                 let under = undelete::described(name, &under);
                 let drift = if self.drifted(&self.0.row(id).await?) {
                     format!(
@@ -236,7 +236,7 @@ impl Ops {
                 } else {
                     String::new()
                 };
-                return Ok(Applied::Done(format!("adopted as `{name}`: {said}{under}{drift}")));
+                return Ok(Applied::Done(format!("adopted as `{name}`: {summary}{under}{drift}")));
             }
             ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(

@@ -146,7 +146,7 @@ impl Ops {
         if row.status != Status::Hibernating {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
-        phase.say("hibernate: stopping its container");
+        phase.report("hibernate: stopping its container");
         self.0.recognise_engine().await?;
         if !is(Mutation::HibernatedBeforeStop) {
             self.stop_containers_of(&row).await?;

@@ -175,7 +175,7 @@ impl Gateways {
             let wanted = self.known.borrow().version;
             let mut served = self.served.subscribe();
             let caught_up = served.wait_for(|served| *served >= wanted);
-            let _goes_on_without = within(clock, READY_WITHIN, caught_up).await;
+            let _in_time = within(clock, READY_WITHIN, caught_up).await;
         }
     }
 }

@@ -94,9 +94,9 @@ impl Ops {
         }
         let payload = serde_json::json!({ "container": row.container, "error": error.to_string() });
         self.0.store.emit(self.0.clock.now(), EventKind::StopFailed, Some(id), payload, None).await?;
-        let said =
+        let detail =
             format!("its container will be stopped when Podman answers. It does not answer now ({error})");
-        Ok(Ok(Applied::Done(said)))
+        Ok(Ok(Applied::Done(detail)))
     }
 
     fn submit_stop(&self, id: WorkspaceId) -> tokio::sync::oneshot::Receiver<OpResult<Applied>> {

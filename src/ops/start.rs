@@ -218,7 +218,7 @@ impl Ops {
         let done = {
             // Limits how many starts run at once, as after a boot. Acquired only here because pulling the image, which
             // can take long, is done by now. The transaction checks the row again.
-            phase.say("start: waiting for other starts");
+            phase.report("start: waiting for other starts");
             let _permit = self.0.actors.starts.acquire().await;
             self.0.begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase).await
         };
@@ -325,7 +325,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
-        phase.say("start: inspecting its container");
+        phase.report("start: inspecting its container");
         let (mut runs, mut never_starts, mut port_lost) = (false, false, false);
         let held = match &row.container {
             None => None,
@@ -359,7 +359,7 @@ impl Inner {
         let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else {
             return Ok(None);
         };
-        phase.say("start: creating its container");
+        phase.report("start: creating its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
         crash_point::before("start: create its container");
         let mut made = self.engine.create_container(&spec).await;
@@ -419,12 +419,12 @@ impl Inner {
 
     async fn ensure_image(&self, row: &Workspace, again: &str, phase: &Phase) -> OpResult<()> {
         let (name, image) = (&row.name, &row.spec.image);
-        phase.say(format!("start: checking for image {image}"));
+        phase.report(format!("start: checking for image {image}"));
         if self.engine.has_image(image).await? {
             return Ok(());
         }
-        phase.say(format!("start: pulling image {image}"));
-        let progress = |line: &str| phase.say(format!("start: pulling image {image}: {line}"));
+        phase.report(format!("start: pulling image {image}"));
+        let progress = |line: &str| phase.report(format!("start: pulling image {image}: {line}"));
         crash_point::before("start: pull its image");
         self.engine.pull_image(image, &progress).await.map_err(|error| match error.kind {
             ErrorKind::ImageMissing => OpError::Impossible(format!(
@@ -454,7 +454,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<()> {
-        phase.say("start: checking its volumes");
+        phase.report("start: checking its volumes");
         let config = volume_name(row.id, VolumeKind::Config);
         match self.engine.inspect_volume(&config).await {
             Ok(seen) if seen.directory_missing => {
@@ -619,7 +619,7 @@ impl Inner {
     ) -> OpResult<Option<Incarnation>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            phase.say("start: stopping the old process");
+            phase.report("start: stopping the old process");
             let previous_owners = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
             for previous_owner in previous_owners.filter(|_| !is(Mutation::LetOldProcessRun)) {
                 self.stop_and_verify(previous_owner, runtime.stop_grace).await?;
@@ -637,12 +637,12 @@ impl Inner {
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
-            phase.say("start: writing its token");
+            phase.report("start: writing its token");
             self.write_files((id, name), runtime, &prepared.container, &token).await?;
             if !self.still_starting(id, begun.incarnation).await? {
                 return Ok(None);
             }
-            phase.say("start: starting its container");
+            phase.report("start: starting its container");
             self.serve_before_start(id).await;
             crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {

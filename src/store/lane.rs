@@ -701,7 +701,7 @@ mod tests {
     async fn batch_on_full_disk_fails_whole_and_next_one_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let sql = file(dir.path());
-        let look = open_reader(&dir.path().join(FILE_NAME)).unwrap();
+        let reader = open_reader(&dir.path().join(FILE_NAME)).unwrap();
         let pages: u32 = sql.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         sql.pragma_update(None, "max_page_count", pages + 2).unwrap();
         let (feed, mut events) = broadcast::channel(64);
@@ -712,7 +712,7 @@ mod tests {
             let error = answer.await.unwrap().unwrap_err().to_string();
             assert!(error.contains("full") && error.contains("nothing was changed"), "{error}");
         }
-        assert_eq!(count(&look), 0, "part of a failed batch was stored");
+        assert_eq!(count(&reader), 0, "part of a failed batch was stored");
         assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
 
         assert!(writer.was_refused, "the refused write is not reported");
@@ -720,7 +720,7 @@ mod tests {
         let (answer, job) = new_events(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
-        assert_eq!(count(&look), 1);
+        assert_eq!(count(&reader), 1);
         assert!(!writer.was_refused, "the disk is still reported as full");
     }
 

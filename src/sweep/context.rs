@@ -264,7 +264,7 @@ impl Sweeper {
 
     /// The liveness epoch that the clocks show right now. Reading the clock updates it.
     fn current_epoch(&self) -> u64 {
-        let _looked_at = self.clock.now();
+        let _now = self.clock.now();
         self.listening.number()
     }
 

@@ -51,8 +51,9 @@ pub(super) async fn recent(
     only: Option<&str>,
     limit: u32,
 ) -> Result<Vec<EventView>, Failure> {
-    let whose = only.map(|id| format!("/{id}")).unwrap_or_default();
-    let mut events: Vec<EventView> = session.client.get(&format!("/events{whose}?limit={limit}")).await?;
+    let of_workspace = only.map(|id| format!("/{id}")).unwrap_or_default();
+    let mut events: Vec<EventView> =
+        session.client.get(&format!("/events{of_workspace}?limit={limit}")).await?;
     events.reverse();
     Ok(events)
 }
@@ -63,11 +64,11 @@ async fn show(session: &Session<'_>, names: &mut Names, event: &EventView) -> Re
     }
     let described = timeline::describe(event);
     let time = session.out.paint(Tone::Dim, &described.time);
-    let whose = match &event.workspace_id {
+    let subject = match &event.workspace_id {
         Some(id) => format!("{} ", names.of(session, id, event).await),
         None => String::new(),
     };
-    session.out.line(&format!("{time}  {whose}{}", described.line()))
+    session.out.line(&format!("{time}  {subject}{}", described.line()))
 }
 
 /// Prints events until interrupted, across restarts of the daemon: each connection continues after the last sequence

@@ -23,8 +23,8 @@ const EXCERPT: usize = 300;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
     let name = &args.name;
-    let effective: Value = session.client.get(&workspace(name)).await?;
-    let version = Version::of_card(&effective["agent_card"]);
+    let view: Value = session.client.get(&workspace(name)).await?;
+    let version = Version::of_card(&view["agent_card"]);
     let text = args.text.join(" ");
     let reply = session
         .client
@@ -153,10 +153,10 @@ impl Printer<'_> {
             ("" | "identity", kind) => kind.to_owned(),
             (encoding, _) => format!("content encoding {encoding}, which was not requested"),
         };
-        let effective =
+        let beginning =
             if !encoding.is_empty() || excerpt.is_empty() { String::new() } else { format!(": {excerpt}") };
         self.fails(format!(
-            "{} answered with HTTP status {} and {what}, which is not an A2A response{effective}",
+            "{} answered with HTTP status {} and {what}, which is not an A2A response{beginning}",
             self.name,
             status.as_u16()
         ));
@@ -287,7 +287,7 @@ fn content_of(answer: &Value) -> Content {
 
 /// Extracts from each part of a message its text, file name or data.
 fn texts(parts: &Value) -> Vec<String> {
-    let say = |part: &Value| {
+    let content_text = |part: &Value| {
         let text = part["text"].as_str().or_else(|| part["root"]["text"].as_str());
         let file = part["file"]["name"].as_str().or_else(|| part["filename"].as_str());
         match (text, file) {
@@ -296,7 +296,7 @@ fn texts(parts: &Value) -> Vec<String> {
             (None, None) => part.get("data").map(ToString::to_string),
         }
     };
-    parts.as_array().into_iter().flatten().filter_map(say).collect()
+    parts.as_array().into_iter().flatten().filter_map(content_text).collect()
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(super) fn describe(event: &EventView) -> EventText {
 }
 
 fn fact(key: &str, value: &Value) -> Option<(String, String)> {
-    let said = match value {
+    let full_text = match value {
         Value::Null => return None,
         Value::Bool(false) => "no".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
@@ -59,11 +59,11 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
         Value::String(text) => printable(text),
         Value::Number(_) | Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
     };
-    let mut effective: String = said.chars().take(FACT_CHARS).collect();
-    if effective.len() < said.len() {
-        effective.push('…');
+    let mut fact: String = full_text.chars().take(FACT_CHARS).collect();
+    if fact.len() < full_text.len() {
+        fact.push('…');
     }
-    Some((printable(key).replace('_', " "), effective))
+    Some((printable(key).replace('_', " "), fact))
 }
 
 /// Splits the log tail into lines. In the payload it is one text or a list of lines.

@@ -252,8 +252,8 @@ impl Podman {
 
     /// Whether the processes that Podman reports are visible from here.
     async fn can_see_processes(&self) -> bool {
-        let look = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
-        self.can_see_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
+        let lookup = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
+        self.can_see_processes.get_or_try_init(|| lookup).await.is_ok_and(|sees| *sees)
     }
 
     /// Id of the process that serves the socket; `None` if it is not visible here. Under systemd's socket activation
@@ -383,11 +383,11 @@ impl Podman {
             return false;
         };
         let (file, content) = (file.to_owned(), content.to_owned());
-        let look = move || {
+        let compare = move || {
             let found = directory::read(&volume, &mount_point, &file, content.len());
             found.is_ok_and(|found| found == content)
         };
-        off_thread("read a file of a volume", look).await.unwrap_or(false)
+        off_thread("read a file of a volume", compare).await.unwrap_or(false)
     }
 
     async fn gateway(&self, call: &str, name: &str) -> EngineResult<NetworkInfo> {

@@ -72,12 +72,12 @@ async fn row_after_start(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();
     let is_up = |row: &Workspace| matches!(row.status, Status::Online | Status::Degraded);
-    let is_to_come = || starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
-    if is_up(&row) || !is_to_come() {
+    let is_starting = || starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
+    if is_up(&row) || !is_starting() {
         return Ok(row);
     }
     let carried_out = async {
-        while is_to_come() {
+        while is_starting() {
             ends.next().await;
         }
     };
