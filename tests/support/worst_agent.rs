@@ -480,7 +480,8 @@ impl Attack {
     async fn delegate(&self, lasts: Duration) {
         let path = format!("/workspaces/{}/delegate", self.delegator.id);
         for number in 0..self.scale.delegations {
-            let task = json!({ "target_id": self.streamer.id, "task": format!("{number} {}", "x".repeat(30 << 10)) });
+            let text = format!("{number} {}", "x".repeat(30 << 10));
+            let task = json!({ "target_id": self.streamer.id, "task": text });
             let bytes = Ask::post(&path).token(&self.delegator.token).json(task).bytes();
             let status = status_of(self.daemon.address, &bytes).await;
             self.figures.lock().unwrap().count("delegations", status);
