@@ -41,7 +41,7 @@ pub(super) struct RecordedRequest {
 }
 
 impl RecordedRequest {
-    /// All values of the header that proves that ostler sends the request.
+    /// All values of the header by which ostler proves that it sent the request.
     pub(super) fn proofs(&self) -> Vec<String> {
         let values = self.headers.get_all("x-ostler-proof").iter();
         values.map(|value| value.to_str().expect("a proof is ASCII").to_owned()).collect()

@@ -312,7 +312,7 @@ async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
     let sent =
         id_of(&delegate(&from, json!({ "target_id": slow, "task": "t", "idempotency_key": "k" })).await);
     until("the delegation is sent", async || (silent.requests().len() == 1).then_some(())).await;
-    // A delegation that a crash kept from being sent.
+    // A delegation that was not sent because of a crash.
     let pending = DelegationId(Uuid::from_u128(9));
     let new = NewDelegation {
         id: pending,
@@ -537,7 +537,7 @@ async fn recorded_id_and_idempotency_key_do_not_collide() {
     assert_ne!(id_of(&delegate(&one, keyed).await), id);
 }
 
-/// The target keeps sending its answer without end, so only the time limit ends the delegation.
+/// The target's answer never ends, so only the time limit ends the delegation.
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_fails_after_30_minutes_of_an_endless_answer() {
     let registry = Registry::wanting(Options { speed: 600, ..Options::default() }).await;

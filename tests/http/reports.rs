@@ -22,7 +22,7 @@ const FIELDS: [(&str, &str, &str, &str); 8] = [
     ("runtime_metadata", "{\"capabilities\":{}}", "", ""),
 ];
 
-/// Values that are invalid for every field, except where `is_usable` says otherwise.
+/// Values that are invalid for every field, except those that `is_usable` accepts.
 const FLAWS: [&str; 10] =
     ["NaN", "Infinity", "-Infinity", "1e999", "[1]", "true", "\"a\nb\"", "'x'", "{\"a\":NaN}", "\"high\""];
 
