@@ -6,7 +6,7 @@ use crate::support::{daemon::Site, podman::podman_output};
 /// The port on which an agent listens inside its container.
 const AGENT_PORT: u16 = 8000;
 
-/// A workspace whose agent answers, with its addresses.
+/// A workspace with an agent that answers, and its addresses.
 struct Neighbour {
     container: String,
     address: String,

@@ -204,7 +204,7 @@ fn forbidden_dependency_is_detected_in_every_notation() {
     }
 }
 
-/// The files other than those below `home` whose code contains one of the words.
+/// The files outside of `home` with one of the words in their code.
 fn users_outside(words: &[&str], home: &str) -> Vec<String> {
     let of_file = |(file, text): (&PathBuf, &String)| {
         let code = code_of(text);

@@ -1,5 +1,5 @@
-//! A container whose exit Podman does not detect, because conmon, which reports it, was killed first. Podman shows the
-//! container as running forever, and neither a stop nor a start changes that.
+//! Exits that Podman does not detect, because conmon, which reports them, was killed first. Podman shows the container
+//! as running forever, and neither a stop nor a start changes that.
 
 use std::fs;
 

@@ -39,7 +39,7 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// Number of processes in a container whose command line contains `command`.
+/// Number of processes in a container with `command` in their command line.
 fn running(container: &str, command: &str) -> usize {
     let listed = podman_output(["top", container, "args"]);
     listed.lines().filter(|line| line.contains(command)).count()

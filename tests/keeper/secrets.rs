@@ -58,7 +58,7 @@ fn command_lines() -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
-/// A run whose complete output is recorded.
+/// A run with its complete output recorded.
 struct Recorder<'a> {
     site: &'a Site,
     output: Vec<(String, String)>,

@@ -72,11 +72,11 @@ async fn exec_in_container_that_is_not_running_returns_conflict() {
 #[tokio::test]
 async fn exec_calls_with_unknown_id_return_absent_error() {
     let scene = Scene::new();
-    let no_user = ExecId("0".repeat(64));
+    let missing_id = ExecId("0".repeat(64));
     for error in [
-        scene.engine.start_exec(&no_user, false).await.map(drop).unwrap_err(),
-        scene.engine.resize_exec(&no_user, 80, 24).await.unwrap_err(),
-        scene.engine.exec_exit_code(&no_user).await.map(drop).unwrap_err(),
+        scene.engine.start_exec(&missing_id, false).await.map(drop).unwrap_err(),
+        scene.engine.resize_exec(&missing_id, 80, 24).await.unwrap_err(),
+        scene.engine.exec_exit_code(&missing_id).await.map(drop).unwrap_err(),
     ] {
         assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }

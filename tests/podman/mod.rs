@@ -62,7 +62,7 @@ impl Scene {
         Self::of(engine())
     }
 
-    /// A scene whose engine uses the proxy.
+    /// A scene with an engine that uses the proxy.
     fn behind(proxy: &EngineProxy) -> Self {
         Self::of(proxy.engine())
     }
@@ -84,7 +84,7 @@ impl Scene {
         BTreeMap::from([(LABEL.to_owned(), self.label())])
     }
 
-    /// A small container that sleeps.
+    /// A small container that runs `sleep`.
     fn spec(&self, what: &str) -> ContainerSpec {
         ContainerSpec {
             name: self.name(what),
@@ -184,14 +184,14 @@ fn unframed(mut frames: &[u8]) -> [String; 2] {
     streams.map(|bytes| String::from_utf8(bytes).expect("the output is text"))
 }
 
-/// Polls `look` until it returns a value.
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+/// Calls `poll` until it returns a value.
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut poll: impl FnMut() -> F) -> T {
     let clock = SystemClock::start();
     loop {
-        if let Some(seen) = look().await {
+        if let Some(seen) = poll().await {
             return seen;
         }
-        assert!(u128::from(clock.awake().0) < WAIT_LIMIT.as_millis(), "in vain: {what}");
+        assert!(u128::from(clock.awake().0) < WAIT_LIMIT.as_millis(), "timed out waiting: {what}");
         clock.sleep(CHECK_INTERVAL).await;
     }
 }

@@ -393,7 +393,7 @@ impl Site {
         serde_json::from_str(&output).unwrap_or_else(|error| panic!("invalid JSON ({error}): {output}"))
     }
 
-    /// Creates a workspace whose container only sleeps, and waits until it is online.
+    /// Creates a workspace with an idle container, and waits until it is online.
     #[track_caller]
     pub(crate) fn create(&self, name: &str, more: &[&str]) -> Value {
         let mut arguments = vec!["create", name, "--image", podman::image()];

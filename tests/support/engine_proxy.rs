@@ -155,7 +155,7 @@ impl Rule {
         Self { matches: Arc::new(matches), fault, skip: 0, times: usize::MAX }
     }
 
-    /// Applies to requests of this method whose path contains this text.
+    /// Applies to requests of this method with this text in their path.
     pub(crate) fn on(method: &'static str, path: &'static str, fault: Fault) -> Self {
         Self::when(move |request| request.method == method && request.path.contains(path), fault)
     }

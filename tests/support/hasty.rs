@@ -1,4 +1,4 @@
-//! Sites with short timeouts, and workspaces whose processes save the token with which they were started.
+//! Sites with short timeouts, and workspaces that save the token with which they were started.
 
 use super::{daemon::Site, podman};
 

@@ -290,7 +290,7 @@ impl Cleanup {
             return;
         }
         let remove_all = || run(podman().args(remove).args(&found));
-        // A container whose conmon was killed is refused once; the second attempt removes it.
+        // Podman refuses the first removal after conmon was killed; the second one succeeds.
         if let Err(why) = remove_all().or_else(|_| remove_all())
             && !why.contains("no such")
             && !why.contains("not found")
