@@ -104,7 +104,7 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
             match tokio::time::timeout_at(stays, line.ended()).await {
                 Ok(_received) => left += 1,
                 Err(_stays) => {
-                    notes.count("connections of the flood that lasted until the end of their wave")
+                    notes.count("connections of the flood that lasted until the end of their wave");
                 }
             }
         }
