@@ -9,9 +9,9 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark prints, and stops at what it did not expect"
+    reason = "a benchmark prints its results, and panics on unexpected ones"
 )]
-#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and ends its contestants")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and kills its daemon")]
 
 mod support;
 
@@ -54,7 +54,7 @@ use support::{
 
 /// Workspaces of the idle daemon.
 const WORKSPACES: usize = 100;
-/// Workspaces of the daemon whose start is measured.
+/// Workspaces of the daemon with the measured starts.
 const MANY: usize = 10_000;
 /// Number of measured starts.
 const STARTS: usize = 7;
@@ -233,7 +233,7 @@ fn idle(home: &Path, listen: Duration) {
     println!("| memory (PSS) | {pss:.1} MiB |");
     println!("| wake-ups | {wakes:.2} a second |");
     println!("| processor | {:.3} % of one |", used.processor.as_secs_f64() / listen.as_secs_f64() * 100.0);
-    println!("| questions to the engine | {asked} |");
+    println!("| requests to the engine | {asked} |");
     println!("| written | {} bytes |\n", used.written);
     let log = fs::read_to_string(home.join("serve.log")).unwrap();
     for line in log.lines().filter(|line| line.contains("WARN") || line.contains("\"WARN\"")) {
@@ -250,7 +250,7 @@ fn start(home: &Path) {
     for _ in 0..STARTS {
         let begun = Instant::now();
         // No engine listens there: only the start is measured, which does not depend on the engine.
-        let mut daemon = Daemon::start(home, &data, &home.join("nobody.sock"));
+        let mut daemon = Daemon::start(home, &data, &home.join("absent.sock"));
         daemon.answers(home);
         took.push(begun.elapsed().as_secs_f64() * 1000.0);
     }

@@ -52,22 +52,22 @@ const FAULTS: [(Fault, usize, &str); 14] = [
     (Fault::ConmonAndProcessKilled, 5, "kill -9 of a conmon, then of its container's process"),
     (Fault::ServiceKilled, 5, "kill -9 of the Podman service"),
     (Fault::DaemonKilled, 6, "kill -9 of the daemon"),
-    (Fault::BothKilled, 2, "kill -9 of both, the daemon back first"),
+    (Fault::BothKilled, 2, "kill -9 of both; the daemon is restarted first"),
     (Fault::ConfigurationWiped, 8, "configuration and token file wiped"),
     (Fault::ContainerRemoved, 9, "container removed by hand"),
     (Fault::EverythingButWorkRemoved, 3, "container and configuration volume removed by hand"),
     (Fault::StartedByHand, 8, "container started by hand"),
     (Fault::StoppedByHand, 5, "container stopped by hand"),
-    (Fault::UnknownPutIn, 4, "container of an unknown workspace put in"),
-    (Fault::StrayPutIn, 4, "second container of a workspace put in"),
+    (Fault::UnknownPutIn, 4, "container of an unknown workspace added"),
+    (Fault::StrayPutIn, 4, "second container of a workspace added"),
 ];
 
 /// Effects of the faults on the expected final state.
 #[derive(Default)]
 pub(super) struct Wounds {
-    /// Workspaces whose config volume was wiped, by id, with their incarnation after that.
+    /// Workspaces with a wiped config volume, by id, with their incarnation after that.
     pub(super) wiped: BTreeMap<String, u64>,
-    /// Names of workspaces whose work volume was deleted.
+    /// Names of workspaces with a deleted work volume.
     pub(super) lost: Vec<String>,
     /// Unexpected results.
     pub(super) broken: Vec<String>,
@@ -78,7 +78,7 @@ struct Target {
     id: String,
     name: String,
     /// Name of its workspace.
-    called: String,
+    workspace_name: String,
     workspace: String,
     pid: i32,
     runs: bool,
@@ -165,12 +165,12 @@ impl<'a> Chaos<'a> {
             podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
         let listed: Vec<Value> =
             serde_json::from_slice(&listed.expect("podman runs").stdout).unwrap_or_default();
-        let called = |container: &Value| {
+        let workspace_name = |container: &Value| {
             let spec = container["Labels"]["ostler.spec"].as_str().unwrap_or_default();
             text(&serde_json::from_str::<Value>(spec).unwrap_or_default()["name"])
         };
         let target = |container: &Value| Target {
-            called: called(container),
+            workspace_name: workspace_name(container),
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
@@ -203,7 +203,7 @@ impl<'a> Chaos<'a> {
         let targets = self.targets();
         let fitting: Vec<_> = targets.iter().filter(fits).collect();
         let target = *any(&mut self.rng, &fitting)?;
-        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
+        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.workspace_name));
         let done = match fault {
             Fault::ProcessKilled => kill_of(target.pid, id),
             Fault::ConmonKilled => kill_conmon(target),
@@ -246,7 +246,7 @@ impl<'a> Chaos<'a> {
         self.service.kill();
         pause(&mut self.rng, 600);
         self.service.start_again();
-        "and started again".into()
+        "and restarted".into()
     }
 
     fn kill_daemon(&mut self) -> Option<String> {
@@ -264,11 +264,11 @@ impl<'a> Chaos<'a> {
 
     fn serve(&mut self) -> Option<String> {
         match self.site.try_serve() {
-            Ok(()) => Some("and served again".into()),
-            Err(said) => {
+            Ok(()) => Some("and restarted".into()),
+            Err(error) => {
                 self.wounds
                     .broken
-                    .push(format!("the daemon did not start again after it was killed: {said}"));
+                    .push(format!("the daemon did not start again after it was killed: {error}"));
                 self.site.serve();
                 None
             }
@@ -288,7 +288,7 @@ impl<'a> Chaos<'a> {
     /// Deletes a work volume, and the containers that prevent that.
     fn lose_work(&mut self, name: &str) {
         let row = rows(&self.operator, false).into_iter().find(|row| row["name"] == name);
-        let id = text(&row.expect("nobody removes this one")["id"]);
+        let id = text(&row.expect("no operator removes this workspace")["id"]);
         let volume = format!("ostler-{id}-work");
         until("the work volume is deleted", || {
             // Stopped containers and those in the trash mount it too.
@@ -302,7 +302,7 @@ impl<'a> Chaos<'a> {
             }
             (try_podman(&["volume", "rm", &volume]) || !has_volume(&volume)).then_some(())
         });
-        self.record.count("work volume deleted by hand, as marked");
+        self.record.count("work volume deleted by hand");
         self.record.print(format!("chaos: the work volume of {name} is deleted"));
         self.wounds.lost.push(name.to_owned());
     }

@@ -2,8 +2,8 @@
 //!
 //! Fifty workspaces run on a Podman service of the campaign's own. Then, for a minute (ten with `--long`), processes,
 //! conmons, the service and the daemon are killed, containers and configuration are deleted, unknown objects are
-//! added, and several simulated operators give commands. Afterwards an operator approves what is held. As soon as
-//! nothing is left to do, everything is checked against Podman, the database, and what the processes hold.
+//! added, and several simulated operators give commands. Afterwards an operator approves the held plans. As soon as
+//! nothing is left to do, everything is checked against Podman, the database, and the tokens that the processes hold.
 //!
 //! Choices come from a seed, which is printed; their outcome depends on a real machine.
 
@@ -113,18 +113,21 @@ impl Record {
 
     fn print(&self, line: impl AsRef<str>) {
         let at = self.began.elapsed().as_secs_f64();
-        self.run_log.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
+        self.run_log
+            .lock()
+            .expect("no holder of the lock panics")
+            .push(format!("{at:8.3}  {}", line.as_ref()));
     }
 
     fn count(&self, what: impl Into<String>) {
-        *self.counts.lock().expect("nobody panics here").entry(what.into()).or_default() += 1;
+        *self.counts.lock().expect("no holder of the lock panics").entry(what.into()).or_default() += 1;
     }
 
     /// Writes a marker that must not be lost into a work volume.
     fn mark(&self, workspace: &str, directory: &std::path::Path, rng: &mut Rng) {
         let text = format!("{workspace} {:016x}", rng.next());
         fs::write(directory.join(MARKER), &text).expect("the work volume can be written to");
-        self.markers.lock().expect("nobody panics here").insert(workspace.to_owned(), text);
+        self.markers.lock().expect("no holder of the lock panics").insert(workspace.to_owned(), text);
     }
 }
 
@@ -161,8 +164,8 @@ impl Operator {
 /// The rows, including removed ones if `removed`; empty if the daemon does not answer.
 fn rows(operator: &Operator, removed: bool) -> Vec<Value> {
     let more = if removed { &["--removed"][..] } else { &[] };
-    let said = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
-    serde_json::from_str(&said.stdout).unwrap_or_default()
+    let shown = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
+    serde_json::from_str(&shown.stdout).unwrap_or_default()
 }
 
 fn text(value: &Value) -> String {
@@ -190,7 +193,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     sweeper = Sweeper(instance.clone());
     let operator = Operator::of(&site);
     let mut rng = Rng::new(seed, 0);
-    let mut trees = plant(&operator, &mut rng);
+    let mut trees = create_trees(&operator, &mut rng);
     mark_all(&instance, &operator, &record, &mut rng);
     let lead = text(&site.show("t0")["id"]);
     let foreign = foreign::Foreign::create_foreign(&instance, &lead);
@@ -215,7 +218,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             threads.spawn(move || user.live());
         }
         // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
-        let _home = Home(&record.over);
+        let _end = EndOperators(&record.over);
         chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
     });
     record.print("the chaos is over");
@@ -223,8 +226,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let truth =
         truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
     let patience = if settings.long { Duration::from_mins(16) } else { Duration::from_mins(3) };
-    truth.find_out(section, &foreign, patience);
-    let counts = record.counts.lock().expect("nobody panics here").clone();
+    truth.check(section, &foreign, patience);
+    let counts = record.counts.lock().expect("no holder of the lock panics").clone();
     for (what, count) in counts {
         section.count(what, count);
     }
@@ -236,20 +239,20 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     drop(sweeper);
     remove_half_made(&workspaces, section);
     let left = Sweeper(instance).left();
-    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+    section.expect(left.is_empty(), || format!("objects are left: {left:?}"));
 }
 
-/// Tells the operators' threads to end when it is dropped.
-struct Home<'a>(&'a AtomicBool);
+/// Ends the operators' threads when dropped.
+struct EndOperators<'a>(&'a AtomicBool);
 
-impl Drop for Home<'_> {
+impl Drop for EndOperators<'_> {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::Release);
     }
 }
 
 /// Creates the workspaces and waits until they are up.
-fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
+fn create_trees(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
     let mut trees: Vec<Tree> = (0..=USERS).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
     let mut made = Vec::new();
     let members = trees.iter().flat_map(|tree| {
@@ -286,7 +289,7 @@ fn create_workspace(operator: &Operator, name: &str, being: Being, parent: Optio
         Being::Plain => arguments.extend(["--image", podman::image()]),
         Being::Agent => {
             arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
-            // Makes up soon for a heartbeat that was missed while the daemon was down.
+            // Sends a heartbeat soon after the daemon is up again.
             arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
         }
     }
@@ -296,16 +299,16 @@ fn create_workspace(operator: &Operator, name: &str, being: Being, parent: Optio
     if being == Being::Plain {
         arguments.extend(["--", "sh", "-c", PLAIN_AGENT]);
     }
-    let said = operator.ostler(90, arguments);
+    let output = operator.ostler(90, arguments);
     if must {
-        said.well();
+        output.well();
         return 0;
     }
-    said.code
+    output.code
 }
 
 fn until_up(operator: &Operator, names: &[String]) {
-    until("the workspaces of the beginning are online", || {
+    until("the initial workspaces are online", || {
         let rows = rows(operator, false);
         let up =
             |name: &String| rows.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
@@ -327,7 +330,7 @@ fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng)
 fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_output(["volume", "ls", "--format", "json", "--filter", &filter]);
-    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls speaks JSON");
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls prints JSON");
     let work = |volume: &Value| {
         let workspace = text(&volume["Labels"]["ostler.workspace"]);
         let is_work = volume["Name"] == format!("ostler-{workspace}-work");
@@ -338,15 +341,15 @@ fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
 
 /// Writes the log of the run next to the report, for debugging.
 fn save_run_log(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
-    let run_log = record.run_log.lock().expect("nobody panics here").join("\n");
+    let run_log = record.run_log.lock().expect("no holder of the lock panics").join("\n");
     let directory = report::directory();
-    fs::create_dir_all(&directory).expect("the directory of the report is made");
+    fs::create_dir_all(&directory).expect("the report's directory is created");
     let text = format!("seed {seed}\n{run_log}\n\nthe daemon's log:\n{daemon_log}");
-    fs::write(directory.join(format!("{campaign}.log")), text).expect("the story is written");
+    fs::write(directory.join(format!("{campaign}.log")), text).expect("the log of the run is written");
 }
 
-/// Removes what carries our label, also when the campaign fails. It retries, because an overloaded Podman refuses to
-/// remove what does not end in time.
+/// Removes objects with our label, also when the campaign fails. It retries, because an overloaded Podman refuses to
+/// remove containers that do not end in time.
 struct Sweeper(String);
 
 impl Sweeper {
@@ -373,13 +376,13 @@ impl Drop for Sweeper {
     }
 }
 
-/// Removes what a service killed in the middle of a request left in the storage alone.
+/// Removes containers that exist only in the storage, because the service was killed in the middle of a request.
 fn remove_half_made(workspaces: &[String], section: &mut Section) {
     let listed = podman_output(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
     for line in listed.lines() {
         let Some((id, name)) = line.split_once(' ') else { continue };
         if workspaces.iter().any(|workspace| name.contains(workspace)) {
-            section.count("containers that only the storage knew, removed", 1);
+            section.count("containers left only in Podman's storage, removed", 1);
             podman_output(["rm", "--force", id]);
         }
     }

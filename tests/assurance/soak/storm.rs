@@ -13,7 +13,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Home, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
+    EndOperators, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
     truth::Truth,
     until_up,
     users::{Being, Tree, User},
@@ -30,7 +30,7 @@ use crate::{
 
 const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
-/// Average life of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
+/// Average uptime of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
 const MEAN_UPTIME: usize = 1_500;
 /// Every other daemon gives up to so many answers first; on a slow machine no command would be answered otherwise.
 const ANSWERS: usize = 8;
@@ -66,7 +66,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     sweeper = Sweeper(instance.clone());
     let operator = Operator::of(&site);
     let mut rng = Rng::new(seed, 0);
-    let mut trees = plant(&operator);
+    let mut trees = create_trees(&operator);
     mark_all(&instance, &operator, &record, &mut rng);
     section.count("workspaces", rows(&operator, false).len() as u64);
 
@@ -88,8 +88,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             };
             threads.spawn(move || user.live());
         }
-        let _home = Home(&record.over);
-        let refused = kill_again_and_again(&mut site, &record, &mut rng, kills);
+        let _end = EndOperators(&record.over);
+        let refused = kill_repeatedly(&mut site, &record, &mut rng, kills);
         record.over.store(true, Ordering::Release);
         (refused, Instant::now())
     });
@@ -108,10 +108,10 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     };
     section.count("seconds from the last kill until nothing was left to do", began.elapsed().as_secs());
     section.expect(restless.is_none(), || {
-        format!("after {} s it has not converged by itself: {restless:?}", PATIENCE.as_secs())
+        format!("after {} s, it has not converged on its own: {restless:?}", PATIENCE.as_secs())
     });
-    truth.find_out_as_it_is(section);
-    for (what, count) in record.counts.lock().expect("nobody panics here").clone() {
+    truth.check_without_intervention(section);
+    for (what, count) in record.counts.lock().expect("no holder of the lock panics").clone() {
         section.count(what, count);
     }
     site.stop();
@@ -119,10 +119,10 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     drop((site, service));
     drop(sweeper);
     let left = Sweeper(instance).left();
-    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+    section.expect(left.is_empty(), || format!("objects are left: {left:?}"));
 }
 
-fn plant(operator: &Operator) -> Vec<Tree> {
+fn create_trees(operator: &Operator) -> Vec<Tree> {
     let mut trees: Vec<_> = (0..TREES)
         .map(|number| {
             let being = if number == 0 { Being::Agent } else { Being::Plain };
@@ -143,7 +143,7 @@ fn plant(operator: &Operator) -> Vec<Tree> {
 }
 
 /// Returns the error output of daemons that did not start again.
-fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
+fn kill_repeatedly(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
     let mut refused = Vec::new();
     for kill in 1..=kills {
         let answers = if rng.one_in(2) { 1 + rng.below(ANSWERS) } else { 0 };
@@ -155,8 +155,8 @@ fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: 
         pause(rng, MEAN_UPTIME);
         site.kill();
         record.print(format!("kill {kill} of the daemon"));
-        if let Err(said) = site.try_serve() {
-            refused.push(said);
+        if let Err(error) = site.try_serve() {
+            refused.push(error);
             site.serve();
         }
     }
@@ -176,22 +176,22 @@ fn restless(site: &Site, operator: &Operator) -> Option<String> {
     let mut expected = 0;
     for row in &rows {
         let status = text(&row["status"]);
-        let on_its_way = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
-        if on_its_way || !row["operation"].is_null() {
+        let in_transition = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
+        if in_transition || !row["operation"].is_null() {
             let _infallible = write!(restless, "{} is {status}: {}; ", row["name"], row["operation"]);
         }
         let up = ["online", "degraded"].contains(&status.as_str());
         expected += usize::from(up);
         if up != running.contains(&text(&row["container_id"]).as_str()) {
-            let _infallible = write!(restless, "{} is {status}, its container otherwise; ", row["name"]);
+            let _infallible = write!(restless, "{} is {status}, but its container is not; ", row["name"]);
         }
     }
     if running.len() != expected {
         let _infallible = write!(restless, "{} containers run, for {expected} rows; ", running.len());
     }
-    let settled = |entry: &&Value| entry["state"] != "kept";
-    for entry in site.trash().iter().filter(settled) {
-        let _infallible = write!(restless, "an entry of the trash is {}; ", entry["state"]);
+    let unsettled = |entry: &&Value| entry["state"] != "kept";
+    for entry in site.trash().iter().filter(unsettled) {
+        let _infallible = write!(restless, "a trash entry is {}; ", entry["state"]);
     }
     let passes = operator.ostler(60, ["sweep", "ls", "--json"]);
     let passes: Vec<Value> = serde_json::from_str(&passes.stdout).unwrap_or_default();

@@ -174,18 +174,18 @@ impl User<'_> {
 
     /// Runs a command and counts its result.
     fn run_command(&self, arguments: &[&str]) -> i32 {
-        let said = self.operator.ostler(LIMIT, arguments.iter().copied());
+        let output = self.operator.ostler(LIMIT, arguments.iter().copied());
         let verb = arguments[0];
         self.record.count(format!("ostler {verb}"));
-        if said.code != NOT_ANSWERED {
+        if output.code != NOT_ANSWERED {
             self.record.answered.fetch_add(1, Ordering::AcqRel);
         }
-        if said.code != 0 {
-            self.record.count(format!("ostler {verb}, answered with exit code {}", said.code));
+        if output.code != 0 {
+            self.record.count(format!("ostler {verb}, answered with exit code {}", output.code));
         }
-        let last = said.stderr.lines().next().unwrap_or_default();
-        self.record.print(format!("ostler {}: {} {last}", arguments.join(" "), said.code));
-        said.code
+        let last = output.stderr.lines().next().unwrap_or_default();
+        self.record.print(format!("ostler {}: {} {last}", arguments.join(" "), output.code));
+        output.code
     }
 
     fn inspect_all(&mut self) {
@@ -219,8 +219,8 @@ impl User<'_> {
 
     /// Writes a marker into a new workspace's work volume, which existed when it came online and is never deleted.
     fn mark(&mut self, name: &str) {
-        let said = self.operator.ostler(LIMIT, ["show", name, "--json"]);
-        let Ok(row) = serde_json::from_str::<Value>(&said.stdout) else { return };
+        let shown = self.operator.ostler(LIMIT, ["show", name, "--json"]);
+        let Ok(row) = serde_json::from_str::<Value>(&shown.stdout) else { return };
         let id = text(&row["id"]);
         let volume = format!("ostler-{id}-work");
         if has_volume(&volume) && !directory_of(&volume).join(MARKER).exists() {
