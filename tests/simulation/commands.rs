@@ -48,7 +48,7 @@ pub(super) const HURRIED: &[&[Command]] = &[
 
 impl Command {
     /// Whether it may end a pause by an operator or a parking by the restart budget.
-    pub(super) fn rouses(self) -> bool {
+    pub(super) fn may_end_rest(self) -> bool {
         match self {
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate => true,
             Self::Stop
@@ -186,9 +186,9 @@ impl CommandHistory {
 
     /// Whether a command that ends a pause or a parking was given, since that check, to a workspace in this line of
     /// ancestors.
-    pub(super) fn roused(&self, line: &[WorkspaceId], since: usize) -> bool {
+    pub(super) fn rest_was_ended(&self, line: &[WorkspaceId], since: usize) -> bool {
         let mut given = line.iter().filter_map(|id| self.given.get(id)).flatten();
-        given.any(|given| given.command.rouses() && given.ended.is_none_or(|ended| ended >= since))
+        given.any(|given| given.command.may_end_rest() && given.ended.is_none_or(|ended| ended >= since))
     }
 
     /// The last command to a workspace, if it was granted and no other command to it or to an ancestor was given

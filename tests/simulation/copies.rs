@@ -1,10 +1,10 @@
 //! A copy of the database is restored at any point, while engine and mirror have moved on.
 //!
 //! Commands are given, a copy is made, more commands are given (a kill may interrupt the last one), and the copy is
-//! restored. Then nothing that runs is stopped or moved to the trash automatically, nothing that was stopped starts,
-//! and differences are reported: the registry is recovering. Once everything is adopted, what ran still runs, with a
-//! live token, and whatever is removed then can be undeleted: a purge that was ordered before the copy and undone
-//! since is not carried out.
+//! restored. Then no running container is stopped or moved to the trash automatically, no stopped one is started, and
+//! differences are reported: the registry is recovering. Once everything is adopted, every container that ran still
+//! runs with a live token, and every workspace removed from then on can be undeleted: a purge that was ordered before
+//! the copy and undone since is not carried out.
 
 use std::{
     collections::BTreeMap,
@@ -50,12 +50,12 @@ fn volumes(site: &Installation) -> Vec<String> {
 }
 
 fn recovering(site: &Installation) -> bool {
-    now_or_panic(site.eye.registry())
+    now_or_panic(site.reader.registry())
         .expect("the store answers")
         .is_some_and(|r| r.recovering_since.is_some())
 }
 
-/// What commands decided about a row, without what was only observed.
+/// The results of commands in each row, without observations.
 fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option<ContainerId>)> {
     let of = |row: &Workspace| {
         let removed = row.status == Status::Removed;
@@ -102,7 +102,7 @@ fn order_purge(site: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
         return None;
     }
     let id = rng.pick(&live).id;
-    let removed = now_or_panic(site.eye.remove_workspace(id, true, true, site.sim.now()));
+    let removed = now_or_panic(site.reader.remove_workspace(id, true, true, site.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     Some(id)
 }
@@ -169,7 +169,7 @@ fn run(seed: u64) -> Result<(), String> {
             .expect("the store answers"),
     );
     let now = decided(&site.rows());
-    site.put_back(copy);
+    site.restore_copy(copy);
     let before = (containers(&site), volumes(&site));
     if then != now && !recovering(&site) {
         return Err(format!("the older registry was not detected: it is {then:?}, and it was {now:?}"));
@@ -183,7 +183,7 @@ fn run(seed: u64) -> Result<(), String> {
     for _ in 0..4 {
         let unknown =
             site.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
-        // Of an interrupted creation, only volumes may be left; there is nothing to make a row from.
+        // Of an interrupted creation, only volumes may be left; no row can be rebuilt from them.
         let adoptable =
             |request: &AdoptRequest| request.known.is_some() || request.contents.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
@@ -220,7 +220,7 @@ fn run(seed: u64) -> Result<(), String> {
             continue;
         };
         let token = token_of(container.held_token.as_deref());
-        let token_owner = token.and_then(|token| site.eye.token_subject(&token.digest(), site.sim.now()));
+        let token_owner = token.and_then(|token| site.reader.token_subject(&token.digest(), site.sim.now()));
         if !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == row.id)
         {
             return Err(format!("{} is {}, and the token of its process is not valid", row.name, row.status));
@@ -264,7 +264,7 @@ fn recovery_continues_while_a_container_cannot_be_adopted() {
     let label = relabel(&site, id, "unreadable");
     let ready = || site.sim.calmly(site.as_operator("GET", "/ready", None));
     assert_eq!(ready(), (200, json!({ "status": "ready" })));
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!(items[0]["adopted"], false, "{items:#?}");
     assert_eq!(ready(), (200, json!({ "status": "ready", "recovering": true })));
@@ -288,7 +288,7 @@ fn recovery_continues_while_a_container_cannot_be_adopted() {
 fn recovery_ends_when_only_volumes_are_left() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     site.add_unknown();
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     site.world.state().containers.clear();
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&false.into(), false), "{items:#?}");
@@ -335,7 +335,7 @@ fn adopted_container_of_a_known_row_shows_drift() {
     command_to(&site, kept, Command::Start);
     set_tier(&site, made, 3);
     command_to(&site, made, Command::Recreate);
-    site.put_back(copy);
+    site.restore_copy(copy);
     let (items, _) = adopt_all(&site);
     assert!(items.len() == 2 && items.iter().all(|item| item["adopted"] == true), "{items:#?}");
     let mentions_show = |name: &str| {

@@ -27,7 +27,7 @@ use super::{
     invariants::{Witness, at_rest},
 };
 
-/// The fate of the operations in flight when the daemon died.
+/// The fate of the operations in flight when the daemon was killed.
 #[derive(Clone, Copy, Debug)]
 enum InFlight {
     /// They took effect; the answer was lost.
@@ -72,7 +72,7 @@ fn begin_pass(site: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
     });
 }
 
-/// Takes one step. `false` when nothing is left to happen.
+/// Takes one step. `false` when no step is left.
 fn step(site: &Installation) -> bool {
     site.sim.run_ready();
     if let Some(next) = site.sim.held().first() {
@@ -118,7 +118,7 @@ fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<
     site.converge();
     witness.check(&site)?;
     at_rest(&site)?;
-    let end = now_or_panic(site.eye.workspace(id)).expect("the store answers").map(|row| row.status);
+    let end = now_or_panic(site.reader.workspace(id)).expect("the store answers").map(|row| row.status);
     if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("at the end it is {end:?}")) }
 }
 
@@ -296,7 +296,7 @@ pub(crate) const WORK: [(&str, MakeWork); 6] = [
 
 fn work_for_reap_removed(site: &mut Installation) -> WorkspaceId {
     let id = site.online("w");
-    let removed = now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now())).unwrap();
+    let removed = now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).unwrap();
     assert!(matches!(removed, RemoveResult::Removed { removed, .. } if removed == [id]));
     id
 }
@@ -366,7 +366,7 @@ fn work_for_settle(site: &mut Installation) -> WorkspaceId {
     site.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
     until_taken(site, "create workspace");
     site.crash(|_| false);
-    let back = now_or_panic(site.eye.undelete_workspace(restoring, None, false, site.sim.now())).unwrap();
+    let back = now_or_panic(site.reader.undelete_workspace(restoring, None, false, site.sim.now())).unwrap();
     assert_eq!(
         back,
         UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }

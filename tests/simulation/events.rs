@@ -46,8 +46,8 @@ impl Received {
     }
 
     fn end(&self) -> (bool, Option<ErrorKind>) {
-        let scenario = self.0.lock().unwrap();
-        (scenario.over, scenario.error)
+        let record = self.0.lock().unwrap();
+        (record.over, record.error)
     }
 }
 
@@ -64,20 +64,20 @@ fn listen(site: &Installation, instance: InstanceId, since: Option<Timestamp>) -
         async move { engine.container_events(LABEL_INSTANCE, Some(&instance.to_string()), since).await };
     let mut events = site.sim.calmly(call)?;
     let received = Received::default();
-    let scenario = Arc::clone(&received.0);
+    let record = Arc::clone(&received.0);
     site.sim.spawn(Owner::Daemon, async move {
         while let Some(event) = events.next().await {
-            let mut scenario = scenario.lock().unwrap();
+            let mut record = record.lock().unwrap();
             match event {
                 Ok(event) => {
-                    scenario.events.push((event.container, event.what));
-                    scenario.workspaces.push(event.workspace);
-                    scenario.times.push(event.at);
+                    record.events.push((event.container, event.what));
+                    record.workspaces.push(event.workspace);
+                    record.times.push(event.at);
                 }
-                Err(error) => scenario.error = Some(error.kind),
+                Err(error) => record.error = Some(error.kind),
             }
         }
-        scenario.lock().unwrap().over = true;
+        record.lock().unwrap().over = true;
     });
     site.sim.run_ready();
     Ok(received)
@@ -109,15 +109,11 @@ fn engine_events_of_every_cause_arrive_in_order() {
     site.sim.quiesce();
     let died = |code| Died { exit_code: Some(code) };
     assert_eq!(received.whats(), [died(143), Started, died(3), Started, died(137), Removed]);
-    let scenario = received.0.lock().unwrap();
-    assert!(scenario.events.iter().all(|(about, _)| *about == container), "{:?}", scenario.events);
-    assert!(scenario.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", scenario.workspaces);
-    assert!(
-        scenario.times.is_sorted() && scenario.times.last() <= Some(&site.sim.now()),
-        "{:?}",
-        scenario.times
-    );
-    assert!(!scenario.over, "the stream stays open");
+    let record = received.0.lock().unwrap();
+    assert!(record.events.iter().all(|(about, _)| *about == container), "{:?}", record.events);
+    assert!(record.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", record.workspaces);
+    assert!(record.times.is_sorted() && record.times.last() <= Some(&site.sim.now()), "{:?}", record.times);
+    assert!(!record.over, "the stream stays open");
 }
 
 #[test]

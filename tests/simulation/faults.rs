@@ -14,7 +14,7 @@ use crate::support::rng::Rng;
 /// or calls.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent choice")]
-pub(super) struct Temper {
+pub(super) struct Parameters {
     /// Most workspaces that it creates.
     pub(super) workspaces: usize,
     /// Engine calls that fail.
@@ -34,12 +34,12 @@ pub(super) struct Temper {
     /// Whether a second installation uses the same engine.
     pub(super) neighbour: bool,
     /// Whether work volumes may be deleted at the engine.
-    pub(super) robbers: bool,
+    pub(super) work_deletions: bool,
     /// The side whose effects mostly wait for all others: the slow side loses races.
     pub(super) slow_side: Option<u8>,
 }
 
-impl Temper {
+impl Parameters {
     pub(super) fn of(rng: &mut Rng) -> Self {
         Self {
             workspaces: rng.pick(&[1, 1, 2, 3, 6, 9]),
@@ -51,7 +51,7 @@ impl Temper {
             silent_agents: rng.permille(200),
             driven: rng.permille(150),
             neighbour: rng.permille(100),
-            robbers: rng.permille(200),
+            work_deletions: rng.permille(200),
             slow_side: rng.pick(&[None, None, None, Some(OPS), Some(SWEEPS), Some(AGENTS)]),
         }
     }

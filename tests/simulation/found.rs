@@ -20,7 +20,7 @@ use ostler::{
 
 use super::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, now_or_panic, pass_named, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, pass_named, request},
     invariants::at_rest,
 };
 
@@ -55,7 +55,7 @@ fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
     site.sim.pass(Duration::from_mins(11));
     site.snapshot();
     site.converge();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].id;
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].id;
     until_held(site, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
     id
 }
@@ -86,7 +86,7 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     }
     site.sim.quiesce();
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     let volumes: usize = trash.iter().map(|entry| entry.contents.volumes.len()).sum();
     assert_eq!(
         volumes, 2,
@@ -101,11 +101,11 @@ fn deletion_is_not_finished_by_the_answer_of_another_engine() {
     let id = site.online("w");
     site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].id;
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].id;
     until_held(&site, "delete_container", |ops| async move { drop(ops.delete(entry).await) });
     site.world.lead_elsewhere();
     site.sim.quiesce();
-    let kept = now_or_panic(site.eye.trash_entry(entry)).expect("the store answers");
+    let kept = now_or_panic(site.reader.trash_entry(entry)).expect("the store answers");
     assert_eq!(
         kept.map(|entry| entry.state),
         Some(TrashState::Deleting),
@@ -181,16 +181,16 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         site.sim.pass(Duration::from_mins(11));
         site.snapshot();
         site.converge();
-        let entry = now_or_panic(site.eye.trash()).expect("the store answers");
+        let entry = now_or_panic(site.reader.trash()).expect("the store answers");
         let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("it is in the trash");
         if let Some(container) = &entry.contents.container {
-            // Removed at the engine since: there is nothing left to rebuild a row from.
+            // Removed at the engine since: no row can be rebuilt from the rest.
             site.world.state().remove(&container.id);
         }
         let entry = entry.id;
         let back = site.calmly(|ops| async move { ops.restore(entry).await });
         assert!(back.is_err(), "it was restored without a container: {back:?}");
-        let kept = now_or_panic(site.eye.trash_entry(entry)).expect("the store answers");
+        let kept = now_or_panic(site.reader.trash_entry(entry)).expect("the store answers");
         assert_eq!(
             kept.map(|entry| entry.state),
             Some(TrashState::Kept),
@@ -209,7 +209,7 @@ fn workspace_removed_during_its_restore_can_be_undeleted() {
     site.converge();
     site.calmly(|ops| async move { ops.undelete(id, None, false).await }).expect("it is undeleted");
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     assert_eq!(trash, Vec::new(), "an object of a live workspace is in the trash");
     site.calmly(|ops| async move { ops.start(id, false).await }).expect("it has all its objects");
     site.converge();
@@ -244,12 +244,13 @@ fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
         until_held(&site, "paused along with", |ops| async move { drop(ops.start(lead, false).await) });
         site.sim.take(site.sim.held()[0].id);
         site.sim.run_ready();
-        now_or_panic(site.eye.remove_workspace(lead, true, false, site.sim.now())).expect("they are removed");
+        now_or_panic(site.reader.remove_workspace(lead, true, false, site.sim.now()))
+            .expect("they are removed");
         for _ in 0..steps {
             site.sim.step_calmly();
         }
         site.sim.run_ready();
-        now_or_panic(site.eye.undelete_workspace(worker, None, false, site.sim.now()))
+        now_or_panic(site.reader.undelete_workspace(worker, None, false, site.sim.now()))
             .expect("it is undeleted");
         site.converge();
         let status = site.status(worker);
@@ -270,8 +271,9 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
         // A start finds the same as before the removal: a paused row.
         site.remove_container(id);
         until_held(&site, at, |ops| async move { drop(ops.start(id, false).await) });
-        now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
-        now_or_panic(site.eye.undelete_workspace(id, None, false, site.sim.now())).expect("it is undeleted");
+        now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
+        now_or_panic(site.reader.undelete_workspace(id, None, false, site.sim.now()))
+            .expect("it is undeleted");
         site.converge();
         assert_eq!(site.status(id), Status::Paused, "undeleted when the earlier start had reached {at}");
         assert!(!runs(&site, id), "the row is paused, and its container runs");
@@ -293,7 +295,7 @@ fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
         assert_eq!(run.actions.len(), 1, "it is silent: {run:?}");
     });
     site.sim.jump(-3 * 3_600_000);
-    site.heartbeat(id, well());
+    site.heartbeat(id, healthy());
     site.sim.jump(3 * 3_600_000);
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Online, "its heartbeat is recent");
@@ -322,7 +324,7 @@ fn trash_claim_is_finished_when_its_objects_are_gone() {
         state.volumes.retain(|name, _| !name.contains(&id.to_string()));
         drop(state);
         site.converge();
-        let claimed = now_or_panic(site.eye.trash()).expect("the store answers");
+        let claimed = now_or_panic(site.reader.trash()).expect("the store answers");
         let claimed = claimed.into_iter().find(|entry| entry.state == TrashState::Claimed);
         assert_eq!(claimed, None, "the entry stays in state `claimed` (known: {known})");
     }
@@ -334,14 +336,14 @@ fn container_with_a_trash_name_and_no_entry_gets_a_new_entry() {
     let id = site.online("w");
     site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].clone();
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
     // As in a registry that was restored from a copy.
     let container = entry.contents.container.expect("the old container is in the trash").id;
-    now_or_panic(site.eye.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
+    now_or_panic(site.reader.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
     site.snapshot();
     site.sim.pass(Duration::from_mins(11));
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     assert!(
         trash.iter().any(|entry| entry
             .contents
@@ -360,7 +362,7 @@ fn trashed_container_renamed_back_gets_its_trash_name_again() {
     let own_name = site.container(id).expect("it runs").name;
     site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].clone();
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
     let trashed = entry.contents.container.expect("the old container is in the trash").id;
     // A delayed rename from an earlier, abandoned restore takes effect.
     site.world.state().containers.get_mut(&trashed).expect("it is there").name = own_name;
@@ -412,7 +414,7 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
 fn undelete_reports_paused_once_the_container_is_stopped() {
     let site = site();
     let id = site.online("w");
-    let removed = now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now()));
+    let removed = now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     let undelete = site.as_operator("POST", &format!("/workspaces/{id}/undelete"), None);
     let (status, answer) = site.sim.calmly(undelete);

@@ -24,10 +24,10 @@ use crate::support::rng::Rng;
 type Scene = (&'static str, fn(u64, &mut Rng) -> Result<(), String>);
 
 const SCENES: [Scene; 5] = [
-    ("stop commands reach a renamed container", renamed_container_obeys),
-    ("a container paused by hand is left alone", what_is_paused_by_hand_is_left_alone),
+    ("stop commands reach a renamed container", renamed_container_is_stopped),
+    ("a container paused by hand is left alone", manually_paused_container_is_left_alone),
     ("a pruned engine is recognised", pruned_engine_is_recognised),
-    ("containers of paused workspaces are stopped", what_a_row_forbids_is_stopped),
+    ("containers of paused workspaces are stopped", containers_of_paused_workspaces_are_stopped),
     ("silence of many agents restarts few", silence_of_many_restarts_few),
 ];
 
@@ -56,7 +56,7 @@ fn sweep_for_a_while(site: &Installation) {
 
 fn nothing_is_held(site: &Installation) -> Result<(), String> {
     for pass in ostler::sweep::all() {
-        if let Some(plan) = now_or_panic(site.eye.held_plan(pass.name())).expect("the store answers") {
+        if let Some(plan) = now_or_panic(site.reader.held_plan(pass.name())).expect("the store answers") {
             return Err(format!("{} is held: {}", pass.name(), plan.reason));
         }
     }
@@ -64,7 +64,7 @@ fn nothing_is_held(site: &Installation) -> Result<(), String> {
 }
 
 /// A stop command stops the row's own container, found by id and labels, whatever its name.
-fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
+fn renamed_container_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let ids = some_online(&site, 3, rng);
     let id = rng.pick(&ids);
@@ -88,7 +88,7 @@ fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
 }
 
 /// Only a user ends the silence caused by `podman pause`.
-fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
+fn manually_paused_container_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     some_online(&site, 2, rng);
     let id = site.create_online(request("frozen", IMAGE));
@@ -128,7 +128,7 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
 }
 
 /// Stopping containers that must not run is not destructive, in any number: it needs no approval.
-fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
+fn containers_of_paused_workspaces_are_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
     let ids: Vec<_> = (0..many).map(|number| site.online(&format!("w{number}"))).collect();

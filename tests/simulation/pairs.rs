@@ -7,7 +7,8 @@
 //!
 //! After every step: each status changed as the table in `domain/status.rs` allows, with its event, and no event
 //! without a change; memory agrees with the tables; a paused workspace stays paused until an operator acts, a removed
-//! one stays removed. At the end the passes run until nothing changes, and the row agrees with what runs.
+//! one stays removed. At the end the passes run until nothing changes, and the row agrees with the running
+//! containers.
 //!
 //! # Checking the check
 //! A wake with the cause of a resume must be detected: it lifts a pause that came first. A heartbeat's transition is
@@ -31,7 +32,7 @@ use ostler::{
 use super::{
     executor::{EffectState, Owner, TaskOrder},
     installation::{
-        AGENTS, IMAGE, Installation, OPS, SWEEPS, now_or_panic, pass_named, request, token_of, well,
+        AGENTS, IMAGE, Installation, OPS, SWEEPS, healthy, now_or_panic, pass_named, request, token_of,
     },
     invariants::{Broken, Witness, at_rest},
     search::{Play, Search, Step},
@@ -140,7 +141,7 @@ impl Pair {
     fn end(&self) -> String {
         let row = self.site.row(self.workspace);
         let begun = self.site.daemon.ops.has_begun(row.id, row.incarnation);
-        let live = now_or_panic(self.site.eye.live_tokens(row.id, self.site.sim.now())).unwrap().len();
+        let live = now_or_panic(self.site.reader.live_tokens(row.id, self.site.sim.now())).unwrap().len();
         let state = self.site.world.state();
         let containers: Vec<_> = state
             .containers
@@ -177,11 +178,11 @@ impl Pair {
 
     fn has_reached(&self, scene: Scene) -> Result<(), Broken> {
         let status = self.site.status(self.workspace);
-        let roused = scene.has(&[Act::Resume, Act::Restart]);
+        let resumed = scene.has(&[Act::Resume, Act::Restart]);
         let paused = scene.from == Status::Paused || scene.has(&[Act::Pause]);
         let wanted = if scene.has(&[Act::Remove]) {
             status == Status::Removed
-        } else if paused && !roused {
+        } else if paused && !resumed {
             status == Status::Paused
         } else {
             // After an exit and a start that timed out, an operator has to act; after a late start alone, a heartbeat
@@ -228,18 +229,18 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
     let id = site.create_started(CreateRequest { policy, ..request("w", IMAGE) });
     let stale = site.token_owner(id).expect("its process runs");
     if twice {
-        site.heartbeat(id, well());
+        site.heartbeat(id, healthy());
         site.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
         site.sim.quiesce();
     }
     let token_owner = site.token_owner(id).expect("its process runs");
     if from != Status::Provisioning {
-        site.heartbeat(id, well());
+        site.heartbeat(id, healthy());
     }
     match from {
         Status::Online | Status::Provisioning => {}
         Status::Degraded => {
-            site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+            site.heartbeat(id, Heartbeat { error_rate: 1.0, ..healthy() });
         }
         Status::Paused => {
             site.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
@@ -266,7 +267,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
         (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.agent_store.clone());
     let (clock, world, engine) =
         (site.sim.clock(), Arc::clone(&site.world), site.sim.stage(EffectState::Engine, AGENTS));
-    let eye_row = site.row(id);
+    let row = site.row(id);
     site.sim.spawn(Owner::Daemon, async move {
         let sweep = async |pass| {
             let snapshot = sweeper.clock_snapshot();
@@ -284,11 +285,11 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                     Registration { card: Some(serde_json::json!({})), ..Registration::default() };
                 drop(agent_store.record_registration(token_owner, registration, clock.now()).await);
             }
-            Act::Heartbeat => drop(agent_store.record_heartbeat(token_owner, well(), clock.now()).await),
-            Act::StaleHeartbeat => drop(agent_store.record_heartbeat(old, well(), clock.now()).await),
+            Act::Heartbeat => drop(agent_store.record_heartbeat(token_owner, healthy(), clock.now()).await),
+            Act::StaleHeartbeat => drop(agent_store.record_heartbeat(old, healthy(), clock.now()).await),
             Act::ReportedDegraded => {
                 let (sender, receiver) = tokio::sync::oneshot::channel();
-                let (container, memory) = (eye_row.container.clone(), agent_store.clone());
+                let (container, memory) = (row.container.clone(), agent_store.clone());
                 let (now, world) = (clock.now(), Arc::clone(&world));
                 let send = move || {
                     let state = world.state();
@@ -304,7 +305,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                         agent_store
                             .record_heartbeat(
                                 token_owner,
-                                Heartbeat { error_rate: 1.0, ..well() },
+                                Heartbeat { error_rate: 1.0, ..healthy() },
                                 clock.now(),
                             )
                             .await,
@@ -318,7 +319,7 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             Act::Death => {
                 // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
                 let (sender, receiver) = tokio::sync::oneshot::channel();
-                let container = eye_row.container.clone();
+                let container = row.container.clone();
                 let memory = agent_store.clone();
                 let exit = move || {
                     let mut state = world.state();

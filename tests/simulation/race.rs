@@ -90,8 +90,8 @@ impl Race {
 
     /// Whether the sweep revoked a token.
     fn swept(&self) -> bool {
-        let events =
-            now_or_panic(self.site.eye.newest_events(Some(self.workspace), 50)).expect("the store answers");
+        let events = now_or_panic(self.site.reader.newest_events(Some(self.workspace), 50))
+            .expect("the store answers");
         events.iter().any(|event| event.event_type == "TOKENS_REVOKED")
     }
 }
@@ -196,7 +196,7 @@ fn race_search_detects_a_token_sweep_without_age_condition() {
     let mut taken = 0;
     let search = Search::through(
         usize::MAX,
-        || Race::begin(SCENES[0], Sweeper::revoking_whatever_the_age),
+        || Race::begin(SCENES[0], Sweeper::revoking_without_age),
         |race, _| taken += usize::from(!race.owner_has_a_live_token()),
     );
     eprintln!("without the age condition: {taken} of {} orders revoke a live owner's token", search.played);

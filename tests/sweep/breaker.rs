@@ -1,4 +1,4 @@
-//! The breaker: above its limit nothing is done, and an approval releases exactly what it lists.
+//! The breaker: a plan above its limit is held, and an approval releases exactly the actions that it lists.
 
 use std::{
     sync::{
@@ -26,11 +26,11 @@ use ostler::{
 
 use crate::simulation::{
     executor::TaskOrder,
-    installation::{IMAGE, Installation, now_or_panic, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, request},
 };
 
 fn token_is_live(site: &Installation, id: WorkspaceId) -> bool {
-    let live = now_or_panic(site.eye.live_tokens(id, site.sim.now())).unwrap();
+    let live = now_or_panic(site.reader.live_tokens(id, site.sim.now())).unwrap();
     live.iter().any(|token| token.kind == TokenKind::Instance)
 }
 
@@ -60,7 +60,7 @@ fn approval_releases_only_the_actions_of_its_held_plan() {
     assert!(four.iter().all(|id| token_is_live(&site, *id)), "no action of a held plan is taken");
     assert_eq!(held(&site, "revoke_stale_tokens"), plan, "the same plan keeps its id");
     let at = site.sim.now();
-    let approved = now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
+    let approved = now_or_panic(site.reader.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
     assert!(matches!(approved, Approval::Approved(_)));
     lose(&site, others);
     let run = site.run("revoke_stale_tokens");
@@ -79,7 +79,7 @@ fn approval_stays_valid_until_the_whole_plan_is_done() {
     let (twelve, others) = (&all[..12], &all[12..17]);
     lose(&site, twelve);
     let plan = held(&site, "revoke_stale_tokens");
-    now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, site.sim.now())).unwrap();
+    now_or_panic(site.reader.approve_plan("revoke_stale_tokens".into(), plan, site.sim.now())).unwrap();
     // Other workspaces, which were not approved, become due too. Each run takes only a limited number of actions.
     lose(&site, others);
     for _ in 0..3 {
@@ -93,15 +93,15 @@ fn approval_stays_valid_until_the_whole_plan_is_done() {
 fn unknown_container_is_reaped_in_recovery_only_if_approved() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     site.add_unknown();
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     site.snapshot();
     site.sim.pass(Duration::from_mins(11));
     site.snapshot();
     let plan = held(&site, "reap_unknown");
-    assert_eq!(now_or_panic(site.eye.trash()).unwrap(), Vec::new());
-    now_or_panic(site.eye.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
+    assert_eq!(now_or_panic(site.reader.trash()).unwrap(), Vec::new());
+    now_or_panic(site.reader.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
     site.run("reap_unknown");
-    assert_eq!(now_or_panic(site.eye.trash()).unwrap().len(), 1, "the operator approved it");
+    assert_eq!(now_or_panic(site.reader.trash()).unwrap().len(), 1, "the operator approved it");
 }
 
 #[test]
@@ -112,14 +112,14 @@ fn second_container_is_stopped_in_recovery_only_if_approved() {
     let newer = ContainerId::try_from("f".repeat(64)).unwrap();
     let container = FakeContainer { name: container_name(id, 9), ..site.container(id).unwrap() };
     site.world.state().containers.insert(newer.clone(), container);
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was restored".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was restored".into())).unwrap();
 
     let plan = held(&site, "settle");
     assert!(
         site.world.state().containers[&newer].state.may_run(),
         "it was stopped before an operator approved it"
     );
-    now_or_panic(site.eye.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
+    now_or_panic(site.reader.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
     site.run("settle");
     assert!(!site.world.state().containers[&newer].state.may_run(), "the operator approved it");
 }
@@ -149,7 +149,7 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
         assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before an operator approved it");
     }
     assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan keeps its id");
-    now_or_panic(site.eye.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
+    now_or_panic(site.reader.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
     site.run("check_heartbeats");
     site.sim.quiesce();
     assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "the operator approved it");
@@ -161,7 +161,7 @@ fn restarts_for_missed_heartbeats_count_for_an_hour() {
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let heartbeat_of = |ids: &[WorkspaceId]| {
         for id in ids {
-            let _result = site.heartbeat(*id, well());
+            let _result = site.heartbeat(*id, healthy());
         }
     };
     let (first, others) = all.split_at(3);
@@ -181,7 +181,7 @@ fn restarts_for_missed_heartbeats_count_for_an_hour() {
 }
 
 fn restarts_reported(site: &Installation, id: WorkspaceId) -> usize {
-    let events = now_or_panic(site.eye.newest_events(Some(id), 500)).unwrap();
+    let events = now_or_panic(site.reader.newest_events(Some(id), 500)).unwrap();
     events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
 }
 
@@ -222,7 +222,7 @@ fn restarts_in_progress_count_against_the_limit() {
     let (first, others) = all.split_at(3);
     site.sim.pass(Duration::from_secs(10));
     for id in others {
-        site.heartbeat(*id, well());
+        site.heartbeat(*id, healthy());
     }
     site.sim.pass(SILENT_AFTER);
     site.run("check_heartbeats");
@@ -269,6 +269,6 @@ fn concurrent_passes_share_one_breaker_limit() {
         futures_util::future::join(run("revoke_stale_tokens"), run("reap_unknown")).await
     });
     let hour_ago = site.sim.now() - Duration::from_hours(1);
-    let affected = now_or_panic(site.eye.swept_since(hour_ago)).unwrap().len();
+    let affected = now_or_panic(site.reader.swept_since(hour_ago)).unwrap().len();
     assert_eq!(affected, 3, "the limit of seven workspaces is three, for all passes together: {runs:#?}");
 }

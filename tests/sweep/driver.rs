@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::simulation::{
     executor::{Owner, Sim, TaskOrder},
-    installation::{IMAGE, Installation, prepared_world, request, well},
+    installation::{IMAGE, Installation, healthy, prepared_world, request},
 };
 
 /// Tolerance around the due time of a restart.
@@ -125,7 +125,7 @@ fn agent(site: &Installation, name: &str) -> WorkspaceId {
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(1));
-    assert_eq!(site.heartbeat(id, well()), Some(ReportResult::Noted));
+    assert_eq!(site.heartbeat(id, healthy()), Some(ReportResult::Noted));
     id
 }
 

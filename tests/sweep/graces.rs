@@ -106,7 +106,7 @@ fn known_container_identifies_an_engine_without_its_sentinel() {
     site.sim.quiesce();
     site.converge();
     at_rest(&site).unwrap();
-    // A container that no row and no trash entry knows proves nothing, whatever its labels.
+    // A container without a row and a trash entry does not identify the engine, whatever its labels.
     let site = Installation::new(7, TaskOrder::AsWoken);
     site.add_unknown();
     site.world.state().volumes.remove(&instance_name(INSTANCE));

@@ -10,7 +10,7 @@ use ostler::{
 
 use crate::simulation::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, request, well},
+    installation::{IMAGE, Installation, healthy, request},
 };
 
 /// Orders a hibernation and stops waiting before the store has answered its claim.
@@ -55,7 +55,7 @@ fn refused_unawaited_hibernation_admits_messages_again() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
     given_up_at_its_claim(&site, id);
-    site.heartbeat(id, Heartbeat { active_tasks: 1, ..well() });
+    site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Online, "it has an active task");
     assert!(accepts_messages(&site, id), "messages to it are not accepted again");
@@ -76,10 +76,10 @@ fn refused_hibernation_does_not_admit_messages_during_another() {
         site.sim.take(other.id);
     };
     assert_eq!(claims.len(), 2, "both hibernations claim it");
-    site.heartbeat(id, Heartbeat { active_tasks: 1, ..well() });
+    site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.take(claims[0].id);
     site.sim.run_ready();
-    site.heartbeat(id, well());
+    site.heartbeat(id, healthy());
     assert!(
         !accepts_messages(&site, id),
         "a message is accepted for a container that is about to be stopped"

@@ -1,4 +1,4 @@
-//! A pass that has done its work finds nothing more to do.
+//! A second run of a pass, directly after the first, does nothing.
 
 use ostler::sweep::{Outcome, Verdict};
 

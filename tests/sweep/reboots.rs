@@ -22,7 +22,7 @@ const START: Duration = Duration::from_secs(2);
 
 fn put_below(site: &Installation, child: WorkspaceId, parent: WorkspaceId) {
     let patch = WorkspacePatch { parent: Some(Some(parent)), ..WorkspacePatch::default() };
-    let patched = now_or_panic(site.eye.patch_workspace(child, patch, site.sim.now()));
+    let patched = now_or_panic(site.reader.patch_workspace(child, patch, site.sim.now()));
     assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
 }
 
@@ -92,7 +92,7 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
     site.watch();
     site.sim.pass(Duration::from_secs(5));
     assert_eq!(site.status(id), Status::Online);
-    let events = now_or_panic(site.eye.newest_events(Some(id), 50)).expect("the store answers");
+    let events = now_or_panic(site.reader.newest_events(Some(id), 50)).expect("the store answers");
     let offline = events.iter().find(|event| event.event_type == "WORKSPACE_OFFLINE");
     let offline = offline.expect("its exit is reported");
     assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);

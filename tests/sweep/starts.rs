@@ -16,7 +16,7 @@ use ostler::{
 
 use crate::simulation::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, REMOTE_IMAGE, request, well},
+    installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request},
     invariants::{Witness, at_rest},
 };
 
@@ -231,7 +231,7 @@ fn agent_that_starts_degraded_is_left_running() {
             break;
         }
     }
-    site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+    site.heartbeat(id, Heartbeat { error_rate: 1.0, ..healthy() });
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Degraded);
     assert!(

@@ -18,7 +18,7 @@ use ostler::{
 
 use crate::simulation::{
     executor::TaskOrder,
-    installation::{IMAGE, Installation, now_or_panic, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, request},
     invariants::Witness,
 };
 
@@ -46,9 +46,9 @@ impl Fleet {
         let witness = Witness::of(&site);
         let online = site.create_online(request("online", IMAGE));
         let degraded = site.create_online(request("degraded", IMAGE));
-        site.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..well() });
+        site.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..healthy() });
         let busy = site.create_online(request("busy", IMAGE));
-        site.heartbeat(busy, Heartbeat { active_tasks: 1, ..well() });
+        site.heartbeat(busy, Heartbeat { active_tasks: 1, ..healthy() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
         // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
@@ -59,13 +59,13 @@ impl Fleet {
         let made = CreateRequest { external: true, ..request("external", "") };
         let made = site.calmly(|ops| async move { ops.create(made).await }).unwrap();
         let digest = made.token.expect("an external workspace gets a token").digest();
-        let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&digest, site.sim.now())
+        let Some(TokenSubject::Workspace(token_owner)) = site.reader.token_subject(&digest, site.sim.now())
         else {
             panic!("its token is not valid")
         };
         let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
         let recorded =
-            now_or_panic(site.eye.record_registration(token_owner, registration, site.sim.now())).unwrap();
+            now_or_panic(site.reader.record_registration(token_owner, registration, site.sim.now())).unwrap();
         assert_eq!(recorded, ReportResult::Noted);
         let fleet = Self { site, witness, online, degraded, busy, idle, starting, external: made.id };
         assert_eq!(fleet.statuses(), Self::before());
@@ -100,7 +100,7 @@ impl Fleet {
     /// Asserts that nothing changes for a full window from now on, and that everything changes afterwards.
     fn assert_full_windows(mut self, how: &str) {
         let wedged = |fleet: &Self| {
-            let row = now_or_panic(fleet.site.eye.describe(fleet.busy)).unwrap();
+            let row = now_or_panic(fleet.site.reader.describe(fleet.busy)).unwrap();
             row.expect("there is such a row").vitals.wedged_since
         };
         let before = Self::before();
@@ -167,10 +167,10 @@ fn liveness_windows_reset_after_a_clock_change() {
 fn silent_agents_are_detected_after_the_clock_was_set_back() {
     let fleet = Fleet::new();
     fleet.site.sim.jump(3 * HOUR);
-    let degraded = Heartbeat { error_rate: 1.0, ..well() };
-    fleet.site.heartbeat(fleet.online, well());
+    let degraded = Heartbeat { error_rate: 1.0, ..healthy() };
+    fleet.site.heartbeat(fleet.online, healthy());
     fleet.site.heartbeat(fleet.degraded, degraded);
-    fleet.site.heartbeat(fleet.busy, Heartbeat { active_tasks: 1, ..well() });
+    fleet.site.heartbeat(fleet.busy, Heartbeat { active_tasks: 1, ..healthy() });
     fleet.site.sweep();
     fleet.site.sim.jump(-3 * HOUR);
     fleet.assert_full_windows("a clock set back");
@@ -207,11 +207,11 @@ fn clock_briefly_set_back_changes_no_status() {
     let agent = site.create_online(request("agent", IMAGE));
     for _ in 0..15 {
         site.sim.pass(Duration::from_mins(1));
-        site.heartbeat(agent, well());
+        site.heartbeat(agent, healthy());
         site.sweep();
     }
     site.sim.jump(-3 * HOUR);
-    site.heartbeat(agent, well());
+    site.heartbeat(agent, healthy());
     let starting = site.create_started(request("starting", IMAGE));
     site.sim.jump(3 * HOUR);
     site.sweep();

@@ -42,7 +42,7 @@ pub(crate) struct Witness {
     /// Workspaces whose config volume a test emptied: their agents have no token file until they are restarted.
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Workspaces whose work volume a test deleted.
-    pub(crate) robbed: BTreeSet<WorkspaceId>,
+    pub(crate) lost_work: BTreeSet<WorkspaceId>,
     /// Whether every plan that the breaker holds is approved. The breaker then limits nothing.
     pub(crate) approving: bool,
     /// Workspaces whose containers a user started directly at the engine.
@@ -86,7 +86,7 @@ pub(crate) struct Witness {
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
 
-/// An operator's order to delete contents of the trash for good.
+/// An operator's order to delete contents of the trash permanently.
 #[derive(Clone)]
 pub(crate) struct PurgeOrder {
     /// The root of the tree, where the order was for a whole tree.
@@ -149,22 +149,23 @@ impl Witness {
     pub(crate) fn at_rest(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        rest::at_rest_but(site, &self.robbed)
+        rest::at_rest_but(site, &self.lost_work)
     }
 
     /// Checks that depend on the tables alone, after a change of them.
     fn the_tables_agree(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
-        if !now_or_panic(site.eye.memory_is_true()).expect("the store answers") {
+        if !now_or_panic(site.reader.memory_is_true()).expect("the store answers") {
             return Err(Rule::MemoryIsTrue.broken("the in-memory state differs from the tables"));
         }
-        let events = now_or_panic(site.eye.events_after(self.last_event, 10_000)).expect("the store answers");
+        let events =
+            now_or_panic(site.reader.events_after(self.last_event, 10_000)).expect("the store answers");
         let before = std::mem::replace(&mut self.rows, site.rows());
         self.one_token_owner(site, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
-        self.trash = now_or_panic(site.eye.trash()).expect("the store answers");
+        self.trash = now_or_panic(site.reader.trash()).expect("the store answers");
         if self.is_informed && self.rows.iter().any(|row| row.status == Status::Removed) {
-            let purges = now_or_panic(site.eye.purges_ordered()).expect("the store answers");
+            let purges = now_or_panic(site.reader.purges_ordered()).expect("the store answers");
             self.purged.extend(purges.iter().map(|row| (row.id, self.checks)));
         }
         if events.is_empty() {
@@ -361,7 +362,7 @@ impl Witness {
             if !state.volumes.contains_key(&work) && self.was_here(row.id) {
                 return Err(rule.broken(format!("the work volume of {} ({}) is gone", row.name, row.status)));
             }
-            if self.robbed.contains(&row.id) {
+            if self.lost_work.contains(&row.id) {
                 self.coverage.count(Rule::LossIsNotHidden, 1);
                 let is_there = state.volumes.contains_key(&work);
                 if is_there && !self.new_volumes.contains(&row.id) {
@@ -370,7 +371,7 @@ impl Witness {
                     );
                 }
                 if is_there {
-                    self.robbed.remove(&row.id);
+                    self.lost_work.remove(&row.id);
                 }
             }
         }
@@ -401,7 +402,7 @@ impl Witness {
     /// Whether the work volume was created in this engine and not deleted by a test. A volume created while the socket
     /// pointed to another engine is in that engine.
     fn was_here(&self, id: WorkspaceId) -> bool {
-        !self.robbed.contains(&id) && !self.elsewhere.contains(&id)
+        !self.lost_work.contains(&id) && !self.elsewhere.contains(&id)
     }
 
     /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
@@ -567,7 +568,7 @@ impl Witness {
     /// Promise 4, it stops and asks when healing would affect too much at once: within an hour, sweeps affect no more
     /// workspaces than the breaker's limit, not counting approved plans.
     fn the_breaker_held(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
-        // What an operator ordered, and what a row forbids, does not pass the breaker. After the clock was set back,
+        // The breaker limits neither operator commands nor stops of containers that must not run. After the clock was set back,
         // those may have affected more within the past hour than a sweep is allowed to.
         let payload = &event.payload;
         let is_counted = match event.event_type.as_str() {
@@ -583,7 +584,7 @@ impl Witness {
         }
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
-        let affected = now_or_panic(site.eye.swept_since(hour_ago)).expect("the store answers").len();
+        let affected = now_or_panic(site.reader.swept_since(hour_ago)).expect("the store answers").len();
         // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
         let mut known: BTreeSet<_> = site.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
@@ -728,11 +729,12 @@ fn parse(token: Option<&[u8]>) -> Option<Token> {
 /// Whether a token is valid and belongs to this workspace's current incarnation. Compared by digest, as in the daemon.
 pub(crate) fn is_live(site: &Installation, row: &Workspace, token: Option<&[u8]>) -> bool {
     let Some(token) = parse(token) else { return false };
-    let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&token.digest(), site.sim.now())
+    let Some(TokenSubject::Workspace(token_owner)) =
+        site.reader.token_subject(&token.digest(), site.sim.now())
     else {
         return false;
     };
-    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
+    let live = now_or_panic(site.reader.live_tokens(row.id, site.sim.now())).expect("the store answers");
     token_owner.workspace == row.id
         && live
             .iter()

@@ -24,8 +24,8 @@ pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {
 }
 
 /// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
-pub(super) fn at_rest_but(site: &Installation, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
         let (name, state) = (&entry.workspace_name, entry.state.as_str());
         return Err(Rule::ItHeals.broken(format!("a trash entry of {name} stays {state}")));
@@ -33,7 +33,8 @@ pub(super) fn at_rest_but(site: &Installation, robbed: &BTreeSet<WorkspaceId>) -
     let state = site.world.state();
     for row in site.rows() {
         at_most_one_live_token(site, &row)?;
-        if !(robbed.contains(&row.id) && (row.status == Status::Online || lost_its_exit(site, &state, &row)))
+        if !(lost_work.contains(&row.id)
+            && (row.status == Status::Online || lost_its_exit(site, &state, &row)))
         {
             running_containers_match_the_row(site, &state, &row)?;
         }
@@ -141,7 +142,7 @@ fn objects_of_a_removed_row_are_in_the_trash(
 
 /// At most one live instance token, and only that of the row's current incarnation.
 pub(super) fn at_most_one_live_token(site: &Installation, row: &Workspace) -> Result<(), Broken> {
-    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
+    let live = now_or_panic(site.reader.live_tokens(row.id, site.sim.now())).expect("the store answers");
     let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
     if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
         let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();

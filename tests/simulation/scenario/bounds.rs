@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        installation::{EVENT_RETENTION, now_or_panic, pass_named, well},
+        installation::{EVENT_RETENTION, healthy, now_or_panic, pass_named},
         invariants::{Broken, Rule},
     },
     Scenario,
@@ -33,7 +33,7 @@ impl Scenario {
     fn reporter(&self) -> Option<TokenOwner> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
-            let token_subject = self.site.eye.token_subject(&token.digest(), self.site.sim.now())?;
+            let token_subject = self.site.reader.token_subject(&token.digest(), self.site.sim.now())?;
             let TokenSubject::Workspace(token_owner) = token_subject else { return None };
             let row = self.site.row(token_owner.workspace);
             let proves = token_owner.kind == TokenKind::Instance || row.kind == Kind::External;
@@ -44,11 +44,11 @@ impl Scenario {
     fn a_flapping_agent_emits_few_events(&mut self) -> Result<(), Broken> {
         let Some(token_owner) = self.reporter() else { return Ok(()) };
         let now = self.site.sim.now();
-        let newest = || now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
+        let newest = || now_or_panic(self.site.reader.newest_sequence()).expect("the store answers");
         let before = newest();
         for _ in 0..RECOVERIES {
-            for heartbeat in [Heartbeat { error_rate: 1.0, ..well() }, well()] {
-                now_or_panic(self.site.eye.record_heartbeat(token_owner, heartbeat, now))
+            for heartbeat in [Heartbeat { error_rate: 1.0, ..healthy() }, healthy()] {
+                now_or_panic(self.site.reader.record_heartbeat(token_owner, heartbeat, now))
                     .expect("the store answers");
             }
         }
@@ -65,14 +65,14 @@ impl Scenario {
         let sweeper = self.site.daemon.sweeper.clone();
         let oldest = self.site.sim.now() - EVENT_RETENTION;
         let before = oldest - std::time::Duration::from_secs(1);
-        let newest = now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
-        now_or_panic(self.site.eye.emit(before, EventKind::EngineAccepted, None, json!({}), None))
+        let newest = now_or_panic(self.site.reader.newest_sequence()).expect("the store answers");
+        now_or_panic(self.site.reader.emit(before, EventKind::EngineAccepted, None, json!({}), None))
             .expect("the store answers");
         self.site.sim.calmly(async move {
             let (pass, snapshot) = (pass_named("forget_history"), sweeper.clock_snapshot());
             drop(sweeper.run(&*pass, &snapshot, Mode::Apply).await);
         });
-        let events = now_or_panic(self.site.eye.events_after(newest, 1_000)).expect("the store answers");
+        let events = now_or_panic(self.site.reader.events_after(newest, 1_000)).expect("the store answers");
         self.witness.coverage.count(Rule::HistoryIsBounded, events.len());
         match events.iter().find(|event| event.created_at < oldest) {
             Some(old) => {
@@ -91,7 +91,7 @@ impl Scenario {
         let body = json!({ "name": one.to_string() });
         let path = format!("/workspaces/{other}");
         let _answer = self.site.sim.calmly(self.site.as_operator("PATCH", &path, Some(body)));
-        let found = now_or_panic(self.site.eye.find_workspace(one.to_string(), Scope::Live));
+        let found = now_or_panic(self.site.reader.find_workspace(one.to_string(), Scope::Live));
         self.witness.coverage.count(Rule::IdsAreNoNames, 1);
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),

@@ -83,11 +83,13 @@ impl Scenario {
                 "its config volume is wiped"
             }
             ManualAction::TakeWork
-                if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) =>
+                if self.parameters.work_deletions
+                    && row.has_work_volume
+                    && !self.book().new_volumes.contains(&id) =>
             {
                 state.volumes.remove(&volume_name(id, VolumeKind::Work));
                 state.changes += 1;
-                self.witness.robbed.insert(id);
+                self.witness.lost_work.insert(id);
                 "its work volume is deleted by hand"
             }
             ManualAction::TakeWork => return,

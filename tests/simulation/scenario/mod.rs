@@ -28,7 +28,7 @@ use ostler::{
 
 use super::{
     executor::{EffectState, Owner, Seen, Sim, TaskOrder},
-    faults::{self, Temper},
+    faults::{self, Parameters},
     installation::{AGENTS, IMAGE, Installation, OPS, pass_named, prepared_world, request},
     invariants::{Broken, PurgeOrder, Rule, Witness},
 };
@@ -43,7 +43,7 @@ pub(crate) const STEPS: usize = 200;
 const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
 /// Streams of random numbers; each step has its own.
-const TEMPER: u64 = 3;
+const PARAMETERS: u64 = 3;
 const FIRST_STEP: u64 = 1000;
 
 const ABOUT_AGENTS: [&str; 5] =
@@ -58,7 +58,7 @@ struct Scenario {
     neighbour: Option<Installation>,
     witness: Witness,
     book: Shared,
-    temper: Temper,
+    parameters: Parameters,
     named: u64,
     /// Clock jumps since the daemon last read the clock.
     unread: Option<Unread>,
@@ -75,12 +75,12 @@ struct Unread {
 impl Scenario {
     fn new(seed: u64, book: Shared) -> Self {
         let sim = Sim::new(seed, TaskOrder::Seeded);
-        sim.reseed(seed, TEMPER);
-        let temper = sim.choose(Temper::of);
+        sim.reseed(seed, PARAMETERS);
+        let parameters = sim.choose(Parameters::of);
         let world = prepared_world();
         let pipe_to = agents(sim.clone(), &world, &book);
-        let site = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
-        let neighbour = temper.neighbour.then(|| {
+        let site = Installation::with_agents(sim.clone(), Arc::clone(&world), parameters.driven, pipe_to);
+        let neighbour = parameters.neighbour.then(|| {
             let neighbour = site.neighbour();
             let made = request("neighbour", IMAGE);
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
@@ -90,7 +90,7 @@ impl Scenario {
         if neighbour.is_some() {
             sim.pass(Duration::from_secs(5));
         }
-        let faulty = temper.faults;
+        let faulty = parameters.faults;
         let (choices, noted) = (sim.clone(), Arc::clone(&book));
         world.inject(move |call| {
             let mut book = open(&noted);
@@ -126,7 +126,7 @@ impl Scenario {
         witness.late_starts = faulty > 0;
         witness.is_informed = true;
         witness.listening_since = sim.clock().awake();
-        Self { site, neighbour, witness, book, temper, named: 0, unread: None }
+        Self { site, neighbour, witness, book, parameters, named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -145,15 +145,15 @@ impl Scenario {
         for step in steps {
             self.site.sim.reseed(seed, FIRST_STEP + step);
             self.site.sim.run_ready();
-            let lulls = if self.temper.deaths > 0 { 40 } else { 10 };
-            if self.site.sim.choose(|rng| rng.permille(lulls)) {
-                self.lull()?;
+            let quiet_permille = if self.parameters.deaths > 0 { 40 } else { 10 };
+            if self.site.sim.choose(|rng| rng.permille(quiet_permille)) {
+                self.quiet_period()?;
             }
             self.step();
             self.check()?;
         }
         self.site.sim.reseed(seed, FIRST_STEP - 1);
-        self.calm_down()?;
+        self.stop_faults()?;
         self.witness.at_rest(&self.site)?;
         self.last_command_wins()?;
         self.growth_is_bounded()
@@ -172,7 +172,7 @@ impl Scenario {
             let mut line = line_above(&self.site, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
-            if !book.command_history.roused(&line, since) {
+            if !book.command_history.rest_was_ended(&line, since) {
                 let name = self.site.row(id).name;
                 return Err(Rule::RestIsKept
                     .broken(format!("{name} left its resting status without an operator command")));
@@ -200,7 +200,7 @@ impl Scenario {
         }
         for (id, token) in &book.operator_tokens {
             self.witness.coverage.count(Rule::OperatorTokensStay, 1);
-            let token_owner = self.site.eye.token_subject(&token.digest(), self.site.sim.now());
+            let token_owner = self.site.reader.token_subject(&token.digest(), self.site.sim.now());
             let removed = self.witness.is_removed(*id);
             if !removed
                 && !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == *id)
@@ -215,9 +215,9 @@ impl Scenario {
     }
 
     /// Operations in progress end, no requests arrive for a while, and the passes about agents run. Where containers
-    /// die, one may die repeatedly.
-    fn lull(&mut self) -> Result<(), Broken> {
-        let deadly = self.temper.deaths > 0;
+    /// exit, one may exit repeatedly.
+    fn quiet_period(&mut self) -> Result<(), Broken> {
+        let deadly = self.parameters.deaths > 0;
         let times = if deadly && self.site.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
         for _ in 0..times {
             self.until_nothing_is_due()?;
@@ -227,10 +227,10 @@ impl Scenario {
             }
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
             let minutes = self.site.sim.choose(|rng| rng.pick(waits));
-            self.note(format!("{minutes} minutes pass in a lull"));
+            self.note(format!("{minutes} minutes pass in a quiet period"));
             let mut left = Duration::from_mins(minutes);
             // Check a driven daemon often: by the end of a minute it has caught up with everything.
-            let slice = if self.temper.driven { Duration::from_secs(7) } else { left };
+            let slice = if self.parameters.driven { Duration::from_secs(7) } else { left };
             while !left.is_zero() {
                 let time = slice.min(left);
                 left -= time;
@@ -244,7 +244,7 @@ impl Scenario {
             if self.site.sim.choose(|rng| rng.permille(300)) {
                 self.race()?;
             }
-            if !self.temper.driven {
+            if !self.parameters.driven {
                 // The passes about agents, or sometimes all passes. Many graces need two snapshots.
                 let all = self.site.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
@@ -258,7 +258,7 @@ impl Scenario {
     /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Checked only with a
     /// driver, which alone can be late, and without full disks, on which due restarts cannot be recorded.
     fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
-        if !self.temper.driven || self.temper.full_disks > 0 {
+        if !self.parameters.driven || self.parameters.full_disks > 0 {
             return Ok(());
         }
         let (now, busy) = (self.site.sim.now(), self.site.daemon.ops.busy());
@@ -278,7 +278,7 @@ impl Scenario {
 
     fn until_nothing_is_due(&mut self) -> Result<(), Broken> {
         // A driver always has another timer.
-        let most = if self.temper.driven { 150 } else { 2000 };
+        let most = if self.parameters.driven { 150 } else { 2000 };
         for _ in 0..most {
             self.site.sim.run_ready();
             if let Some(next) = self.site.sim.held().first().copied() {
@@ -299,7 +299,7 @@ impl Scenario {
     /// Takes one random step.
     fn step(&mut self) {
         let held = self.site.sim.held();
-        let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
+        let Parameters { crashes, deaths, full_disks, detours, .. } = self.parameters;
         let (crash, death, disk, detour) = self.site.sim.choose(|rng| {
             (rng.permille(crashes), rng.permille(deaths), rng.permille(full_disks), rng.permille(detours))
         });
@@ -321,13 +321,13 @@ impl Scenario {
                 let next = self.next_of(&held);
                 self.take(next);
             }
-            64..72 if !self.temper.silent_agents => self.speak(),
+            64..72 if !self.parameters.silent_agents => self.speak(),
             64..74 => self.send_a_message(),
             74..81 => self.wait(&held),
             81..88 => self.order(),
             88..91 => self.create(),
             91..92 => self.ask_or_change(),
-            92..97 if self.temper.driven => self.wait(&held),
+            92..97 if self.parameters.driven => self.wait(&held),
             92..97 => self.sweep(),
             97..99 => self.act_manually(None),
             _ if self.site.sim.choose(|rng| rng.permille(300)) => {
@@ -352,7 +352,7 @@ impl Scenario {
 
     /// One of the held effects; one of the slow side only rarely.
     fn next_of(&self, held: &[Seen]) -> Seen {
-        let slow = self.temper.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
+        let slow = self.parameters.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
         self.site.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
@@ -384,7 +384,7 @@ impl Scenario {
     /// Begins a pass, unless it is running already; the driver guarantees the same.
     fn sweep(&mut self) {
         let passes = all_passes();
-        let restarts = self.temper.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
+        let restarts = self.parameters.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
         let of_second = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.site.sim.choose(|rng| rng.pick(&passes)) };
         // If a container is gone, sometimes runs the token sweep, to race it against a start.

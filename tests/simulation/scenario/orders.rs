@@ -55,7 +55,7 @@ impl Scenario {
     }
 
     pub(super) fn create(&mut self) {
-        if self.site.rows().len() >= self.temper.workspaces {
+        if self.site.rows().len() >= self.parameters.workspaces {
             return;
         }
         self.named += 1;
@@ -154,7 +154,7 @@ impl Scenario {
     /// An operator queries something, or changes something other than a status.
     pub(super) fn ask_or_change(&mut self) {
         let Some(id) = self.any_workspace() else { return };
-        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
+        let trash = now_or_panic(self.site.reader.trash()).expect("the store answers");
         let name = self.site.row(id).name;
         let (what, checks) = (self.site.sim.choose(|rng| rng.below(8)), self.witness.checks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
@@ -229,7 +229,7 @@ impl Scenario {
 
     /// An operator approves one of the held plans.
     pub(super) fn approve_what_is_held(&mut self) {
-        let held = |pass| now_or_panic(self.site.eye.held_plan(pass)).expect("the store answers");
+        let held = |pass| now_or_panic(self.site.reader.held_plan(pass)).expect("the store answers");
         let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
         if held.is_empty() {
             return;
@@ -265,7 +265,7 @@ impl Scenario {
     /// An agent sends a request, with its current token or with one seen earlier.
     pub(super) fn speak(&mut self) {
         let Some(token) = self.some_token() else { return };
-        let token_owner = match self.site.eye.token_subject(&token.digest(), self.site.sim.now()) {
+        let token_owner = match self.site.reader.token_subject(&token.digest(), self.site.sim.now()) {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,
         };
@@ -309,11 +309,14 @@ impl Scenario {
         let what = format!("{} {action}", self.site.row(id).name);
         self.count("requests of agents");
         let heartbeats = body.is_some();
-        let (eye, clock, digest) = (self.site.eye.clone(), self.site.sim.clock(), token.digest());
+        let (reader, clock, digest) = (self.site.reader.clone(), self.site.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
             // The store's last change is that of this request, so the token is in the state it had at that change.
-            let token_subject = eye.token_subject(&digest, clock.now());
-            let is_valid = matches!(token_subject, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
+            let token_subject = reader.token_subject(&digest, clock.now());
+            let is_valid = matches!(
+                token_subject,
+                Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id
+            );
             if heartbeats && status == 200 {
                 book.reports_accepted += 1;
                 if !is_valid {
@@ -335,7 +338,7 @@ impl Scenario {
         let token = if by_operator { None } else { self.some_token() };
         let from = token
             .as_ref()
-            .and_then(|token| self.site.eye.token_subject(&token.digest(), self.site.sim.now()));
+            .and_then(|token| self.site.reader.token_subject(&token.digest(), self.site.sim.now()));
         let from = match from {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,

@@ -19,9 +19,9 @@ impl Scenario {
     /// Runs one of the races.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
         match self.site.sim.choose(|rng| rng.below(6)) {
-            0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
-            1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
-            2 if !self.temper.driven => self.restore_an_unknown_container(),
+            0 if !self.parameters.driven => self.sweep_tokens_while_it_starts(),
+            1 if self.parameters.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
+            2 if !self.parameters.driven => self.restore_an_unknown_container(),
             3 => self.change_commands_in_a_tree(),
             4 => self.undo_a_purge(),
             _ => self.start_by_hand_during_a_start(),
@@ -145,7 +145,7 @@ impl Scenario {
         self.check()?;
         self.begin_pass("reap_unknown");
         self.until_nothing_is_due()?;
-        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
+        let trash = now_or_panic(self.site.reader.trash()).expect("the store answers");
         if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
             self.restore(entry);
         }
