@@ -385,8 +385,9 @@ pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
     gather(overrides)?.finish()
 }
 
-/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file must
-/// not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an unreadable file, leave the default.
+/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file
+/// must not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an
+/// unreadable file, leave the default.
 #[must_use]
 pub fn socket_despite_errors(overrides: &Overrides) -> PathBuf {
     let loading = gather(overrides).unwrap_or_else(|_| {

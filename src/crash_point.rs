@@ -150,7 +150,7 @@ mod places {
 
     /// The place where this process is to end.
     struct Armed {
-        location: String,
+        place: String,
         moment: String,
         step: String,
         to_pass: AtomicU32,
@@ -159,14 +159,14 @@ mod places {
     fn armed() -> Option<&'static Armed> {
         static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
         let read = || {
-            let location = std::env::var(super::VARIABLE).ok()?;
-            let (moment, step) = location.split_once(' ')?;
+            let place = std::env::var(super::VARIABLE).ok()?;
+            let (moment, step) = place.split_once(' ')?;
             let (to_pass, step) = match step.split_once(' ') {
                 Some(("2nd", step)) => (1, step),
                 _ => (0, step),
             };
             let (moment, step) = (moment.to_owned(), step.to_owned());
-            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), location: location.clone() })
+            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), place: place.clone() })
         };
         ARMED.get_or_init(read).as_ref()
     }
@@ -191,7 +191,7 @@ mod places {
             return;
         }
         // The process is killed even if this cannot be logged; the test that reads the log fails then.
-        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.location);
+        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.place);
         let _sent = kill_process(getpid(), Signal::KILL);
         // Not reached: the kernel kills the process first.
         std::process::abort();

@@ -89,7 +89,7 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot install a signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot install a signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot install a signal handler")?;
-    let given_addresses = stop.clone();
+    let signalled = stop.clone();
     let (reload, terminal) = (Arc::new(Notify::new()), Terminal::at_start());
     let serving = serve_until(config, overrides, Arc::clone(&reload), stop);
     tokio::pin!(serving);
@@ -97,9 +97,9 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             done = &mut serving => return done,
-            _ = terminate.recv() => given_addresses.cancel(),
-            _ = interrupt.recv() => given_addresses.cancel(),
-            _ = hangup.recv() => if terminal.was_closed() { given_addresses.cancel() } else { reload.notify_one() },
+            _ = terminate.recv() => signalled.cancel(),
+            _ = interrupt.recv() => signalled.cancel(),
+            _ = hangup.recv() => if terminal.was_closed() { signalled.cancel() } else { reload.notify_one() },
         }
     }
 }
@@ -171,7 +171,7 @@ async fn serve_until(
     }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&app.sweeper),
-        sweep::all_looking(config.sweep.look_every),
+        sweep::all_with_interval(config.sweep.look_every),
         Arc::clone(&app.clock),
         Arc::new(app.spawn.clone()),
         calls,

@@ -233,7 +233,7 @@ pub async fn refuse_mixed(
     let registry = store.registry().await?;
     if let (Some(registry), Some(record)) = (registry, record)
         && registry.instance != record.instance
-        && !has_become_it(store, &registry).await?
+        && !has_become_instance(store, &registry).await?
     {
         return Err(IdentityError::Mixed {
             path: data_dir.to_owned(),
@@ -327,7 +327,7 @@ pub async fn establish(
 
 /// Whether the registry took over its identity and the process ended before the mirror was updated. It has created
 /// nothing since then, and holds everything it does not know.
-async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
+async fn has_become_instance(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
     let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
     Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
 }

@@ -95,8 +95,8 @@ fn config_error_names_file_line_key_and_nearest_key() {
              \"agent\"",
         ),
         (
-            "[runtimes.agent]\nreadiness = \"beat\"",
-            "config.toml:2: `runtimes.agent.readiness`: expected \"container\" or \"heartbeat\", found \"beat\"",
+            "[runtimes.agent]\nreadiness = \"ready\"",
+            "config.toml:2: `runtimes.agent.readiness`: expected \"container\" or \"heartbeat\", found \"ready\"",
         ),
         (
             "[runtimes.agent.env]\nDEPTH = 3",

@@ -138,7 +138,7 @@ impl Doctor {
         let reach = reach.unwrap_or_else(|| Err("the engine does not answer".into()));
         let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
             Proof::Reached
-        } else if rows.iter().any(|one| location(one).is_some()) {
+        } else if rows.iter().any(|one| ask_rank(one).is_some()) {
             Proof::Missing
         } else {
             Proof::NoneRunning
@@ -173,8 +173,8 @@ impl Doctor {
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
-        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((location(one)?, one))).collect();
-        running.sort_by_key(|(location, _)| *location);
+        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((ask_rank(one)?, one))).collect();
+        running.sort_by_key(|(ask_rank, _)| *ask_rank);
         let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
         let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
         match asked.unwrap_or(Err("the request timed out")) {
@@ -196,8 +196,9 @@ impl Doctor {
         for one in rows {
             let (Some(container), Some(port)) = (&one.row.container, one.row.host_port) else { continue };
             let is_up = matches!(one.row.status, Status::Online | Status::Degraded);
-            let is_ours = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= RECENT_HEARTBEAT);
-            if !(is_up && is_ours) {
+            let has_heartbeat =
+                one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= RECENT_HEARTBEAT);
+            if !(is_up && has_heartbeat) {
                 continue;
             }
             match self.0.engine.sockets(container, AGENT_PORT, port).await {
@@ -227,7 +228,7 @@ impl Doctor {
         let mut why = "no workspace runs";
         for one in running {
             let Some(container) = &one.row.container else { continue };
-            let parse_inside_answer = match self.run_inside(container).await {
+            let answer = match self.run_inside(container).await {
                 Ok(output) => parse_inside_answer(&output, &registry_mark(self.0.instance)),
                 // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
@@ -235,7 +236,7 @@ impl Doctor {
                     InsideAnswer::NotAsked(NO_SHELL)
                 }
             };
-            match parse_inside_answer {
+            match answer {
                 InsideAnswer::Ostler(url) => {
                     return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
                 }
@@ -276,7 +277,7 @@ impl Doctor {
 }
 
 /// Rank in the order in which running containers are asked; `None` if the workspace has no running container.
-fn location(one: &Described) -> Option<u8> {
+fn ask_rank(one: &Described) -> Option<u8> {
     if one.row.kind != Kind::Container {
         return None;
     }
@@ -375,7 +376,7 @@ fn without_asking(
             "network",
             format!("`{name}` reaches ostler: its last heartbeat was {} s ago ({why})", ago.as_secs()),
         ),
-        None if !rows.iter().any(|one| location(one).is_some()) => ok(
+        None if !rows.iter().any(|one| ask_rank(one).is_some()) => ok(
             "network",
             format!("whether workspaces reach ostler cannot be checked: {why}. Workspaces use {advertised}"),
         ),
@@ -391,7 +392,7 @@ fn without_asking(
 
 /// Warns of containers that use an address which this host had when they started and no longer has, if any.
 fn outdated_addresses(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
-    let is_outdated = |one: &&Described| location(one).is_some() && outdated.contains(&one.row.id);
+    let is_outdated = |one: &&Described| ask_rank(one).is_some() && outdated.contains(&one.row.id);
     let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
     (!names.is_empty()).then(|| {
         warn(
@@ -443,13 +444,13 @@ fn listen_check(
         0 => String::new(),
         more => format!(" and {more} more gateways of workspaces' networks"),
     };
-    let parse_inside_answer = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
+    let listening = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
     if network.listen.is_empty()
-        && let Some(check) = unserved(network, reach, bound, &parse_inside_answer, proof)
+        && let Some(check) = unserved(network, reach, bound, &listening, proof)
     {
         return check;
     }
-    let mut found = parse_inside_answer;
+    let mut found = listening;
     let mut advice = Vec::new();
     if let Some(cut_off) = cut_off(network, reach, proof == Proof::Reached) {
         found = format!("{found}; {cut_off}");
@@ -495,7 +496,7 @@ fn unserved(
     network: &Network,
     reach: &Result<Reach, String>,
     bound: &BTreeSet<IpAddr>,
-    parse_inside_answer: &str,
+    listening: &str,
     proof: Proof,
 ) -> Option<Check> {
     let port = network.port;
@@ -511,7 +512,7 @@ fn unserved(
                 verdict(
                     "listen",
                     format!(
-                        "{parse_inside_answer}, but not on {} of {} addresses at which workspaces reach this host: {}",
+                        "{listening}, but not on {} of {} addresses at which workspaces reach this host: {}",
                         missing.len(),
                         reach.addresses.len(),
                         named.join(" and ")
@@ -525,38 +526,33 @@ fn unserved(
         }
         Err(why) => why,
     };
-    let still_running =
-        "ostler binds the address once the engine reports it; `network.listen` can set it instead";
+    let advice = "ostler binds the address once the engine reports it; `network.listen` can set it instead";
     Some(match (bound.is_empty(), proof) {
         (false, Proof::Reached | Proof::NoneRunning) => ok(
             "listen",
             format!(
-                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
+                "{listening}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
             ),
         ),
         (false, Proof::Missing) => warn(
             "listen",
             format!(
-                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known, and no \
+                "{listening}, the last known addresses of this host for workspaces; the current ones are not known, and no \
                  running workspace has reached ostler yet: {why}"
             ),
-            still_running,
+            advice,
         ),
-        (true, Proof::NoneRunning) => warn(
-            "listen",
-            format!("{parse_inside_answer} only, so workspaces cannot reach ostler yet: {why}"),
-            still_running,
-        ),
+        (true, Proof::NoneRunning) => {
+            warn("listen", format!("{listening} only, so workspaces cannot reach ostler yet: {why}"), advice)
+        }
         (true, Proof::Reached) => ok(
             "listen",
-            format!(
-                "{parse_inside_answer}; the address of this host for workspaces is not known at present: {why}"
-            ),
+            format!("{listening}; the address of this host for workspaces is not known at present: {why}"),
         ),
         (true, Proof::Missing) => fail(
             "listen",
-            format!("{parse_inside_answer} only, and no running workspace is known to reach ostler: {why}"),
-            still_running,
+            format!("{listening} only, and no running workspace is known to reach ostler: {why}"),
+            advice,
         ),
     })
 }

@@ -111,7 +111,7 @@ impl Principal {
     }
 
     /// Checks that the caller is an admin or this workspace. Another workspace's token counts as invalid here.
-    pub(super) fn speak_for(self, id: WorkspaceId) -> HttpResult<()> {
+    pub(super) fn require_workspace(self, id: WorkspaceId) -> HttpResult<()> {
         match self {
             Self::Admin => Ok(()),
             Self::Workspace(token_owner) if token_owner.workspace == id => Ok(()),

@@ -73,12 +73,12 @@ const BACKLOG: u32 = 1024;
 
 /// TCP keep-alive: after a minute without traffic, four probes, 15 s apart, detect a peer that vanished.
 ///
-/// Data that stays unacknowledged for `UNTAKEN_MS` (two minutes, `TCP_USER_TIMEOUT`) also ends the connection, so that
-/// a client that stops reading cannot hold its response for ever.
+/// Data that stays unacknowledged for `UNACKNOWLEDGED_MS` (two minutes, `TCP_USER_TIMEOUT`) also ends the connection,
+/// so that a client that stops reading cannot hold its response for ever.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
-const UNTAKEN_MS: u32 = 120_000;
+const UNACKNOWLEDGED_MS: u32 = 120_000;
 
 /// First and longest pause after an accept error that an immediate retry would meet again; doubled in between.
 const REST: Duration = Duration::from_millis(50);
@@ -87,7 +87,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Most evicted connections that may still be closing.
 ///
 /// Beyond this, new connections wait in the kernel, so that a flood opens connections no faster than they close.
-const GIVING_WAY: usize = 64;
+const EVICTING_MAX: usize = 64;
 
 /// Shortest interval between two log messages about evicted or refused connections.
 const LOG_EVERY: Duration = Duration::from_mins(1);
@@ -155,7 +155,7 @@ pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
     sockopt::set_tcp_keepidle(&socket, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(&socket, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(&socket, PROBES)?;
-    sockopt::set_tcp_user_timeout(&socket, UNTAKEN_MS)?;
+    sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -357,14 +357,14 @@ struct Slots {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
     /// Notified when an evicted connection has closed.
-    gave_way: Notify,
+    eviction_done: Notify,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: usize,
     /// Connections that were evicted and are still closing; no longer part of `in_all`.
-    giving_way: usize,
+    evicting: usize,
     /// Per owner, in the order in which they were added.
     by_owner: HashMap<Owner, Vec<Arc<Activity>>>,
 }
@@ -377,7 +377,7 @@ struct Slot {
 
 impl Slots {
     fn new(limits: ConnectionLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default(), gave_way: Notify::new() })
+        Arc::new(Self { limits, taken: Mutex::default(), eviction_done: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -422,10 +422,10 @@ impl Slots {
         taken.by_owner.entry(owner).or_default().push(Arc::clone(activity));
     }
 
-    /// Waits while `GIVING_WAY` or more evicted connections are still closing.
+    /// Waits while `EVICTING_MAX` or more evicted connections are still closing.
     async fn settled(&self) {
-        while self.lock().giving_way >= GIVING_WAY {
-            self.gave_way.notified().await;
+        while self.lock().evicting >= EVICTING_MAX {
+            self.eviction_done.notified().await;
         }
     }
 }
@@ -443,14 +443,14 @@ impl Taken {
     /// `false` if the owner has none.
     fn evict(&mut self, owner: Owner, new_activity: &Arc<Activity>) -> bool {
         let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = first_to_go(owner, activities) else { return false };
+        let Some(at) = eviction_index(owner, activities) else { return false };
         debug_assert!(!Arc::ptr_eq(&activities[at], new_activity), "the new connection is not counted yet");
         activities.remove(at).eviction.cancel();
         if activities.is_empty() {
             self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
-        self.giving_way += 1;
+        self.evicting += 1;
         true
     }
 
@@ -472,7 +472,7 @@ impl Taken {
 ///
 /// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
 /// if all have a request in flight, the one whose last completed request is oldest.
-fn first_to_go(owner: Owner, activities: &[Arc<Activity>]) -> Option<usize> {
+fn eviction_index(owner: Owner, activities: &[Arc<Activity>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
         return (!activities.is_empty()).then_some(0);
     }
@@ -488,8 +488,8 @@ impl Drop for Slot {
         let mut taken = self.slots.lock();
         if !taken.remove(&self.activity) {
             // Evicted: the slot was given to another connection already.
-            taken.giving_way -= 1;
-            self.slots.gave_way.notify_one();
+            taken.evicting -= 1;
+            self.slots.eviction_done.notify_one();
         }
     }
 }
@@ -520,7 +520,7 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
         let Self { activity, slots, http, router, discards, limits, clock, stop } = self;
-        let service = Conversation {
+        let service = ConnectionService {
             router,
             peer,
             activity: Arc::clone(&activity),
@@ -597,16 +597,16 @@ impl Carrier {
 }
 
 /// Guard of a request in flight; ends the request on drop.
-struct AtWork(Arc<Activity>);
+struct RequestGuard(Arc<Activity>);
 
-impl AtWork {
+impl RequestGuard {
     fn begin(activity: &Arc<Activity>) -> Self {
         activity.busy.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(activity))
     }
 }
 
-impl Drop for AtWork {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         // The time is stored first: a reader that sees no request in flight must also see the time at which the last
         // one ended.
@@ -616,7 +616,7 @@ impl Drop for AtWork {
 }
 
 /// The router as a hyper service, for one connection.
-struct Conversation {
+struct ConnectionService {
     router: Router,
     peer: SocketAddr,
     activity: Arc<Activity>,
@@ -634,13 +634,13 @@ fn names_its_host(request: &Request<Incoming>) -> bool {
     }
 }
 
-impl Service<Request<Incoming>> for Conversation {
+impl Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
-        let at_work = AtWork::begin(&self.activity);
+        let at_work = RequestGuard::begin(&self.activity);
         request.extensions_mut().insert(ConnectInfo(self.peer));
         let carrier = Carrier { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
         request.extensions_mut().insert(carrier);
@@ -680,7 +680,7 @@ enum Route {
 /// Future of a handler's response.
 struct Answering {
     route: Route,
-    at_work: Option<AtWork>,
+    at_work: Option<RequestGuard>,
 }
 
 impl Future for Answering {
@@ -700,7 +700,7 @@ impl Future for Answering {
 /// A response body. The request is in flight until it is dropped.
 struct Answer {
     body: Body,
-    _at_work: Option<AtWork>,
+    _at_work: Option<RequestGuard>,
 }
 
 impl HttpBody for Answer {
@@ -1146,7 +1146,7 @@ mod tests {
         assert_eq!(held6.each_ref().map(is_evicted), [true, false, false, false], "a /64 counts as one host");
         drop((held, held6));
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
+        assert_eq!((taken.in_all, taken.evicting, taken.by_owner.len()), (0, 0, 0));
     }
 
     #[test]
@@ -1164,7 +1164,7 @@ mod tests {
         assert!(others.iter().all(|slot| !is_evicted(slot)), "no other connection is evicted");
         drop((few, many, agent, next));
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
+        assert_eq!((taken.in_all, taken.evicting, taken.by_owner.len()), (0, 0, 0));
     }
 
     #[test]
@@ -1197,10 +1197,10 @@ mod tests {
     #[test]
     fn accepting_waits_while_too_many_evictions_are_pending() {
         let (table, take) = slots(ConnectionLimits { in_all: 1, per_address: 1, ..LIMITS });
-        let mut held: Vec<_> = (0..GIVING_WAY).map(|_| take("10.0.0.1", None).0).collect();
+        let mut held: Vec<_> = (0..EVICTING_MAX).map(|_| take("10.0.0.1", None).0).collect();
         assert!(table.settled().now_or_never().is_some());
         held.push(take("10.0.0.1", None).0);
-        assert_eq!(held.len(), 1 + GIVING_WAY);
+        assert_eq!(held.len(), 1 + EVICTING_MAX);
         assert!(
             table.settled().now_or_never().is_none(),
             "the next connection waits in the kernel's backlog"
@@ -1209,7 +1209,7 @@ mod tests {
         assert!(table.settled().now_or_never().is_some());
         drop(held);
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way), (0, 0));
+        assert_eq!((taken.in_all, taken.evicting), (0, 0));
     }
 
     #[tokio::test]
@@ -1264,7 +1264,7 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         assert!(accepted.nodelay().unwrap());
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), UNTAKEN_MS);
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), UNACKNOWLEDGED_MS);
     }
 
     /// Returns its errors one by one, then never resolves.

@@ -65,9 +65,9 @@ async fn lookup<T: Send + 'static>(
     permits: &'static Semaphore,
     lookup_call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let location = permits.acquire().await.map_err(io::Error::other)?;
+    let permit = permits.acquire().await.map_err(io::Error::other)?;
     let lookup_task = tokio::task::spawn_blocking(move || {
-        let _permit = location;
+        let _permit = permit;
         lookup_call()
     });
     lookup_task.await.map_err(io::Error::other)?

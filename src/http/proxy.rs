@@ -1,8 +1,9 @@
 //! Messages between agents (wire protocol, §6): checks them, holds them while their target wakes, and forwards them.
 //!
 //! A caller's request is held rather than queued. Existing agent runtimes cannot handle an "accepted" response, and a
-//! queue could lose a message after its sender was informed that it was accepted. The sender gets either the agent's own
-//! response or an error. The target's state is read again, from memory, after every change; no earlier state is reused.
+//! queue could lose a message after its sender was informed that it was accepted. The sender gets either the agent's
+//! own response or an error. The target's state is read again, from memory, after every change; no earlier state is
+//! reused.
 
 mod hold;
 mod mailbox;

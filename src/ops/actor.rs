@@ -341,8 +341,8 @@ impl Ops {
         answer
     }
 
-    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits before it waits
-    /// is submitted.
+    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits
+    /// before it waits is submitted.
     pub(super) fn report_queued(&self) {
         if let Some(queued) = &self.1 {
             queued.report();

@@ -468,8 +468,8 @@ impl Inner {
     }
 }
 
-/// Sorts found workspaces into the order in which they are adopted: parents first. Known workspaces whose container does
-/// not run come last, children first, because a workspace with a running child is not paused.
+/// Sorts found workspaces into the order in which they are adopted: parents first. Known workspaces whose container
+/// does not run come last, children first, because a workspace with a running child is not paused.
 fn in_adoption_order(
     found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,

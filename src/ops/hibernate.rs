@@ -8,7 +8,7 @@ use super::{
     Applied, OpError, OpResult, Ops, Order,
     actor::Phase,
     start::{StartOrder, not_started},
-    traffic::Stir,
+    traffic::CloseRefusal,
 };
 use crate::{
     domain::{
@@ -110,8 +110,8 @@ impl Ops {
         };
         let closed = traffic.close_if_quiet(id, idle_since);
         match closed {
-            Err(Stir::Open(open)) if !force => return Ok(Claimed::InUse(open)),
-            Err(Stir::Recent) if !force => return Ok(Claimed::Raced),
+            Err(CloseRefusal::Open(open)) if !force => return Ok(Claimed::InUse(open)),
+            Err(CloseRefusal::Recent) if !force => return Ok(Claimed::Raced),
             Ok(()) | Err(_) => {}
         }
         let (payload, answer) = oneshot::channel();
@@ -126,7 +126,7 @@ impl Ops {
                 Err(error) => Err(error.into()),
             };
             if closed.is_ok() && !matches!(claimed, Ok(Claimed::Begun(_))) {
-                ops.0.traffic.unclose(id);
+                ops.0.traffic.release(id);
             }
             // The caller may have stopped waiting.
             let _gone = payload.send(claimed);

@@ -112,8 +112,8 @@ impl Ops {
     }
 }
 
-/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives no
-/// answer at all.
+/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives
+/// no answer at all.
 fn may_be_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
     match inspected {
         Err(error) if error.gave_no_answer() => Err(error),

@@ -61,8 +61,8 @@ impl Ops {
             .into_iter()
             .rev()
             .map(|id| {
-                // An external workspace has no container to stop. A stop order would pause it again if it is carried out
-                // after its resume, which is not queued behind orders.
+                // An external workspace has no container to stop. A stop order would pause it again if it is carried
+                // out after its resume, which is not queued behind orders.
                 let is_external = self.0.store.member(id).is_some_and(|member| member.kind == Kind::External);
                 (id, (!is_external).then(|| self.submit_stop(id)))
             })

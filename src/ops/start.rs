@@ -9,8 +9,8 @@
 //! older token. The container is then stopped and verified, and all steps from the transaction on are repeated.
 //!
 //! Limit: a token write that timed out, and that the engine carries out after a later start has read its own token
-//! back, leaves an older token in the file. It cannot be distinguished from an agent that saved the token from its `register`
-//! answer. A restart repairs it.
+//! back, leaves an older token in the file. It cannot be distinguished from an agent that saved the token from its
+//! `register` answer. A restart repairs it.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +56,8 @@ const ATTEMPTS: u32 = 3;
 /// Parameters of a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartOrder {
-    /// Cause of the status change; `None` for a row that is already provisioning. `StartByOperator` stands for any cause
-    /// by which an operator may start a workspace.
+    /// Cause of the status change; `None` for a row that is already provisioning. `StartByOperator` stands for any
+    /// cause by which an operator may start a workspace.
     pub cause: Option<Cause>,
     /// Whether a running container is stopped and started again.
     pub even_if_running: bool,

@@ -83,7 +83,8 @@ impl Tx<'_> {
         if let Some((_, last_report)) = self.last_reports.iter().rev().find(|(of, _)| *of == id) {
             member.last_report = last_report.clone();
         }
-        let holds = matches!(roster.token_subject(digest, now), Some(roster::TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
+        let subject = roster.token_subject(digest, now);
+        let holds = matches!(subject, Some(roster::TokenSubject::Workspace(owner)) if owner.workspace == id);
         Ok(Some(Known { member, holds }))
     }
 

@@ -123,8 +123,8 @@ impl HeldToken {
     }
 }
 
-/// Makes the token that a process holds the valid one of an incarnation. A token that was revoked, or issued for another
-/// workspace, stays invalid.
+/// Makes the token that a process holds the valid one of an incarnation. A token that was revoked, or issued for
+/// another workspace, stays invalid.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,

@@ -260,29 +260,28 @@ fn content_of(answer: &Value) -> Content {
         .iter()
         .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));
     let result = inner.unwrap_or(result);
-    let mut content_of = Content::default();
-    content_of.texts.extend(texts(&result["parts"]));
-    content_of.texts.extend(texts(&result["artifact"]["parts"]));
+    let mut content = Content::default();
+    content.texts.extend(texts(&result["parts"]));
+    content.texts.extend(texts(&result["artifact"]["parts"]));
     for artifact in result["artifacts"].as_array().into_iter().flatten() {
-        content_of.texts.extend(texts(&artifact["parts"]));
+        content.texts.extend(texts(&artifact["parts"]));
     }
     let words = texts(&result["status"]["message"]["parts"]);
     let state = result["status"]["state"].as_str().unwrap_or_default();
     match state.trim_start_matches("TASK_STATE_").to_lowercase().replace('_', "-").as_str() {
         "failed" | "rejected" | "canceled" | "cancelled" | "auth-required" => {
             let why = if words.is_empty() { String::new() } else { format!(": {}", words.join("\n")) };
-            content_of.failure = Some(format!("ended its task as {state}{why}"));
+            content.failure = Some(format!("ended its task as {state}{why}"));
         }
-        "submitted" | "working" => content_of.progress = words,
-        _ => content_of.texts.extend(words),
+        "submitted" | "working" => content.progress = words,
+        _ => content.texts.extend(words),
     }
-    let is_empty =
-        content_of.texts.is_empty() && content_of.progress.is_empty() && content_of.failure.is_none();
+    let is_empty = content.texts.is_empty() && content.progress.is_empty() && content.failure.is_none();
     if is_empty && state.is_empty() && result.get("kind").is_none() && inner.is_none() {
         // Unknown format: show the whole response.
-        content_of.texts.push(answer.to_string());
+        content.texts.push(answer.to_string());
     }
-    content_of
+    content
 }
 
 /// Extracts from each part of a message its text, file name or data.

@@ -155,9 +155,8 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let text_of_event = describe(&event);
-        for text in
-            text_of_event.facts.iter().flat_map(|(key, value)| [key, value]).chain([&text_of_event.line()])
+        let event_text = describe(&event);
+        for text in event_text.facts.iter().flat_map(|(key, value)| [key, value]).chain([&event_text.line()])
         {
             assert!(
                 !text.contains(|c: char| c.is_control() || c == '\u{202e}' || c == '\u{2028}'),
@@ -178,12 +177,12 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let text_of_event = describe(&event);
+        let event_text = describe(&event);
         assert_eq!(
-            text_of_event.line(),
+            event_text.line(),
             "went offline: its container is gone or has exited; evidence: absent in two listings; exit code: 137; \
              attempt: 2; oom killed: yes"
         );
-        assert_eq!(text_of_event.log, ["one", "two"]);
+        assert_eq!(event_text.log, ["one", "two"]);
     }
 }

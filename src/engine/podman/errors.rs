@@ -2,8 +2,8 @@
 //!
 //! Podman reports "it does not exist", "it is in use" and its own failures with overlapping status codes and with
 //! different messages in each version. Two clients report them in different types. Both are converted to a [`Failure`],
-//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no caller
-//! bases a decision.
+//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no
+//! caller bases a decision.
 
 use std::error::Error as StdError;
 

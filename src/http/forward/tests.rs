@@ -67,7 +67,7 @@ impl Caller {
     }
 
     /// Waits until the other side has closed the connection.
-    async fn sees_the_end(mut self) {
+    async fn waits_for_close(mut self) {
         let mut rest = Vec::new();
         let _reset_is_an_end_too = self.0.read_to_end(&mut rest).await;
     }
@@ -388,7 +388,7 @@ async fn idle_connection_is_not_reused_if_closed_or_expired() {
                 let mut fresh = agent.accepts().await;
                 fresh.reads().await;
                 fresh.sends(HELLO).await;
-                caller.sees_the_end().await;
+                caller.waits_for_close().await;
             });
         }
     }
@@ -434,7 +434,7 @@ async fn agent_connection_is_closed_when_caller_disconnects() {
             } => caller,
         }
     };
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
     // Dropped during the response.
     let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
@@ -445,7 +445,7 @@ async fn agent_connection_is_closed_when_caller_disconnects() {
     let mut body = answer.unwrap().into_body();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "first");
     drop(body);
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
 }
 
 #[tokio::test]
@@ -457,7 +457,7 @@ async fn response_with_excessive_content_length_is_refused() {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller.sends(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
-        caller.sees_the_end().await;
+        caller.waits_for_close().await;
     });
     assert_eq!(answer.unwrap_err(), ForwardError::TooLarge);
 }
@@ -511,7 +511,11 @@ async fn refused_connection_is_distinguished_from_missing_response() {
 }
 
 /// The limit that ends the wait for a missing response, and the time until then in seconds of the test clock.
-async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<ManualClock>) -> (Overdue, u64) {
+async fn exceeded_limit(
+    request: ForwardRequest,
+    limits: ForwardLimits,
+    clock: Arc<ManualClock>,
+) -> (Overdue, u64) {
     let agent = Agent::new().await;
     let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
     let (began, target) = (clock.awake(), agent.target());
@@ -538,7 +542,7 @@ async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<Man
 #[tokio::test]
 async fn request_times_out_after_five_minutes_of_silence() {
     let clock = Arc::new(ManualClock::default());
-    assert_eq!(given_up(message(), limits(), clock).await, (Overdue::Silent, 300));
+    assert_eq!(exceeded_limit(message(), limits(), clock).await, (Overdue::Silent, 300));
 }
 
 #[tokio::test]
@@ -546,7 +550,7 @@ async fn agent_activity_extends_request_timeout_up_to_30_minutes() {
     let clock = Arc::new(ManualClock::default());
     let beating = clock.clone();
     let limits = ForwardLimits::new(Arc::new(move || Some(beating.awake())));
-    assert_eq!(given_up(message(), limits, clock).await, (Overdue::Whole, 1800));
+    assert_eq!(exceeded_limit(message(), limits, clock).await, (Overdue::Whole, 1800));
 }
 
 #[tokio::test]
@@ -561,7 +565,7 @@ async fn caller_may_shorten_but_not_extend_the_timeout() {
         let mut request = message();
         request.headers.insert(TIMEOUT, HeaderValue::from_static(wanted));
         let clock = Arc::new(ManualClock::default());
-        assert_eq!(given_up(request, limits(), clock).await, overdue, "{wanted}");
+        assert_eq!(exceeded_limit(request, limits(), clock).await, overdue, "{wanted}");
     }
 }
 
@@ -590,7 +594,7 @@ async fn response_that_stalls_ends_with_an_error() {
         }
     });
     assert!(end.unwrap().is_err());
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
 }
 
 #[tokio::test]

@@ -245,7 +245,7 @@ pub(in super::super) async fn update(
     LenientBody { body, ignored }: LenientBody<PatchWorkspace>,
 ) -> HttpResult<Json<Patched>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if row.status == Status::Removed {
         return Err(removed_error(&row));
     }
@@ -633,7 +633,7 @@ pub(in super::super) async fn hibernate(
     Query(query): Query<HibernateQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
@@ -658,7 +658,7 @@ pub(in super::super) async fn restart(
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
