@@ -568,8 +568,8 @@ impl Witness {
     /// Promise 4, it stops and asks when healing would affect too much at once: within an hour, sweeps affect no more
     /// workspaces than the breaker's limit, not counting approved plans.
     fn the_breaker_held(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
-        // The breaker limits neither operator commands nor stops of containers that must not run. After the clock was set back,
-        // those may have affected more within the past hour than a sweep is allowed to.
+        // The breaker limits neither operator commands nor stops of containers that must not run. After the clock was
+        // set back, those may have affected more within the past hour than a sweep is allowed to.
         let payload = &event.payload;
         let is_counted = match event.event_type.as_str() {
             "TOKENS_REVOKED" | "WORKSPACE_RESTARTED_SILENT" => true,
