@@ -167,9 +167,9 @@ fn listing(live: &[u64], shape: &Shape) -> Vec<u64> {
 const PARTS: [&str; 11] =
     ["known", "trash", "stale", "held", "swept", "live", "revoke", "up", "quiet", "few", "idle"];
 
-async fn timed<T>(into: &mut Duration, asked: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
+async fn timed<T>(into: &mut Duration, query: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
     let begun = Instant::now();
-    let answer = asked.await.unwrap();
+    let answer = query.await.unwrap();
     *into += begun.elapsed();
     answer
 }

@@ -24,15 +24,15 @@ use crate::{
 /// Longer than the three minutes of silence after which an agent is degraded.
 const STOPPED: Duration = Duration::from_secs(185);
 const STOPPED_LONG: Duration = Duration::from_mins(15);
-/// Observation time afterwards: longer than a period of the pass that checks silence, and than an agent whose
-/// heartbeat timed out needs until its next one.
+/// Observation time afterwards: longer than a period of the pass that checks silence, and than the time between a
+/// timed-out heartbeat and the next one.
 const WATCHED: Duration = Duration::from_mins(1);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// How long an agent waits for the answer to a heartbeat.
 const AGENTS_WAIT: Duration = Duration::from_secs(10);
 
 /// Events that report an action against a workspace.
-const JUDGED: [&str; 6] = [
+const ADVERSE_EVENTS: [&str; 6] = [
     "WORKSPACE_DEGRADED",
     "WORKSPACE_OFFLINE",
     "WORKSPACE_AWAITING_AGENT",
@@ -91,7 +91,9 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     for event in events.as_array().expect("events are a list") {
         let kind = text(&event["event_type"]);
         let is_new = event["id"].as_i64() > Some(newest);
-        section.expect(!(is_new && JUDGED.contains(&kind.as_str())), || format!("after the stop: {event}"));
+        section.expect(!(is_new && ADVERSE_EVENTS.contains(&kind.as_str())), || {
+            format!("after the stop: {event}")
+        });
     }
     section.expect(site.log().contains("process was stopped or starved"), || {
         "the daemon did not detect the stop".into()
@@ -101,7 +103,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     section.count("answered heartbeats of an external agent", heartbeats);
 }
 
-/// An external agent, whose heartbeats fail while the daemon is stopped. Returns how many were answered.
+/// An external agent; its heartbeats fail while the daemon is stopped. Returns how many were answered.
 fn send_external_heartbeats(
     site: &Site,
     (id, token): (String, String),

@@ -14,7 +14,7 @@
     clippy::unit_arg,
     clippy::match_same_arms,
     clippy::unnested_or_patterns,
-    reason = "the whole crate is tests, and rows of a table may be equal; clippy exempts only functions marked as tests"
+    reason = "the whole crate is tests, and rows of tables may be equal; clippy exempts only marked functions"
 )]
 
 mod crash_points;
@@ -100,7 +100,7 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "upgrade",
         title: "Upgrades",
-        what: "upgrades a filled database of every released schema, which keeps every value, also if the upgrade is \
+        what: "upgrades a filled database of every released schema: every value survives, even if the upgrade is \
                killed or runs out of space; a newer database is left unchanged",
         run: upgrade::run,
         beside: false,
@@ -108,8 +108,8 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "disk",
         title: "Failing disks",
-        what: "full disks, failing disks, logs cut at every byte and power loss: acknowledged writes are there, refused \
-               writes are not, and an unreadable database is never replaced",
+        what: "full disks, failing disks, logs cut at every byte and power loss: acknowledged writes are there, \
+               refused writes are not, and an unreadable database is never replaced",
         run: disk::run,
         beside: false,
     },
@@ -147,8 +147,8 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "soak",
         title: "Real Podman soak",
-        what: "50 workspaces on real Podman while containers, conmons, the service and the daemon are killed, objects \
-               are deleted and added, and operators give commands",
+        what: "50 workspaces on real Podman while containers, conmons, the service and the daemon are killed, \
+               objects are deleted and added, and operators give commands",
         run: soak::run,
         beside: false,
     },

@@ -467,8 +467,8 @@ impl Daemon {
     }
 
     /// Polls without a pause, because the awaited state is short.
-    fn kill_when(mut self, come: impl Fn() -> bool) -> Result<(), String> {
-        while !come() {
+    fn kill_when(mut self, reached: impl Fn() -> bool) -> Result<(), String> {
+        while !reached() {
             if let Some(status) = self.0.try_wait().map_err(output)? {
                 return Err(format!("the daemon exited unexpectedly: {status}"));
             }
@@ -487,7 +487,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Copies every row `copies` times, with new keys, and with every word that its columns allow.
+/// Copies every row `copies` times, with new keys, and with every keyword that its columns allow.
 ///
 /// It knows columns, not tables, so the next old schema needs no change here. Unique values are made unique by column
 /// name or type; all others stay as the old version wrote them.

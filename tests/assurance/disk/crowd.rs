@@ -63,14 +63,14 @@ enum Fate {
     /// No answer yet, or an answer that leaves it open.
     Open,
     Done,
-    /// Refused, with the statement that nothing was changed.
+    /// Refused, and the message states that nothing was changed.
     Refused,
 }
 
 /// Heartbeats of one agent. Each carries its number, and is sent when the one before was answered.
 #[derive(Clone, Debug, Default)]
 struct Heartbeats {
-    asked: i64,
+    sent: i64,
     answered: i64,
     refused: BTreeSet<i64>,
 }
@@ -214,8 +214,8 @@ impl Crowd {
         let number = {
             let mut ledger = self.open();
             let heartbeats = ledger.heartbeats.get_mut(&id.0).expect("it is a member");
-            heartbeats.asked += 1;
-            heartbeats.asked
+            heartbeats.sent += 1;
+            heartbeats.sent
         };
         let at = now();
         let Some(TokenSubject::Workspace(token_owner)) = store.token_subject(&digest, at) else {
@@ -351,10 +351,10 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let least = before.heartbeats.get(id).map_or(0, |known| known.answered);
-        if found < least || found > heartbeats.asked {
+        if found < least || found > heartbeats.sent {
             wrongs.push(format!(
                 "heartbeat {found} is stored, but {least} was acknowledged and {} sent",
-                heartbeats.asked
+                heartbeats.sent
             ));
         }
         if heartbeats.refused.contains(&found) {

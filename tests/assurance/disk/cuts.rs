@@ -285,7 +285,7 @@ fn write_files(data: &Path, damage: &Damage) {
     }
 }
 
-/// A registry whose files were emptied, except the mirror: the store sees a new one, the daemon a lost one.
+/// A registry with all files emptied except the mirror: the store sees a new one, the daemon a lost one.
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,

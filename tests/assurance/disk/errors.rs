@@ -1,4 +1,4 @@
-//! A failing disk: ext4 on a loop device whose backing file has no space left, so that writes to the device fail, or
+//! A failing disk: ext4 on a loop device. Its backing file has no space left, so that writes to the device fail, or it
 //! is truncated, so that reads fail.
 
 use std::{
@@ -16,9 +16,9 @@ use rustix::{
 use tokio::runtime::Runtime;
 
 use super::{
-    Refusals, add_refusals,
+    Refusals, add_refusals, check_answers,
     crowd::{Crowd, Ledger, advises},
-    error_text, judge,
+    error_text,
     mounts::{Mounted, copy_sparse, make_image, run as run_program},
     print_refusals,
 };
@@ -71,14 +71,20 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;
     match Store::open(&data) {
         Ok(store) => {
-            judge(section, &data, &ledger, &ledger, &format!("after {room} KiB of medium were written"));
+            check_answers(
+                section,
+                &data,
+                &ledger,
+                &ledger,
+                &format!("after {room} KiB of medium were written"),
+            );
             if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
                 section.broke(format!(
                     "after the repair of the medium, the store does not accept writes: {error}"
                 ));
             }
             let ledger = crowd.ledger();
-            judge(section, &data, &ledger, &ledger, "after the repair of the medium");
+            check_answers(section, &data, &ledger, &ledger, "after the repair of the medium");
         }
         Err(error) => {
             section.broke(format!("after the repair of the medium, the database cannot be opened: {error}"));
@@ -150,7 +156,13 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
                 format!("the disk is readable again, but the database is refused: {:?}", store.as_ref().err())
             });
             drop(store);
-            judge(section, &disk.at().join(name), &ledger, &ledger, "after the disk became readable again");
+            check_answers(
+                section,
+                &disk.at().join(name),
+                &ledger,
+                &ledger,
+                "after the disk became readable again",
+            );
             disk.leave()?;
         }
     }
@@ -176,7 +188,7 @@ fn open_unreadable(
                 "memory differs from the tables".into()
             });
             drop(store);
-            judge(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
+            check_answers(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
             true
         }
         Err(error) => {

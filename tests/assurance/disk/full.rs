@@ -10,9 +10,9 @@ use ostler::store::Store;
 use tokio::runtime::Runtime;
 
 use super::{
-    FILES, Refusals, add_refusals, bytes_of, copy_database,
+    FILES, Refusals, add_refusals, bytes_of, check_answers, copy_database,
     crowd::{Crowd, advises},
-    error_text, judge,
+    error_text,
     mounts::{Mounted, fill},
     print_refusals,
 };
@@ -50,14 +50,20 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     let memory = runtime.block_on(store.memory_is_true());
     section
         .expect(memory == Ok(true), || format!("on a full disk, memory differs from the tables: {memory:?}"));
-    judge(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
+    check_answers(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
 
     // The files as after `kill -9`.
     let killed = directory.path().join("killed");
     copy_database(&data, &killed).map_err(error_text)?;
     reopen_full(section, &killed, directory.path())?;
     let reopened = Store::open(&killed).map_err(error_text)?;
-    judge(section, &killed, &full, &full, &format!("{kib} KiB, killed while full, opened with free space"));
+    check_answers(
+        section,
+        &killed,
+        &full,
+        &full,
+        &format!("{kib} KiB, killed while full, opened with free space"),
+    );
     section.expect(runtime.block_on(reopened.memory_is_true()) == Ok(true), || {
         "after a kill, memory differs from the tables".into()
     });
@@ -69,7 +75,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
         section.broke(format!("{kib} KiB: with free space again, the store does not accept writes: {error}"));
     }
     let freed = crowd.ledger();
-    judge(section, &data, &freed, &freed, &format!("{kib} KiB, with free space again"));
+    check_answers(section, &data, &freed, &freed, &format!("{kib} KiB, with free space again"));
 
     // Full once more, and closed: files that it cannot clean up stay unchanged.
     let ballast = fill(disk.at()).map_err(error_text)?;
@@ -77,7 +83,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     open_on_full(section, &data, "closed while full");
     fs::remove_file(ballast).map_err(error_text)?;
     let store = Store::open(&data).map_err(error_text)?;
-    judge(
+    check_answers(
         section,
         &data,
         &freed,

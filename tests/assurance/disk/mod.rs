@@ -55,7 +55,7 @@ fn error_text(error: impl std::fmt::Display) -> String {
 }
 
 /// Compares a data directory's database with the answers.
-fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
+fn check_answers(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
     match Connection::open(data.join(FILE_NAME)) {
         Ok(sql) => {
             for wrong in crowd::wrongs(&sql, before, after) {

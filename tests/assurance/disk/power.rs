@@ -25,8 +25,9 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{
+    check_answers,
     crowd::Crowd,
-    error_text, judge,
+    error_text,
     mounts::{Mounted, copy_sparse, make_image},
 };
 use crate::{Settings, report::Section};
@@ -43,7 +44,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     Ok(())
 }
 
-/// A machine whose power can be cut. Fields are dropped in order: inner file systems first.
+/// A machine with simulated power cuts. Fields are dropped in order: inner file systems first.
 struct Machine {
     disk: Mounted,
     _cache: Mounted,
@@ -122,7 +123,7 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
         let data = revived.disk.at().join("data");
         match Store::open(&data) {
             Ok(store) => {
-                judge(section, &data, &before, &after, &format!("after power cut {number}"));
+                check_answers(section, &data, &before, &after, &format!("after power cut {number}"));
                 let memory = runtime.block_on(store.memory_is_true());
                 section.expect(memory == Ok(true), || {
                     format!("after power cut {number}, memory differs from the tables: {memory:?}")
@@ -139,7 +140,7 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
     runtime.block_on(writing).map_err(error_text)?;
     let ledger = crowd.ledger();
     section.expect(ledger.refused() == 0, || format!("writes were refused: {:?}", ledger.refusals));
-    judge(section, &data, &ledger, &ledger, "on the machine without power loss");
+    check_answers(section, &data, &ledger, &ledger, "on the machine without power loss");
     drop(store);
     tried
 }

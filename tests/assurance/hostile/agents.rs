@@ -57,7 +57,7 @@ impl Agent {
         Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number.is_multiple_of(2), heartbeat }
     }
 
-    async fn live(
+    async fn run(
         self,
         to: SocketAddr,
         every: Duration,
@@ -125,7 +125,7 @@ pub(super) async fn begin(
     let mut tasks = JoinSet::new();
     let (first, count, up) = (Instant::now(), agents.len(), Arc::new(AtomicUsize::new(0)));
     for agent in agents {
-        tasks.spawn(agent.live(to, every, first, Arc::clone(&up), stop.clone()));
+        tasks.spawn(agent.run(to, every, first, Arc::clone(&up), stop.clone()));
     }
     let mut interval = tokio::time::interval(Duration::from_millis(50));
     while up.load(Ordering::Acquire) < count {

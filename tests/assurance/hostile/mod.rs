@@ -136,8 +136,8 @@ async fn worst(settings: &Settings, section: &mut Section) {
     // build is never shipped; there only anonymous memory is checked.
     let is_shipped =
         !std::path::Path::new(program).parent().is_some_and(|location| location.ends_with("debug"));
-    let judged = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
-    for broken in worst_agent::broken(&figures, judged) {
+    let limited = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
+    for broken in worst_agent::broken(&figures, limited) {
         section.broke(broken);
     }
 }

@@ -49,7 +49,7 @@ impl Target {
 enum Credential {
     Missing,
     Garbled,
-    /// A token that was revoked, or whose workspace was removed.
+    /// A revoked token, or the token of a removed workspace.
     Stale,
     Workspace,
     Admin,
@@ -122,9 +122,9 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("GET", "/events/stream"),
     ("GET", "/workspaces/ID/logs"),
 ];
-/// So many of these routes are used with the admin token; the rest would change what the rest of the campaign depends
-/// on, or have answers that never end.
-const ASKED_OF_ADMINS: usize = 21;
+/// Number of these routes that are used with the admin token. The others would change state that the campaign depends
+/// on, or have endless answers.
+const USED_AS_ADMIN: usize = 21;
 
 /// Paths that do not exist.
 const NOWHERE: [&str; 6] = [
@@ -468,7 +468,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
     let agents_route = !rng.one_in(3);
     let (mut method, template) = match (agents_route, credential) {
         (true, _) => FOR_AGENTS[rng.below(FOR_AGENTS.len())],
-        (false, Credential::Admin) => FOR_ADMINS[rng.below(ASKED_OF_ADMINS)],
+        (false, Credential::Admin) => FOR_ADMINS[rng.below(USED_AS_ADMIN)],
         (false, _) => FOR_ADMINS[rng.below(FOR_ADMINS.len())],
     };
     let stale = rng.pick(&target.stale);
@@ -714,7 +714,7 @@ async fn one(
     let written = line.write(&request.bytes).await;
     if !request.whole {
         line.finish().await;
-        // Everything that the server takes for a request is answered; then the connection ends.
+        // Everything that the server parses as a request is answered; then the connection ends.
         loop {
             match line.answer(request.head).await {
                 Read::Answer(answer) => check(&answer, request, notes)?,

@@ -29,7 +29,7 @@ const CONTAINERS: usize = 100;
 const EXTERNAL: usize = 900;
 /// Number of each kind that stop sending heartbeats.
 const SILENT: usize = 10;
-/// Number of workspaces whose tokens the attackers have.
+/// Number of workspaces with tokens that the attackers have.
 const NOISY: usize = 24;
 /// Descriptors that each side needs for its connections.
 const DESCRIPTORS: u64 = 16_384;
@@ -85,9 +85,9 @@ pub(super) struct Served {
     pub(super) agents: Vec<Caller>,
     /// Agents that send one heartbeat and no more.
     pub(super) silent: Vec<Caller>,
-    /// Workspaces whose tokens the attackers use.
+    /// Workspaces of the tokens that the attackers use.
     pub(super) noisy: Vec<Caller>,
-    /// Tokens that were revoked, or whose workspace was removed.
+    /// Revoked tokens, and tokens of removed workspaces.
     pub(super) stale: Vec<Caller>,
 }
 

@@ -39,26 +39,26 @@ use crate::{
         rng::Rng,
     },
 };
-use users::{Being, Tree, User};
+use users::{MemberKind, Tree, User};
 
 /// Duration of the chaos.
 const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// Number of operators whose commands are recorded, each with workspaces of its own. One more gives commands to a tree
+/// Number of operators with recorded commands, each with workspaces of its own. One more gives commands to a tree
 /// without a record.
 const USERS: usize = 3;
 /// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
 /// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 500;
-/// File in each work volume whose content must not be lost.
+/// File in each work volume; its content must not be lost.
 const MARKER: &str = "soak-marker";
 /// Exits at once on SIGTERM, and saves the token with which it was started.
 const PLAIN_AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait $!; done";
-/// A workspace whose process always exits.
+/// A workspace with a process that always exits.
 const CRASHER: &str = "crasher";
-/// Workspaces whose work volume the chaos deletes.
+/// Workspaces that lose their work volume to the chaos.
 const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
 /// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
@@ -200,7 +200,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     record.print("everything is up");
     section.count("workspaces", rows(&operator, false).len() as u64);
 
-    let wounds = thread::scope(|threads| {
+    let effects = thread::scope(|threads| {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
@@ -215,16 +215,16 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 // On a slow machine every answer may be unclear; without this, nothing could be checked.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || user.live());
+            threads.spawn(move || user.run());
         }
         // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
         let _end = EndOperators(&record.over);
-        chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
+        chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).inject(lasts)
     });
     record.print("the chaos is over");
 
     let truth =
-        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
+        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, effects: &effects };
     let patience = if settings.long { Duration::from_mins(16) } else { Duration::from_mins(3) };
     truth.check(section, &foreign, patience);
     let counts = record.counts.lock().expect("no holder of the lock panics").clone();
@@ -259,8 +259,8 @@ fn create_trees(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
         tree.members.iter().map(|member| (member, member.parent.map(|at| tree.members[at].name.clone())))
     });
     for (member, parent) in members {
-        create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
-        if member.being != Being::External {
+        create_workspace(operator, &member.name, member.kind, parent.as_deref(), true);
+        if member.kind != MemberKind::External {
             made.push(member.name.clone());
         }
         if made.len() % AT_ONCE == 0 {
@@ -268,35 +268,41 @@ fn create_trees(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
         }
     }
     for name in LOSERS {
-        create_workspace(operator, name, Being::Plain, None, true);
+        create_workspace(operator, name, MemberKind::Plain, None, true);
         made.push(name.to_owned());
     }
     let crash = ["create", CRASHER, "--no-wait", "--image", podman::image(), "--", "sh", "-c", "exit 3"];
     operator.ostler(60, crash).well();
     until_up(operator, &made);
     for tree in &mut trees {
-        tree.forget_nothing();
+        tree.record_all_up();
     }
     trees
 }
 
 /// Creates a workspace; returns the command's exit code.
-fn create_workspace(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
+fn create_workspace(
+    operator: &Operator,
+    name: &str,
+    kind: MemberKind,
+    parent: Option<&str>,
+    must: bool,
+) -> i32 {
     let mut arguments = vec!["create", name];
     arguments.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
-    match being {
-        Being::External => arguments.push("--external"),
-        Being::Plain => arguments.extend(["--image", podman::image()]),
-        Being::Agent => {
+    match kind {
+        MemberKind::External => arguments.push("--external"),
+        MemberKind::Plain => arguments.extend(["--image", podman::image()]),
+        MemberKind::Agent => {
             arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
             // Sends a heartbeat soon after the daemon is up again.
             arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
         }
     }
-    if must && being != Being::External {
+    if must && kind != MemberKind::External {
         arguments.push("--no-wait");
     }
-    if being == Being::Plain {
+    if kind == MemberKind::Plain {
         arguments.extend(["--", "sh", "-c", PLAIN_AGENT]);
     }
     let output = operator.ostler(90, arguments);

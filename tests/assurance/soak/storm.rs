@@ -16,7 +16,7 @@ use super::{
     EndOperators, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
     truth::Truth,
     until_up,
-    users::{Being, Tree, User},
+    users::{MemberKind, Tree, User},
 };
 use crate::{
     Settings,
@@ -86,7 +86,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 // The others converge without further commands.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || user.live());
+            threads.spawn(move || user.run());
         }
         let _end = EndOperators(&record.over);
         let refused = kill_repeatedly(&mut site, &record, &mut rng, kills);
@@ -97,18 +97,18 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     for refused in refused {
         section.broke(format!("the daemon did not start again after it was killed: {refused}"));
     }
-    let wounds = super::chaos::Wounds::default();
-    let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
-    let restless = loop {
-        match restless(&site, &operator) {
+    let effects = super::chaos::Effects::default();
+    let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, effects: &effects };
+    let unfinished = loop {
+        match unfinished(&site, &operator) {
             None => break None,
-            Some(restless) if began.elapsed() > PATIENCE => break Some(restless),
+            Some(unfinished) if began.elapsed() > PATIENCE => break Some(unfinished),
             Some(_) => thread::sleep(CHECK_INTERVAL),
         }
     };
     section.count("seconds from the last kill until nothing was left to do", began.elapsed().as_secs());
-    section.expect(restless.is_none(), || {
-        format!("after {} s, it has not converged on its own: {restless:?}", PATIENCE.as_secs())
+    section.expect(unfinished.is_none(), || {
+        format!("after {} s, it has not converged on its own: {unfinished:?}", PATIENCE.as_secs())
     });
     truth.check_without_intervention(section);
     for (what, count) in record.counts.lock().expect("no holder of the lock panics").clone() {
@@ -125,18 +125,18 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 fn create_trees(operator: &Operator) -> Vec<Tree> {
     let mut trees: Vec<_> = (0..TREES)
         .map(|number| {
-            let being = if number == 0 { Being::Agent } else { Being::Plain };
-            Tree::of_two(&format!("storm-{number}"), being)
+            let kind = if number == 0 { MemberKind::Agent } else { MemberKind::Plain };
+            Tree::of_two(&format!("storm-{number}"), kind)
         })
         .collect();
     let mut made = Vec::new();
     for tree in &mut trees {
         for member in &tree.members {
             let parent = member.parent.map(|at| tree.members[at].name.clone());
-            super::create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
+            super::create_workspace(operator, &member.name, member.kind, parent.as_deref(), true);
             made.push(member.name.clone());
         }
-        tree.forget_nothing();
+        tree.record_all_up();
     }
     until_up(operator, &made);
     trees
@@ -164,8 +164,8 @@ fn kill_repeatedly(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize
 }
 
 /// What is in progress, held, or different from its row; `None` if all is at rest.
-fn restless(site: &Site, operator: &Operator) -> Option<String> {
-    let mut restless = String::new();
+fn unfinished(site: &Site, operator: &Operator) -> Option<String> {
+    let mut unfinished = String::new();
     let rows = rows(operator, false);
     if rows.is_empty() {
         return Some("no rows are shown".into());
@@ -178,28 +178,28 @@ fn restless(site: &Site, operator: &Operator) -> Option<String> {
         let status = text(&row["status"]);
         let in_transition = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
         if in_transition || !row["operation"].is_null() {
-            let _infallible = write!(restless, "{} is {status}: {}; ", row["name"], row["operation"]);
+            let _infallible = write!(unfinished, "{} is {status}: {}; ", row["name"], row["operation"]);
         }
         let up = ["online", "degraded"].contains(&status.as_str());
         expected += usize::from(up);
         if up != running.contains(&text(&row["container_id"]).as_str()) {
-            let _infallible = write!(restless, "{} is {status}, but its container is not; ", row["name"]);
+            let _infallible = write!(unfinished, "{} is {status}, but its container is not; ", row["name"]);
         }
     }
     if running.len() != expected {
-        let _infallible = write!(restless, "{} containers run, for {expected} rows; ", running.len());
+        let _infallible = write!(unfinished, "{} containers run, for {expected} rows; ", running.len());
     }
     let unsettled = |entry: &&Value| entry["state"] != "kept";
     for entry in site.trash().iter().filter(unsettled) {
-        let _infallible = write!(restless, "a trash entry is {}; ", entry["state"]);
+        let _infallible = write!(unfinished, "a trash entry is {}; ", entry["state"]);
     }
     let passes = operator.ostler(60, ["sweep", "ls", "--json"]);
     let passes: Vec<Value> = serde_json::from_str(&passes.stdout).unwrap_or_default();
     if passes.is_empty() {
-        restless.push_str("no passes are shown; ");
+        unfinished.push_str("no passes are shown; ");
     }
     for pass in passes.iter().filter(|pass| !pass["held"].is_null()) {
-        let _infallible = write!(restless, "{} holds a plan: {}; ", pass["name"], pass["held"]);
+        let _infallible = write!(unfinished, "{} holds a plan: {}; ", pass["name"], pass["held"]);
     }
-    (!restless.is_empty()).then_some(restless)
+    (!unfinished.is_empty()).then_some(unfinished)
 }

@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CRASHER, LOSERS, MARKER, Operator, Record,
-    chaos::Wounds,
+    chaos::Effects,
     foreign::Foreign,
     rows, text,
-    users::{Being, KnownState, Tree},
+    users::{KnownState, MemberKind, Tree},
     work_volumes,
 };
 use crate::{
@@ -102,7 +102,7 @@ pub(super) struct Truth<'a> {
     pub(super) operator: &'a Operator,
     pub(super) record: &'a Record,
     pub(super) trees: &'a [Tree],
-    pub(super) wounds: &'a Wounds,
+    pub(super) effects: &'a Effects,
 }
 
 impl Truth<'_> {
@@ -116,7 +116,7 @@ impl Truth<'_> {
         let again = self.converge(patience);
         checks.that(CONVERGED, again.is_ok(), || again.clone().unwrap_err());
         println!("  it converged within {:.0} s", began.elapsed().as_secs_f64());
-        for broken in &self.wounds.broken {
+        for broken in &self.effects.broken {
             checks.that(CONVERGED, false, || broken.clone());
         }
         self.check_all(&mut checks);
@@ -132,7 +132,7 @@ impl Truth<'_> {
         checks.report(&PROMISES);
     }
 
-    /// Checks everything without intervention, for a site that has come to rest by itself.
+    /// Checks everything without intervention, for a site that has converged on its own.
     pub(super) fn check_without_intervention(&self, section: &mut Section) {
         let mut checks = Checks { section, of: BTreeMap::new() };
         self.check_all(&mut checks);
@@ -161,14 +161,14 @@ impl Truth<'_> {
             let nothing = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
             let idle =
                 |run: &Value| run["outcome"] == "done" && nothing(run, "actions") && nothing(run, "watching");
-            let restless: Vec<_> = runs.iter().filter(|run| !idle(run)).collect();
+            let active: Vec<_> = runs.iter().filter(|run| !idle(run)).collect();
             let rows = rows(self.operator, false);
             let moving = |row: &&Value| {
                 let going = ["provisioning", "hibernating", "offline"];
                 going.iter().any(|status| row["status"] == *status) || !row["operation"].is_null()
             };
             let moving: Vec<_> = rows.iter().filter(moving).collect();
-            let calm = !runs.is_empty() && restless.is_empty() && !rows.is_empty() && moving.is_empty();
+            let calm = !runs.is_empty() && active.is_empty() && !rows.is_empty() && moving.is_empty();
             quiet = if calm { quiet + 1 } else { 0 };
             // Some actions need two snapshots.
             if quiet == 2 {
@@ -179,7 +179,7 @@ impl Truth<'_> {
                 let whys = moving.iter().take(3).map(|row| self.why(&text(&row["name"])));
                 let whys: Vec<_> = whys.collect();
                 return Err(format!(
-                    "after {} s, work is still in progress: {restless:#?}\n{moving:#?}\n{}\n{}",
+                    "after {} s, work is still in progress: {active:#?}\n{moving:#?}\n{}\n{}",
                     patience.as_secs(),
                     whys.join("\n"),
                     output.stderr
@@ -206,7 +206,7 @@ impl Truth<'_> {
     /// Restarts workspaces without a token file that were not restarted since the wipe; a start writes the file.
     fn restart_wiped(&self) {
         for row in rows(self.operator, false) {
-            let wiped = self.wounds.wiped.get(&text(&row["id"]));
+            let wiped = self.effects.wiped.get(&text(&row["id"]));
             let runs = ["online", "degraded"].iter().any(|status| row["status"] == *status);
             if runs && wiped.is_some_and(|incarnation| row["incarnation"].as_u64() <= Some(*incarnation)) {
                 self.operator.ostler(60, ["restart", &text(&row["name"])]);
@@ -410,7 +410,7 @@ impl Truth<'_> {
                     self.record.count("workspaces without a clear last answer");
                     continue;
                 }
-                KnownState::Up if member.being == Being::External => status == "awaiting_agent",
+                KnownState::Up if member.kind == MemberKind::External => status == "awaiting_agent",
                 // Parked after too many exits, which no answer to the operator reports.
                 KnownState::Up => matches!(status, "online" | "degraded") || parked,
                 KnownState::Hibernated => status == "hibernated",
@@ -511,7 +511,7 @@ impl Truth<'_> {
 
     /// Workspaces with a lost work volume wait for an operator, and start again only on command.
     fn check_lost_work(&self, checks: &mut Checks<'_>) {
-        for name in &self.wounds.lost {
+        for name in &self.effects.lost {
             let row = self.site.show(name);
             let waits =
                 row["failure"] == "start_error" && text(&row["status_detail"]).contains("volume missing");
