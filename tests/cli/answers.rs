@@ -158,12 +158,12 @@ fn adopt_without_selection_is_a_dry_run() {
     daemon.answers("POST /adopt", 200, &fixtures::adoption(true));
     both!(daemon, "adopt_asks", ["adopt"]);
     both!(daemon, "adopt_all", ["adopt", "--all"]);
-    let asked = |which: &str, all, dry_run| {
+    let adopt_request = |which: &str, all, dry_run| {
         format!(r#"POST /adopt {{"which":{which},"all":{all},"dry_run":{dry_run},"instance":null}}"#)
     };
     let requests = daemon.requests();
-    assert_eq!(requests[0], asked("[]", false, true));
-    assert_eq!(requests[2], asked("[]", true, false));
+    assert_eq!(requests[0], adopt_request("[]", false, true));
+    assert_eq!(requests[2], adopt_request("[]", true, false));
 }
 
 #[test]

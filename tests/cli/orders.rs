@@ -227,7 +227,7 @@ fn recreate_mentions_old_container_only_when_it_is_replaced() {
         assert_eq!(ran.code, 0, "{}", ran.stderr);
         match expected {
             Some(expected) => assert!(ran.stderr.contains(expected), "{}", ran.stderr),
-            // The container is the same before and after, because another start came first.
+            // The container is the same before and after, because another start was processed first.
             None => assert!(!ran.stderr.contains("trash"), "{}", ran.stderr),
         }
     }
@@ -294,7 +294,7 @@ fn rm_prints_undelete_command_or_purge_result() {
 fn rm_without_cascade_fails_and_lists_children() {
     let daemon = FakeDaemon::start();
     let child = |name: &str| Child { id: fixtures::TESTER.into(), name: name.into() };
-    let asked = RemoveOutcome {
+    let confirmation = RemoveOutcome {
         detail: None,
         status: "confirmation_required".into(),
         cascade_deleted: 0,
@@ -303,7 +303,7 @@ fn rm_without_cascade_fails_and_lists_children() {
         children: vec![child("tester"), child("night shift")],
         children_count: 2,
     };
-    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 409, &asked);
+    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 409, &confirmation);
     assert_snapshot!("rm_children", daemon.run(&["rm", "builder"]).transcript());
     assert_snapshot!("rm_children_json", daemon.run(&["rm", "builder", "--json"]).transcript());
 }

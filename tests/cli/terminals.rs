@@ -107,10 +107,11 @@ fn shell_sets_terminal_to_raw_mode_and_restores_it() {
     assert!(!terminal.is_raw(), "the terminal was left raw");
     assert_eq!(daemon.exec_input(), "\u{3}exit\r");
     assert!(terminal.screen().ends_with("bye\n"));
-    let asked = &daemon.requests()[0];
+    let exec_request = &daemon.requests()[0];
     assert!(
-        asked.ends_with(r#"{"command":["sh"],"tty":true,"stdin":true,"env":{"TERM":"xterm"},"user":null}"#),
-        "{asked}"
+        exec_request
+            .ends_with(r#"{"command":["sh"],"tty":true,"stdin":true,"env":{"TERM":"xterm"},"user":null}"#),
+        "{exec_request}"
     );
 }
 

@@ -61,7 +61,7 @@ fn invalid_commands_are_refused_without_creating_anything() {
         (vec!["start", "../health"], 3, vec!["../health"]),
         (vec!["rm", "00000000-0000-0000-0000-000000000000"], 3, vec!["00000000"]),
         (vec!["restart", "a b?c#d%41"], 3, vec!["a b?c#d%41"]),
-        (vec!["trash", "restore", "nothing"], 3, vec!["nothing", "trash ls"]),
+        (vec!["trash", "restore", "no-entry"], 3, vec!["no-entry", "trash ls"]),
         (vec!["sweep", "run", "tidy"], 3, vec!["tidy", "reap_removed"]),
     ] {
         assert_refused(&site.ostler(arguments.iter().copied()), code, &words);

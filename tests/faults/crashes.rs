@@ -96,14 +96,14 @@ impl Stage {
     }
 }
 
-/// Kills the process named in a lock file and waits until it is dead.
+/// Kills the process named in a lock file and waits until it has exited.
 fn kill(lock: &Path) {
     let pid = std::fs::read_to_string(lock).expect("a daemon holds its lock");
     let pid: i32 = pid.trim().parse().expect("the lock names a process");
     let process = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("the daemon is killed");
     let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-    until("the daemon is dead", || match std::fs::read_to_string(&stat) {
+    until("the daemon has exited", || match std::fs::read_to_string(&stat) {
         Ok(stat) => {
             stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')).then_some(())
         }
@@ -292,7 +292,7 @@ fn daemon_killed_at_any_step_of_settle_converges() {
             run_manually(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
         },
         act: |stage, _| {
-            stage.until("everything is settled", |site| {
+            stage.until("all containers are settled", |site| {
                 site.ostler(["sweep", "run", "settle"]);
                 let all = containers(&site.instance());
                 all.iter().all(|container| !container.runs)

@@ -1,5 +1,5 @@
-//! An engine that is missing, hangs, refuses, or belongs to another user or storage: no pass acts and every answer gives
-//! the reason. When the engine is back, the passes do the remaining work.
+//! An engine that is missing, hangs, refuses, or belongs to another user or storage: no pass acts and every answer
+//! gives the reason. When the engine answers again, the passes do the remaining work.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 

@@ -1,4 +1,4 @@
-//! A start that takes effect after its caller has given up.
+//! A start that takes effect after its caller has timed out.
 //!
 //! Dropping a call does not cancel it in the engine. However late the start takes effect, in the end there is one
 //! container and one live token, and the process has that token.
@@ -77,7 +77,7 @@ fn container_removed_during_start_is_replaced() {
     });
     site.ostler(["start", "w"]).well();
     assert_one_of_each(&site, "w");
-    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "nothing was removed");
+    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the container was not removed during the start");
 }
 
 /// The answer to the first start is lost, and the start takes effect just before the request that `when` matches.

@@ -14,7 +14,7 @@ use crate::support::{
     podman::{directory_of, has_ended, image, inspected, podman},
 };
 
-/// Kills conmon and then the process, and waits until the process is gone.
+/// Kills conmon and then the process, and waits until the process has exited.
 #[track_caller]
 fn lose_exit(container: &str) {
     end_while(container, "running");
@@ -37,7 +37,7 @@ fn end_while(container: &str, state: &str) {
         kill_process(process, Signal::KILL).expect("it can be killed");
     }
     let process = pids.split(' ').next_back().expect("there are two");
-    until("its process is gone", || has_ended(process).then_some(()));
+    until("its process has exited", || has_ended(process).then_some(()));
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman detected the exit");
 }
 

@@ -1,4 +1,4 @@
-//! The breaker: a sweep that would affect too many workspaces is held, and does exactly what was approved.
+//! The breaker: a plan that would affect too many workspaces is held; an approval applies exactly the listed actions.
 
 use crate::support::{
     daemon::{Site, until},

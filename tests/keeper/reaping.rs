@@ -91,9 +91,9 @@ fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
     one.ostler(["trash", "empty", "--yes"]).well();
     one.ostler(["rm", "--purge", "online"]).well();
     one.sweep_all();
-    let nothing = one.json(["adopt", "--dry-run"]);
+    let adoption = one.json(["adopt", "--dry-run"]);
     assert_eq!(
-        nothing["items"],
+        adoption["items"],
         Value::Array(Vec::new()),
         "objects of the other instance are offered for adoption"
     );
@@ -171,7 +171,7 @@ fn dry_run_works_without_daemon_and_changes_nothing() {
     };
     assert!(planned("reap_removed").contains(&removed[..12]), "{runs}");
     assert!(planned("settle") == "[]" && planned("reap_unknown") == "[]", "{runs}");
-    assert_eq!(objects_of(&site.instance()), before, "a dry run changed something");
+    assert_eq!(objects_of(&site.instance()), before, "a dry run changed an object");
     let wrong = site.ostler(["sweep", "run", "--dry-run", "no_such_pass"]);
     assert!(wrong.code != 0 && wrong.stderr.contains("reap_removed"), "{wrong:?}");
 

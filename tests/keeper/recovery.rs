@@ -36,7 +36,7 @@ fn surviving(site: &Site, name: &str) -> Surviving {
 
 fn process(container: &str) -> String {
     inspected(container, "{{.State.Status}} {{.State.Pid}} {{.State.StartedAt}} {{.RestartCount}}")
-        .unwrap_or_else(|| panic!("container {container} is gone"))
+        .unwrap_or_else(|| panic!("container {container} does not exist"))
 }
 
 fn tree_at_work(site: &Site) -> [Surviving; 3] {

@@ -176,7 +176,7 @@ fn trash_empty_deletes_only_container_and_volumes_of_named_entry() {
     site.ostler(["rm", "gone"]).well();
     site.ostler(["rm", "kept"]).well();
     until_kept(&site, 2);
-    assert_eq!(existing(&gone), [true; 3], "a removal deleted something");
+    assert_eq!(existing(&gone), [true; 3], "a removal deleted an object");
     assert_ne!(site.ostler(["trash", "empty", "no-such-entry", "--yes"]).code, 0);
 
     site.ostler(["trash", "empty", "gone", "--yes"]).well();

@@ -83,7 +83,7 @@ fn missing_work_volume_is_replaced_only_with_new_volume_flag() {
         let refused = site.ostler(["start", name]);
         assert_eq!(refused.code, 1, "{refused:?}");
         assert!(refused.stderr.contains("--new-volume"), "{name}: {refused:?}");
-        // A paused workspace stays paused: nothing ran, and nothing is retried automatically.
+        // A paused workspace stays paused: it was not started, and a start is not retried automatically.
         let row = site.show(name);
         assert!(["paused", "failed"].contains(&row["status"].as_str().unwrap()), "{row}");
     }

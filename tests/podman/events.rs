@@ -78,7 +78,7 @@ async fn killed_container_is_reported_with_exit_code_and_workspace() {
     assert!(events.next().now_or_never().is_none(), "there are more events, or the stream ended");
 }
 
-/// Returns the container once Podman knows that it has exited.
+/// Returns the container once Podman reports it as exited.
 async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
     eventually("Podman has recorded the exit", || async {
         let state = scene.engine.inspect_container(&id).await.expect("it is there").state;

@@ -86,8 +86,8 @@ async fn status_500_returns_other_error_with_shortened_message() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     let id = "0".repeat(64).try_into().unwrap();
-    let words = format!("database is locked\n{}", "x".repeat(5000));
-    proxy.set_rules([Rule::when(|_| true, Fault::Status(500, words))]);
+    let message = format!("database is locked\n{}", "x".repeat(5000));
+    proxy.set_rules([Rule::when(|_| true, Fault::Status(500, message))]);
     for error in [
         engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
         engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
@@ -121,8 +121,8 @@ async fn volume_listing_is_retried_after_concurrent_deletion_error() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     scene.volume("work", "/workspace").await;
-    let words = "no volume with name x found in database: no such volume: no such volume";
-    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, words.into())).times(2)]);
+    let message = "no volume with name x found in database: no such volume: no such volume";
+    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, message.into())).times(2)]);
     let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
     assert_eq!(listed.len(), 1, "{listed:?}");
 }
@@ -255,8 +255,8 @@ async fn exec_and_files_pass_through_the_proxy() {
         scene.running(&ostler::engine::ContainerSpec { mounts: vec![mount], ..scene.spec("host") }).await;
     scene.engine.write_file(&id, "/configs", &super::token_file("through")).await.unwrap();
     assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"through");
-    let asked = ExecRequest { stdin: true, ..request(&["cat"]) };
-    let exec = scene.engine.create_exec(&id, &asked).await.unwrap();
+    let exec_request = ExecRequest { stdin: true, ..request(&["cat"]) };
+    let exec = scene.engine.create_exec(&id, &exec_request).await.unwrap();
     let mut stream = scene.engine.start_exec(&exec, false).await.unwrap();
     stream.write_all(b"typed").await.unwrap();
     stream.shutdown().await.unwrap();

@@ -134,7 +134,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     assert!(grown < 32, "the service grew by {grown} MiB");
 }
 
-/// If the file is not readable, the service is asked for the whole log, never for a tail.
+/// If the file is not readable, the whole log is requested from the service, never a tail.
 #[tokio::test]
 async fn engine_stays_idle_when_log_is_read_through_its_api() {
     let service = Service::start();

@@ -109,7 +109,7 @@ impl Site {
         self.user = Some(uid);
     }
 
-    /// The parent of the data directory, with everything that the site has on disk, including the configuration.
+    /// The parent of the data directory, with all files of the site, including the configuration.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -290,7 +290,11 @@ impl Site {
     /// Exit status of the daemon that was started last, if it has ended.
     #[track_caller]
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
-        self.daemon.as_mut().expect("a daemon was started").try_wait().expect("a child can be asked")
+        self.daemon
+            .as_mut()
+            .expect("a daemon was started")
+            .try_wait()
+            .expect("the child's status can be read")
     }
 
     fn remember_instance(&mut self) {
@@ -322,11 +326,11 @@ impl Site {
         }
     }
 
-    /// Waits for the end of a daemon that something else kills.
+    /// Waits for the exit of a daemon that is killed elsewhere.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self) {
         let mut daemon = self.daemon.take().expect("a daemon runs");
-        until("the daemon ends", || daemon.try_wait().expect("a child can be asked").map(drop));
+        until("the daemon ends", || daemon.try_wait().expect("the child's status can be read").map(drop));
     }
 
     /// Ends the daemon by SIGTERM, as systemd does.

@@ -101,7 +101,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     /// The query after the `?`, still percent-encoded.
     pub(crate) query: String,
-    /// For a request that changes something, the number of such requests before it.
+    /// For a request that changes the engine, the number of such requests before it.
     pub(crate) change: Option<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Request {
         Some(Self { method, path, query, change: None })
     }
 
-    /// Whether it changes something.
+    /// Whether it changes the engine.
     pub(crate) fn changes(&self) -> bool {
         self.change.is_some()
     }
@@ -193,7 +193,7 @@ struct State {
     opened: u64,
 }
 
-/// One side of a connection, and its request once that is known.
+/// One side of a connection, and its request once the head was read.
 struct Connection {
     stream: UnixStream,
     request: Option<Request>,

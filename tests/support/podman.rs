@@ -1,7 +1,7 @@
 //! A Podman service for this test process, and the images of the tests.
 //!
 //! The service listens on its own socket but uses this machine's storage: separate storages would still share bridges
-//! and subnets. So tests stay apart by unique names and labels, and each removes what it made through its [`Cleanup`].
+//! and subnets. So tests stay apart by unique names and labels, and each removes its objects through its [`Cleanup`].
 //! The service is the child of a shell that reads a pipe from the test process. When that process ends, however it
 //! ends, the pipe closes and the shell ends the service. Podman is required: without it the tests fail and report the
 //! reason.
@@ -251,7 +251,7 @@ pub(crate) fn has_volume(volume: &str) -> bool {
     podman().args(["volume", "exists", volume]).status().is_ok_and(|status| status.success())
 }
 
-/// Removes, when dropped, what one test made: containers first, by force, then volumes and networks.
+/// Removes, when dropped, the objects of one test: containers first, by force, then volumes and networks.
 #[must_use]
 pub(crate) struct Cleanup {
     /// Labels (`key=value`) of the objects to remove.

@@ -62,7 +62,7 @@ pub(crate) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
             "SELECT digest FROM tokens WHERE kind = 'instance' AND revoked_at IS NULL
                AND workspace = (SELECT key FROM workspaces WHERE id = ?1)",
         )
-        .expect("the schema is known");
+        .expect("the query matches the schema");
     let digests = query.query_map([id.as_bytes()], |row| row.get(0)).expect("the query runs");
     digests.collect::<Result<_, _>>().expect("digests are bytes")
 }
@@ -155,7 +155,7 @@ pub(crate) fn assert_truthful(site: &Site) {
         assert_row_is_true(site, id, row, &containers);
         for kind in ["config", "work"] {
             let volume = format!("ostler-{id}-{kind}");
-            assert!(volumes.contains(&volume), "a live workspace has lost {volume}: {row:#}");
+            assert!(volumes.contains(&volume), "the volume {volume} of a live workspace is missing: {row:#}");
         }
     }
     for volume in volumes.iter().filter(|volume| **volume != format!("ostler-{instance}")) {
