@@ -177,9 +177,9 @@ impl CommandHistory {
     }
 
     /// Records the answer to a message.
-    pub(super) fn answer_message(&mut self, to: WorkspaceId, which: usize) {
+    pub(super) fn answer_message(&mut self, to: WorkspaceId, index: usize) {
         let orders = self.orders;
-        if let Some(over) = self.messages.entry(to).or_default().get_mut(which) {
+        if let Some(over) = self.messages.entry(to).or_default().get_mut(index) {
             *over = Some(orders);
         }
     }

@@ -602,7 +602,7 @@ fn start(
     plan: &Plan,
 ) -> Daemon {
     let Ownership { instance, owner } = plan.ownership;
-    introduce(sim, reader, world, mirror, instance);
+    create_identity(sim, reader, world, mirror, instance);
     let (listening, clock) = Listening::begin(sim.clock_of(owner));
     let (wake, calls) = Wake::new();
     let ops = Ops::new(Parts {
@@ -641,7 +641,7 @@ fn start(
 }
 
 /// Creates identity, mirror and sentinel at the first start; finds them at later ones.
-fn introduce(sim: &Sim, reader: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
+fn create_identity(sim: &Sim, reader: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
     if now_or_panic(reader.registry()).unwrap().is_some() {
         return;
     }

@@ -125,7 +125,7 @@ fn second_container_is_stopped_in_recovery_only_if_approved() {
 }
 
 /// Runs the agent passes for this time without any heartbeat.
-fn pass_in_silence(site: &Installation, time: Duration) {
+fn sweep_without_heartbeats(site: &Installation, time: Duration) {
     let until = site.sim.now() + time;
     while site.sim.now() < until {
         site.sim.pass(Duration::from_secs(30));
@@ -138,7 +138,7 @@ fn pass_in_silence(site: &Installation, time: Duration) {
 fn restarts_are_held_when_many_agents_are_silent_at_once() {
     let site = Installation::new(6, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
-    pass_in_silence(&site, Duration::from_mins(20));
+    sweep_without_heartbeats(&site, Duration::from_mins(20));
     let plan = held(&site, "check_heartbeats");
     for id in &all {
         assert_eq!(
@@ -172,7 +172,7 @@ fn restarts_for_missed_heartbeats_count_for_an_hour() {
         site.sim.quiesce();
     }
     assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
-    pass_in_silence(&site, Duration::from_mins(15));
+    sweep_without_heartbeats(&site, Duration::from_mins(15));
     held(&site, "check_heartbeats");
     assert!(
         others.iter().all(|id| site.row(*id).incarnation.0 == 1),
@@ -201,11 +201,11 @@ fn failed_restart_is_neither_charged_nor_reported() {
                 if is_refused { Fault::Before(ErrorKind::Other) } else { Fault::None }
             }
         });
-        pass_in_silence(&site, Duration::from_mins(18));
+        sweep_without_heartbeats(&site, Duration::from_mins(18));
         assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was restarted");
         assert_eq!(restarts_reported(&site, id), 0, "{step}: a failed restart was reported");
         engine_off.store(false, Ordering::Relaxed);
-        pass_in_silence(&site, Duration::from_mins(1));
+        sweep_without_heartbeats(&site, Duration::from_mins(1));
         assert_eq!(site.row(id).incarnation.0, 2, "{step}: failed restarts were charged to the budget");
         assert_eq!(restarts_reported(&site, id), 1, "{step}");
     }

@@ -14,7 +14,7 @@ use crate::simulation::{
 };
 
 /// Orders a hibernation and stops waiting before the store has answered its claim.
-fn given_up_at_its_claim(site: &Installation, id: WorkspaceId) {
+fn abandoned_at_its_claim(site: &Installation, id: WorkspaceId) {
     let (ops, clock) = (site.daemon.ops.clone(), site.sim.clock());
     site.sim.spawn(Owner::Daemon, async move {
         let done = within(&*clock, Duration::from_secs(1), ops.hibernate(id, false)).await;
@@ -40,7 +40,7 @@ fn accepts_messages(site: &Installation, id: WorkspaceId) -> bool {
 fn hibernation_completes_when_its_caller_stops_waiting() {
     let site = Installation::new(1, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
+    abandoned_at_its_claim(&site, id);
     assert!(
         !accepts_messages(&site, id),
         "a message is accepted for a container that is about to be stopped"
@@ -54,7 +54,7 @@ fn hibernation_completes_when_its_caller_stops_waiting() {
 fn refused_unawaited_hibernation_admits_messages_again() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
+    abandoned_at_its_claim(&site, id);
     site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Online, "it has an active task");
@@ -66,7 +66,7 @@ fn refused_unawaited_hibernation_admits_messages_again() {
 fn refused_hibernation_does_not_admit_messages_during_another() {
     let site = Installation::new(4, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
+    abandoned_at_its_claim(&site, id);
     let ops = site.daemon.ops.clone();
     site.sim.spawn(Owner::Daemon, async move { drop(ops.hibernate(id, false).await) });
     let claims = loop {

@@ -69,7 +69,7 @@ pub(crate) struct Witness {
     /// operator must have ordered it. The caller empties the list.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
     /// Status history of every workspace: the check at which each status began.
-    pub(crate) been: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
+    pub(crate) status_history: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
     /// Every status that any workspace ever had.
     pub(crate) reached: BTreeSet<Status>,
     /// Number of checks so far.
@@ -223,7 +223,7 @@ impl Witness {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, reported_status_of(event)) else { continue };
             self.reached.insert(to);
-            self.been.entry(id).or_default().push((self.checks, to));
+            self.status_history.entry(id).or_default().push((self.checks, to));
             if let Some(from) = self.event_status.insert(id, to) {
                 self.coverage.count(Rule::ChangesAreLegal, 1);
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
@@ -285,9 +285,9 @@ impl Witness {
 
     /// Whether a workspace had that status at any time from that check on.
     pub(crate) fn was(&self, id: WorkspaceId, status: &str, since: usize) -> bool {
-        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
-        let before = been.iter().rev().find(|(check, _)| *check < since);
-        let from_then = been.iter().filter(|(check, _)| *check >= since);
+        let history = self.status_history.get(&id).map_or(&[][..], Vec::as_slice);
+        let before = history.iter().rev().find(|(check, _)| *check < since);
+        let from_then = history.iter().filter(|(check, _)| *check >= since);
         before.into_iter().chain(from_then).any(|(_, was)| was.as_str() == status)
     }
 
@@ -359,7 +359,7 @@ impl Witness {
         for row in rows.iter().filter(working) {
             self.coverage.count(rule, 1);
             let work = volume_name(row.id, VolumeKind::Work);
-            if !state.volumes.contains_key(&work) && self.was_here(row.id) {
+            if !state.volumes.contains_key(&work) && self.was_created_here(row.id) {
                 return Err(rule.broken(format!("the work volume of {} ({}) is gone", row.name, row.status)));
             }
             if self.lost_work.contains(&row.id) {
@@ -381,9 +381,9 @@ impl Witness {
     /// Whether an operator ordered the purge of a workspace, or of one that was above it at that time, and the
     /// workspace was not undeleted after the order was answered or carried out.
     fn purge_orders(&self, id: WorkspaceId) -> bool {
-        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
+        let history = self.status_history.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
-        let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
+        let undeleted = history.windows(2).filter(back).map(|pair| pair[1].0).max();
         let purged = self.purged.get(&id).copied();
         let holds = |order: &PurgeOrder| {
             // An unanswered order may have been carried out before or after an undelete; the row's purge order
@@ -401,7 +401,7 @@ impl Witness {
 
     /// Whether the work volume was created in this engine and not deleted by a test. A volume created while the socket
     /// pointed to another engine is in that engine.
-    fn was_here(&self, id: WorkspaceId) -> bool {
+    fn was_created_here(&self, id: WorkspaceId) -> bool {
         !self.lost_work.contains(&id) && !self.elsewhere.contains(&id)
     }
 

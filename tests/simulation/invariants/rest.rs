@@ -34,7 +34,7 @@ pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>
     for row in site.rows() {
         at_most_one_live_token(site, &row)?;
         if !(lost_work.contains(&row.id)
-            && (row.status == Status::Online || lost_its_exit(site, &state, &row)))
+            && (row.status == Status::Online || cannot_recover(site, &state, &row)))
         {
             running_containers_match_the_row(site, &state, &row)?;
         }
@@ -93,7 +93,7 @@ fn running_containers_match_the_row(
 
 /// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
 /// right.
-fn lost_its_exit(site: &Installation, state: &State, row: &Workspace) -> bool {
+fn cannot_recover(site: &Installation, state: &State, row: &Workspace) -> bool {
     let holds_live_token = |container: &FakeContainer| is_live(site, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
         && containers_of(state, row.id).iter().all(|(_, container)| !holds_live_token(container))

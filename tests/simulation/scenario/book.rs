@@ -36,7 +36,7 @@ pub(super) struct Book {
     /// Reported statuses, each with the check number at which it was requested.
     pub(super) reported_statuses: Vec<(WorkspaceId, String, usize)>,
     pub(super) arrived: u64,
-    pub(super) runs_that_took: usize,
+    pub(super) destructive_runs: usize,
     pub(super) reports_accepted: usize,
     pub(super) whole_listings: usize,
 }
@@ -63,8 +63,8 @@ impl Book {
     }
 
     /// The order was answered: a later undelete cancels it. A refused order has no effect.
-    pub(super) fn purge_answered(&mut self, which: usize, status: u16) {
-        let order = &mut self.purge_orders[which];
+    pub(super) fn purge_answered(&mut self, index: usize, status: u16) {
+        let order = &mut self.purge_orders[index];
         order.answered = Some(self.checks + 1);
         if (400..500).contains(&status) {
             (order.tree, order.targets) = (None, BTreeSet::new());

@@ -13,7 +13,7 @@ use ostler::{
 
 use super::{
     super::{executor::Owner, faults},
-    Scenario, Unread,
+    Scenario, UnreadJumps,
     book::open,
     running,
 };
@@ -26,12 +26,18 @@ pub(super) enum ManualAction {
     Start,
     WipeConfig,
     WipeConfigDirectory,
-    TakeWork,
+    DeleteWork,
 }
 
 impl ManualAction {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Remove,
+        Self::Start,
+        Self::WipeConfig,
+        Self::WipeConfigDirectory,
+        Self::DeleteWork,
+    ];
 }
 
 impl Scenario {
@@ -82,7 +88,7 @@ impl Scenario {
                 self.witness.wiped.insert(id);
                 "its config volume is wiped"
             }
-            ManualAction::TakeWork
+            ManualAction::DeleteWork
                 if self.parameters.work_deletions
                     && row.has_work_volume
                     && !self.book().new_volumes.contains(&id) =>
@@ -92,7 +98,7 @@ impl Scenario {
                 self.witness.lost_work.insert(id);
                 "its work volume is deleted by hand"
             }
-            ManualAction::TakeWork => return,
+            ManualAction::DeleteWork => return,
         };
         drop(state);
         self.count(what);
@@ -203,11 +209,12 @@ impl Scenario {
         self.site.sim.jump(minutes * 60_000);
         if minutes != 0 {
             let readings = self.site.sim.readings(Owner::Daemon);
-            let mut unread = self
-                .unread
-                .take()
-                .filter(|unread| unread.readings == readings)
-                .unwrap_or(Unread { readings, minutes: 0, listening_since: self.witness.listening_since });
+            let mut unread =
+                self.unread.take().filter(|unread| unread.readings == readings).unwrap_or(UnreadJumps {
+                    readings,
+                    minutes: 0,
+                    listening_since: self.witness.listening_since,
+                });
             unread.minutes += minutes;
             self.witness.listening_since = match unread.minutes {
                 0 => unread.listening_since,

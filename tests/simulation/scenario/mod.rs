@@ -59,13 +59,13 @@ struct Scenario {
     witness: Witness,
     book: Shared,
     parameters: Parameters,
-    named: u64,
+    workspaces_named: u64,
     /// Clock jumps since the daemon last read the clock.
-    unread: Option<Unread>,
+    unread: Option<UnreadJumps>,
 }
 
 /// Jumps that the daemon has not observed yet. If they cancel out before it reads the clock, they have no effect.
-struct Unread {
+struct UnreadJumps {
     readings: u64,
     minutes: i64,
     /// Its value before the first of them.
@@ -126,7 +126,7 @@ impl Scenario {
         witness.late_starts = faulty > 0;
         witness.is_informed = true;
         witness.listening_since = sim.clock().awake();
-        Self { site, neighbour, witness, book, parameters, named: 0, unread: None }
+        Self { site, neighbour, witness, book, parameters, workspaces_named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -190,7 +190,7 @@ impl Scenario {
         let is_open = |order: &&mut PurgeOrder| order.answered.is_none_or(|end| end >= checks);
         book.purge_orders.iter_mut().filter(is_open).for_each(|order| order.note_tree(self.witness.rows()));
         self.witness.purge_orders.clone_from(&book.purge_orders);
-        let runs = std::mem::take(&mut book.runs_that_took);
+        let runs = std::mem::take(&mut book.destructive_runs);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
         let accepted = std::mem::take(&mut book.reports_accepted);
         self.witness.coverage.count(Rule::ReportsNeedAValidToken, accepted);
@@ -321,7 +321,7 @@ impl Scenario {
                 let next = self.next_of(&held);
                 self.take(next);
             }
-            64..72 if !self.parameters.silent_agents => self.speak(),
+            64..72 if !self.parameters.silent_agents => self.send_report(),
             64..74 => self.send_a_message(),
             74..81 => self.wait(&held),
             81..88 => self.order(),
@@ -377,8 +377,8 @@ impl Scenario {
     }
 
     fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
-        let meant: Vec<_> = self.site.rows().into_iter().filter(|row| is_meant(row)).collect();
-        (!meant.is_empty()).then(|| self.site.sim.choose(|rng| rng.pick(&meant)).id)
+        let candidates: Vec<_> = self.site.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!candidates.is_empty()).then(|| self.site.sim.choose(|rng| rng.pick(&candidates)).id)
     }
 
     /// Begins a pass, unless it is running already; the driver guarantees the same.
@@ -438,8 +438,8 @@ impl Scenario {
             let mut book = open(&shared);
             book.running_passes.retain(|running| *running != pass);
             book.note(format!("{pass} ended: {outcome}"));
-            let took = run.as_ref().map_or(0, taken_by);
-            book.runs_that_took += usize::from(took > 0);
+            let took = run.as_ref().map_or(0, destructive_actions);
+            book.destructive_runs += usize::from(took > 0);
             if took > 5 {
                 book.broke(
                     Rule::RunsAreBounded.broken(format!("{pass} took {took} destructive actions in one run")),
@@ -468,12 +468,14 @@ fn line_above(site: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
 }
 
 /// Number of destructive actions that a run took or tried: at most five (design, §6).
-fn taken_by(run: &Run) -> usize {
+fn destructive_actions(run: &Run) -> usize {
     let applied = run.actions.iter().filter(|one| {
         one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
     });
     applied.count()
 }
+
+/// An object's name without leading zeros.
 fn short(object: &str) -> &str {
     let end = object.trim_start_matches('0');
     if end.is_empty() { object } else { end }

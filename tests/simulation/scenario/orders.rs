@@ -58,8 +58,8 @@ impl Scenario {
         if self.site.rows().len() >= self.parameters.workspaces {
             return;
         }
-        self.named += 1;
-        let name = format!("w{}", self.named);
+        self.workspaces_named += 1;
+        let name = format!("w{}", self.workspaces_named);
         let parent = self.any_workspace();
         let body = self.site.sim.choose(|rng| {
             let image = match rng.below(100) {
@@ -131,8 +131,8 @@ impl Scenario {
             let granted = Command::is_granted_by(status, answer);
             let checks = book.checks;
             let given = book.command_history.answer(id, number, granted, checks);
-            if let Some(which) = gone {
-                book.purge_answered(which, status);
+            if let Some(index) = gone {
+                book.purge_answered(index, status);
             }
             if let (Command::Undelete, true, Some(given)) = (command, granted, given) {
                 let back =
@@ -203,8 +203,8 @@ impl Scenario {
             6 if !trash.is_empty() => {
                 let entry = self.site.sim.choose(|rng| rng.pick(&trash));
                 let order = PurgeOrder { tree: None, targets: [entry.workspace].into(), answered: None };
-                let which = self.book().order_purge(order);
-                let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(which, status);
+                let index = self.book().order_purge(order);
+                let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(index, status);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
@@ -263,7 +263,7 @@ impl Scenario {
     }
 
     /// An agent sends a request, with its current token or with one seen earlier.
-    pub(super) fn speak(&mut self) {
+    pub(super) fn send_report(&mut self) {
         let Some(token) = self.some_token() else { return };
         let token_owner = match self.site.reader.token_subject(&token.digest(), self.site.sim.now()) {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
@@ -352,11 +352,11 @@ impl Scenario {
         let body = json!({ "method": "message/send", "params": { "message": { "text": marker } } });
         let what = format!("{marker} to {}", self.site.row(to).name);
         let path = format!("/workspaces/{to}/a2a");
-        let which = self.book().command_history.send(to);
+        let index = self.book().command_history.send(to);
         let clock = self.site.sim.clock();
         let sent_at = clock.awake();
         let judge = move |book: &mut Book, _: u16, answer: &Value| {
-            book.command_history.answer_message(to, which);
+            book.command_history.answer_message(to, index);
             // Nothing was delivered, so ostler retries until the hold of one minute ends.
             let held_for = clock.awake().since(sent_at);
             let refused = answer["error"].as_str().is_some_and(|error| error.contains("nothing listens"));

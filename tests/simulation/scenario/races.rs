@@ -43,8 +43,8 @@ impl Scenario {
             self.check()?;
         }
         self.begin_pass("revoke_stale_tokens");
-        let far = self.site.sim.choose(|rng| rng.below(8));
-        self.take_up_to(far, |seen| seen.side == SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(8));
+        self.take_up_to(steps, |seen| seen.side == SWEEPS)?;
         self.give_command(id, Command::Restart);
         for _ in 0..2 {
             self.take_up_to(100, |seen| seen.side != SWEEPS)?;
@@ -63,11 +63,11 @@ impl Scenario {
             return Ok(());
         }
         self.give_command(id, Command::Purge);
-        let far = self.site.sim.choose(|rng| rng.below(25));
-        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(25));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
-        let far = self.site.sim.choose(|rng| rng.below(15));
-        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(15));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
     }
@@ -76,8 +76,8 @@ impl Scenario {
     fn undo_a_purge(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         self.give_command(id, Command::Purge);
-        let far = self.site.sim.choose(|rng| rng.below(25));
-        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(25));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.site.sim.run_ready();
         let of_the_purge = self.site.sim.held();
         for command in [Command::Undelete, Command::Remove] {
@@ -92,8 +92,8 @@ impl Scenario {
         let has_container = |row: &Workspace| self.site.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.give_command(id, Command::Restart);
-        let far = self.site.sim.choose(|rng| rng.below(16));
-        self.take_up_to(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(16));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.act_manually_on(id, ManualAction::Start);
         self.check()
     }
@@ -107,7 +107,7 @@ impl Scenario {
         let below = self.site.sim.choose(|rng| rng.pick(&below));
         let lead = below.parent.unwrap_or(below.id);
         for _ in 0..5 {
-            let (of_lead, command, far) = self.site.sim.choose(|rng| {
+            let (of_lead, command, steps) = self.site.sim.choose(|rng| {
                 let command = rng.pick(&[
                     Command::Stop,
                     Command::Start,
@@ -120,7 +120,7 @@ impl Scenario {
                 (rng.permille(750), command, rng.below(most))
             });
             self.give_command(if of_lead { lead } else { below.id }, command);
-            self.take_up_to(far, |seen| seen.side != SWEEPS)?;
+            self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Scenario {
         let id = self.site.add_unknown();
         self.count("an unknown container was added");
         self.note(format!("an unknown container of {id} is added"));
-        let (without_container, far) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
+        let (without_container, steps) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
         if without_container {
             let mut state = self.site.world.state();
             let name = container_name(id, 1);
@@ -149,15 +149,15 @@ impl Scenario {
         if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
             self.restore(entry);
         }
-        self.take_up_to(far, |seen| seen.side != SWEEPS)
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)
     }
 
-    /// Takes up to `most` effects for which `meant` holds, and checks everything after each.
-    fn take_up_to(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
+    /// Takes up to `most` effects for which `is_selected` holds, and checks everything after each.
+    fn take_up_to(&mut self, most: usize, is_selected: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
             self.site.sim.run_ready();
             let held = self.site.sim.held();
-            let Some(next) = held.iter().find(|seen| meant(seen)).copied() else { break };
+            let Some(next) = held.iter().find(|seen| is_selected(seen)).copied() else { break };
             self.take(next);
             self.check()?;
         }
