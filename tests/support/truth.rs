@@ -94,13 +94,13 @@ pub(crate) fn sweep(site: &Site, passes: &[&str]) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("no runs: {output:?}"))
 }
 
-/// Runs every pass until is_empty is left to do.
+/// Runs every pass until no pass has work left.
 #[track_caller]
 pub(crate) fn converge(site: &Site) {
     let mut quiet = 0;
     let mut last = Value::Null;
     let converged = std::panic::AssertUnwindSafe(|| {
-        until("the sweeps have is_empty left to do", || {
+        until("the sweeps have no work left", || {
             last = sweep(site, &[]);
             let runs = last.as_array().cloned().unwrap_or_default();
             let is_empty = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
