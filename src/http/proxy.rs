@@ -213,7 +213,7 @@ async fn deliver(
                 answer.headers_mut().insert(ANSWERED_BY, HeaderValue::from_static("agent"));
                 return Ok(answer.map(|body| {
                     Body::new(body.map_frame(move |frame| {
-                        let _on_its_way = &in_flight;
+                        let _in_flight = &in_flight;
                         frame
                     }))
                 }));

@@ -114,7 +114,7 @@ impl Ops {
             Err(CloseRefusal::Recent) if !force => return Ok(Claimed::Raced),
             Ok(()) | Err(_) => {}
         }
-        let (payload, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let ops = self.clone();
         self.0.spawn.spawn(Box::pin(async move {
             let now = ops.0.clock.now();
@@ -129,7 +129,7 @@ impl Ops {
                 ops.0.traffic.release(id);
             }
             // The caller may have stopped waiting.
-            let _gone = payload.send(claimed);
+            let _gone = reply.send(claimed);
         }));
         answer.await.unwrap_or(Err(OpError::Stopping))
     }
