@@ -225,7 +225,7 @@ fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
 /// Copies the file before it is changed.
 ///
 /// The copy's name contains the schema version, and the copy gets it only once it is complete and on disk: error
-/// messages tell users to put it in the place of a damaged database.
+/// messages advise users to put it in the place of a damaged database.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
     let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));

@@ -20,7 +20,7 @@ impl Pass for CheckHeartbeats {
     }
 
     fn summary(&self) -> &'static str {
-        "Marks containers without heartbeats as degraded and restarts them later; external agents become awaiting_agent"
+        "Degrades containers that miss heartbeats and restarts them later; external agents become awaiting_agent"
     }
 
     fn period(&self) -> Duration {
