@@ -138,7 +138,7 @@ const CAMPAIGNS: &[Campaign] = &[
     },
     Campaign {
         name: "storm",
-        title: "kill -9 under commands",
+        title: "kill -9 during commands",
         what: "kills the real daemon repeatedly while operators give commands to six workspaces: nothing is lost or \
                held, and it converges on its own",
         run: soak::storm::run,

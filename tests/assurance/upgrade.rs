@@ -251,7 +251,7 @@ impl Old {
             let data = directory.path().join("data");
             self.put(&data)?;
             let daemon = Daemon::start(directory.path(), &data)?;
-            // First a part of the copy, then a part of the log, then a part of the time after.
+            // The first third is killed during the copy, the second during the upgrade, the rest afterwards.
             let share = number * 3 % times;
             let size = self.bytes.len() as u64 * share / times;
             let file = match number * 3 / times {
@@ -345,10 +345,14 @@ impl Old {
                     section.expect(fs::read(data.join(FILE_NAME)).ok().as_ref() == Some(&self.bytes), || {
                         format!("with {spare} free pages, it is refused, but changed")
                     });
-                    let halves: Vec<_> =
-                        names(&data).into_iter().filter(|name| self.is_half(&data.join(name))).collect();
-                    section.expect(halves.is_empty(), || {
-                        format!("with {spare} free pages, incomplete copies under final names: {halves:?}")
+                    let incomplete: Vec<_> = names(&data)
+                        .into_iter()
+                        .filter(|name| self.is_incomplete_copy(&data.join(name)))
+                        .collect();
+                    section.expect(incomplete.is_empty(), || {
+                        format!(
+                            "with {spare} free pages, incomplete copies under final names: {incomplete:?}"
+                        )
                     });
                     disk.remount("size=64m")?;
                     close(Store::open(&data).map_err(output)?, &data);
@@ -369,7 +373,7 @@ impl Old {
 
     /// Whether a file has the name of a complete copy, which messages recommend as a replacement for a damaged
     /// database, without being complete.
-    fn is_half(&self, path: &Path) -> bool {
+    fn is_incomplete_copy(&self, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let claims = name.starts_with("ostler.backup-") && path.extension().is_some_and(|end| end == "db");
         let whole = || {

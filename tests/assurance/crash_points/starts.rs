@@ -48,11 +48,11 @@ pub(super) const ALL: &[Scenario] = &[
         meanwhile: |stage| {
             fs::create_dir_all(stage.site.data_dir()).expect("a data directory");
             let old = Connection::open(stage.site.data_dir().join("ostler.db")).expect("a database");
-            old.execute_batch(FIRST_SCHEMA).expect("the first schema");
-            old.pragma_update(None, "application_id", APPLICATION_ID).expect("its owner");
-            old.pragma_update(None, "user_version", 1).expect("its version");
+            old.execute_batch(FIRST_SCHEMA).expect("the first schema is created");
+            old.pragma_update(None, "application_id", APPLICATION_ID).expect("the application id is set");
+            old.pragma_update(None, "user_version", 1).expect("the schema version is set");
             let sql = "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)";
-            old.execute(sql, []).expect("its identity");
+            old.execute(sql, []).expect("the identity is inserted");
             stage.kept = instance_in(&old);
         },
         check: |stage, point| {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::support::rng::Rng;
 
-/// Limit for an answer. Held messages name a shorter time.
+/// Limit for an answer. Requests that may be held ask for a shorter time.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Most requests on one connection.
 const PER_LINE: u64 = 50;

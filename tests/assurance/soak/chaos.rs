@@ -161,7 +161,7 @@ impl<'a> Chaos<'a> {
     /// Containers with names of ours, in arbitrary order.
     fn targets(&self) -> Vec<Target> {
         let filter = format!("label=ostler.instance={}", self.instance);
-        // Containers come and go during a listing, which may fail on one that has just gone.
+        // Containers are created and removed during a listing, which may fail on one that was just removed.
         let listed =
             podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
         let listed: Vec<Value> =

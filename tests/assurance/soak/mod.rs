@@ -81,7 +81,7 @@ fn any<'a, T>(rng: &mut Rng, of: &'a [T]) -> Option<&'a T> {
     (!of.is_empty()).then(|| &of[rng.below(of.len())])
 }
 
-/// Sleeps about so many milliseconds; without pauses, the campaign would take all of two cores.
+/// Sleeps about so many milliseconds; without pauses, the campaign would use two cores completely.
 fn pause(rng: &mut Rng, milliseconds: usize) {
     let span = milliseconds / 2 + rng.below(milliseconds);
     thread::sleep(Duration::from_millis(span as u64));
@@ -217,7 +217,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             };
             threads.spawn(move || user.run());
         }
-        // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
+        // Ends the operators however the chaos ends; otherwise the scope would never end.
         let _end = EndOperators(&record.over);
         chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).inject(lasts)
     });

@@ -229,7 +229,7 @@ impl Truth<'_> {
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
-            // If its conmon was killed, Podman does not learn of its exit and reports it as running for ever.
+            // If its conmon was killed, Podman does not detect its exit and keeps reporting it as running.
             runs: container["State"] == "running" && !has_ended(&container["Pid"]),
             pid: container["Pid"].as_i64().unwrap_or_default(),
         };
@@ -294,7 +294,7 @@ impl Truth<'_> {
         if external {
             return;
         }
-        // Ours by label and name: copies that a user made carry the labels too.
+        // Ours by label and name: copies that a user made have the labels too.
         let ours = |container: &&Container| {
             container.workspace == id && container.name.starts_with(&format!("ostler-{id}-"))
         };
