@@ -76,7 +76,7 @@ CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS N
 -- Values that a heartbeat changes: a narrow table without further indexes, one row per workspace that is not removed.
 CREATE TABLE pulse (
     workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
-    token_used_at INTEGER,  -- last use of the live instance token
+    token_used_at INTEGER,  -- last use of the valid instance token
     last_heartbeat_at       INTEGER,
     last_activity_at        INTEGER,  -- tasks, messages, a wake; never a heartbeat alone
     error_rate              REAL NOT NULL DEFAULT 0,

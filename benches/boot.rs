@@ -15,7 +15,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "a benchmark prints, stops at what it did not expect, and measures real time"
+    reason = "a benchmark prints its results, panics on unexpected ones, and measures real time"
 )]
 
 #[path = "../tests/support/mod.rs"]
@@ -63,8 +63,8 @@ fn kill(containers: &[String]) {
 
 fn inspected(containers: &[String], what: &str) -> Vec<String> {
     let arguments = ["container", "inspect", "--format", what].into_iter();
-    let said = podman_output(arguments.chain(containers.iter().map(String::as_str)));
-    said.lines().map(str::to_owned).collect()
+    let output = podman_output(arguments.chain(containers.iter().map(String::as_str)));
+    output.lines().map(str::to_owned).collect()
 }
 
 /// `podman start` of all of them: in one command, or one after the other.

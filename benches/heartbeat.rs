@@ -16,9 +16,9 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark prints, and stops at what it did not expect"
+    reason = "a benchmark prints its results, and panics on unexpected ones"
 )]
-#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and ends its contestants")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and kills its contestants")]
 
 mod support;
 
@@ -73,7 +73,7 @@ struct Line {
     requests: Requests,
     database: Option<PathBuf>,
     turn: Turn,
-    spells: Vec<Epoch>,
+    epochs: Vec<Epoch>,
 }
 
 impl Line {
@@ -87,7 +87,7 @@ impl Line {
             requests,
             database: None,
             turn: Turn::default(),
-            spells: Vec::new(),
+            epochs: Vec::new(),
         }
     }
 
@@ -108,7 +108,7 @@ impl Line {
     }
 
     fn median(&self, of: impl Fn(&Epoch) -> f64) -> f64 {
-        spread(self.spells.iter().map(of)).0
+        spread(self.epochs.iter().map(of)).0
     }
 
     fn print(&self) {
@@ -140,17 +140,17 @@ fn race(lines: &mut [Line], rounds: usize, epoch: Duration) {
     for round in 0..most {
         let (before, busy_before) = (ours(lines), busy());
         let begun = std::time::Instant::now();
-        let mut spells: Vec<Option<Epoch>> = lines.iter().map(|_| None).collect();
+        let mut epochs: Vec<Option<Epoch>> = lines.iter().map(|_| None).collect();
         for location in 0..lines.len() {
             // Rotates the order: no contestant is always first, or always after the same other.
             let number = (location + round) % lines.len();
-            spells[number] = Some(lines[number].run(Until::Past(epoch)));
+            epochs[number] = Some(lines[number].run(Until::Past(epoch)));
         }
         let (ours, all) = (ours(lines).saturating_sub(before), busy().saturating_sub(busy_before));
         let processors =
             f64::from(u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap());
         let foreign = all.saturating_sub(ours).as_secs_f64() / (begun.elapsed().as_secs_f64() * processors);
-        kept.push((foreign, spells.into_iter().map(Option::unwrap).collect()));
+        kept.push((foreign, epochs.into_iter().map(Option::unwrap).collect()));
         if kept.iter().filter(|(foreign, _)| *foreign <= FOREIGN_MAX).count() >= rounds {
             break;
         }
@@ -159,12 +159,12 @@ fn race(lines: &mut [Line], rounds: usize, epoch: Duration) {
     kept.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     kept.truncate(rounds);
     println!(
-        "\n{rounds} rounds of {begun}; others used at most {:.0} % of the processors in them.\n",
+        "\n{rounds} of {begun} rounds count; other processes used at most {:.0} % of the processors in them.\n",
         kept.last().unwrap().0 * 100.0
     );
-    for (_, spells) in kept {
-        for (line, epoch) in lines.iter_mut().zip(spells) {
-            line.spells.push(epoch);
+    for (_, epochs) in kept {
+        for (line, epoch) in lines.iter_mut().zip(epochs) {
+            line.epochs.push(epoch);
         }
     }
     println!("| route | connections | rate | p50 | p99 | processor | bytes written | per commit |");
@@ -186,7 +186,7 @@ fn ours(lines: &[Line]) -> Duration {
 
 /// Median, lowest and highest of a ratio computed in each round.
 fn ratio(one: &Line, other: &Line, of: impl Fn(&Epoch) -> f64) -> (f64, f64, f64) {
-    spread(one.spells.iter().zip(&other.spells).map(|(one, other)| of(one) / of(other)))
+    spread(one.epochs.iter().zip(&other.epochs).map(|(one, other)| of(one) / of(other)))
 }
 
 fn request(path: &str, token: &str, body: &str) -> Vec<u8> {
@@ -261,14 +261,14 @@ fn race_heartbeats(
     let (middle, low, high) = ratio(ostler, bare, Epoch::processor);
     verdict(
         &format!(
-            "processor time per beat at most 2.6 times the bare route's: {middle:.2} ({low:.2}..{high:.2})"
+            "processor time per heartbeat at most 2.6 times the bare route's: {middle:.2} ({low:.2}..{high:.2})"
         ),
         middle <= 2.6,
     );
     let p99 = ostler.median(|epoch| epoch.outcome.millis(990));
     verdict(&format!("p99 at 64 connections under 10 ms: {p99:.2} ms"), p99 < 10.0);
     let written = ostler.median(Epoch::written);
-    verdict(&format!("at most 5000 bytes written per beat: {written:.0}"), written <= 5000.0);
+    verdict(&format!("at most 5000 bytes written per heartbeat: {written:.0}"), written <= 5000.0);
 }
 
 fn race_messages(
@@ -290,7 +290,7 @@ fn race_messages(
         line.run(Until::Sent(1000));
     }
     println!(
-        "\n## Messages\n\nSmall ones, from {WORKSPACES} workspaces to one agent, which is axum saying back what it was told."
+        "\n## Messages\n\nSmall ones, from {WORKSPACES} workspaces to one agent, an axum server that echoes them."
     );
     race(&mut lines, rounds, epoch);
     let rate = |epoch: &Epoch| epoch.outcome.per_second();
@@ -306,12 +306,12 @@ fn race_messages(
     );
     let (middle, low, high) = ratio(&lines[5], &lines[4], rate);
     println!(
-        "      beside the bare proxy: {:.0} % of its rate ({:.0}..{:.0})",
+        "      compared with the bare proxy: {:.0} % of its rate ({:.0}..{:.0})",
         middle * 100.0,
         low * 100.0,
         high * 100.0
     );
-    let added = lines[2].spells.iter().zip(&lines[0].spells);
+    let added = lines[2].epochs.iter().zip(&lines[0].epochs);
     let added = added.map(|(ostler, agent)| ostler.outcome.millis(500) - agent.outcome.millis(500));
     let (middle, low, high) = spread(added);
     verdict(

@@ -9,9 +9,9 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a benchmark prints, and stops at what it did not expect"
+    reason = "a benchmark prints its results, and panics on unexpected ones"
 )]
-#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and ends its contestants")]
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time, and kills its daemon")]
 
 mod support;
 
@@ -54,7 +54,7 @@ use support::{
 
 /// Workspaces of the idle daemon.
 const WORKSPACES: usize = 100;
-/// Workspaces of the daemon whose start is measured.
+/// Workspaces of the daemon with the measured starts.
 const MANY: usize = 10_000;
 /// Number of measured starts.
 const STARTS: usize = 7;
@@ -64,12 +64,12 @@ struct Stub {
     containers: Value,
     volumes: Value,
     directory: String,
-    asked: AtomicU64,
+    requested: AtomicU64,
 }
 
 /// The part of Podman's API that an idle daemon uses.
 async fn answer(State(stub): State<Arc<Stub>>, request: Request) -> Response {
-    stub.asked.fetch_add(1, Ordering::Relaxed);
+    stub.requested.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
     let (_, what) = path.split_once("/libpod/").unwrap_or_default();
     match what {
@@ -124,7 +124,7 @@ fn serve_engine(socket: &Path, directory: &Path) -> Arc<Stub> {
         containers: containers.into(),
         volumes: volumes.into(),
         directory: mountpoint,
-        asked: AtomicU64::new(0),
+        requested: AtomicU64::new(0),
     });
     let (socket, served) = (socket.to_owned(), Arc::clone(&stub));
     thread::spawn(move || {
@@ -223,9 +223,10 @@ fn idle(home: &Path, listen: Duration) {
     // After the work of the start and the first round of every pass.
     thread::sleep(Duration::from_secs(5));
     let of = daemon.process.id();
-    let (before, asked) = (Used::of(of), engine.asked.load(Ordering::Relaxed));
+    let (before, requested) = (Used::of(of), engine.requested.load(Ordering::Relaxed));
     thread::sleep(listen);
-    let (used, asked) = (Used::of(of).since(before), engine.asked.load(Ordering::Relaxed) - asked);
+    let (used, requested) =
+        (Used::of(of).since(before), engine.requested.load(Ordering::Relaxed) - requested);
     let pss = field(Path::new(&format!("/proc/{of}/smaps_rollup")), "Pss:") as f64 / 1024.0;
     let wakes = used.waits as f64 / listen.as_secs_f64();
     println!("| {WORKSPACES} workspaces, idle for {} s | |", listen.as_secs());
@@ -233,7 +234,7 @@ fn idle(home: &Path, listen: Duration) {
     println!("| memory (PSS) | {pss:.1} MiB |");
     println!("| wake-ups | {wakes:.2} a second |");
     println!("| processor | {:.3} % of one |", used.processor.as_secs_f64() / listen.as_secs_f64() * 100.0);
-    println!("| questions to the engine | {asked} |");
+    println!("| requests to the engine | {requested} |");
     println!("| written | {} bytes |\n", used.written);
     let log = fs::read_to_string(home.join("serve.log")).unwrap();
     for line in log.lines().filter(|line| line.contains("WARN") || line.contains("\"WARN\"")) {
@@ -250,7 +251,7 @@ fn start(home: &Path) {
     for _ in 0..STARTS {
         let begun = Instant::now();
         // No engine listens there: only the start is measured, which does not depend on the engine.
-        let mut daemon = Daemon::start(home, &data, &home.join("nobody.sock"));
+        let mut daemon = Daemon::start(home, &data, &home.join("absent.sock"));
         daemon.answers(home);
         took.push(begun.elapsed().as_secs_f64() * 1000.0);
     }

@@ -11,7 +11,7 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "a benchmark prints, stops at what it did not expect, and measures real time"
+    reason = "a benchmark prints its results, panics on unexpected ones, and measures real time"
 )]
 
 #[path = "../tests/support/mod.rs"]
@@ -116,7 +116,7 @@ fn main() {
         ("creation of one of the last, seconds", |cost| cost.last, 2),
         ("restart of one, seconds", |cost| cost.restart, 2),
         ("memory of the daemon, MiB", |cost| cost.memory, 1),
-        ("a core's time while nothing happens, %", |cost| cost.idle * 100.0, 2),
+        ("processor time while idle, % of a core", |cost| cost.idle * 100.0, 2),
     ];
     for (what, figure, digits) in figures {
         let (shared, isolated) = (figure(&shared), figure(&isolated));

@@ -11,7 +11,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
-    reason = "a benchmark prints, and stops at what it did not expect"
+    reason = "a benchmark prints its results, and panics on unexpected ones"
 )]
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
 
@@ -104,7 +104,7 @@ impl Registered {
                 let starting = timed(&mut parts[9], store.provisioning_rows()).await;
                 self.expect("provisioning rows", starting.len());
             }
-            self.expect("rows falling asleep", timed(&mut parts[9], store.hibernating_rows()).await.len());
+            self.expect("hibernating rows", timed(&mut parts[9], store.hibernating_rows()).await.len());
             // Queries of `check_containers`.
             self.expect("rows that are up", timed(&mut parts[7], store.up_rows()).await.len());
             // Queries of `check_heartbeats` and `flag_wedged`.
@@ -167,9 +167,9 @@ fn listing(live: &[u64], shape: &Shape) -> Vec<u64> {
 const PARTS: [&str; 11] =
     ["known", "trash", "stale", "held", "swept", "live", "revoke", "up", "quiet", "few", "idle"];
 
-async fn timed<T>(into: &mut Duration, asked: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
+async fn timed<T>(into: &mut Duration, query: impl Future<Output = ostler::store::StoreResult<T>>) -> T {
     let begun = Instant::now();
-    let answer = asked.await.unwrap();
+    let answer = query.await.unwrap();
     *into += begun.elapsed();
     answer
 }
@@ -272,15 +272,15 @@ impl<'t> Filler<'t> {
         if let Some(location) = live {
             // One in fifty has been silent for an hour; a quarter of the others is busy.
             let silent = location % 50 == 49;
-            let heard_at = if silent { NOW.0 - HOUR } else { NOW.0 - (location % 30_000).cast_signed() };
+            let heartbeat_at = if silent { NOW.0 - HOUR } else { NOW.0 - (location % 30_000).cast_signed() };
             // Some of the idle ones have been idle for longer than their limit.
             let (tasks, active_at) = match location % 20 {
-                1 | 5 | 9 | 13 | 17 => (2, heard_at),
+                1 | 5 | 9 | 13 | 17 => (2, heartbeat_at),
                 10 => (0, NOW.0 - 2 * HOUR),
                 _ => (0, NOW.0 - HOUR / 4),
             };
             // The last use of the token is equally old for all, so that every round has something to revoke.
-            self.pulse.execute(params![key, NOW.0 - HOUR, heard_at, active_at, tasks]).unwrap();
+            self.pulse.execute(params![key, NOW.0 - HOUR, heartbeat_at, active_at, tasks]).unwrap();
         }
         let swept = number.is_multiple_of(50).then_some("reap_unknown");
         self.events.execute(params!["WORKSPACE_REMOVED", id.0.as_bytes(), at, swept]).unwrap();

@@ -385,8 +385,9 @@ pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
     gather(overrides)?.finish()
 }
 
-/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file must
-/// not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an unreadable file, leave the default.
+/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file
+/// must not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an
+/// unreadable file, leave the default.
 #[must_use]
 pub fn socket_despite_errors(overrides: &Overrides) -> PathBuf {
     let loading = gather(overrides).unwrap_or_else(|_| {
@@ -600,9 +601,9 @@ impl Loading {
     }
 
     fn settings(&mut self) -> Vec<Setting> {
-        let effective = difference::values(&mut self.config);
+        let values = difference::values(&mut self.config);
         let source = |key: &str| self.origin(key).short();
-        effective.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
+        values.into_iter().map(|(key, value)| Setting { source: source(&key), key, value }).collect()
     }
 }
 

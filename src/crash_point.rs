@@ -3,118 +3,124 @@
 //! A durable step changes something that outlives this process: a transaction, a file beside the database, a change in
 //! the engine. Each step has a place right before it and one right after it. At that point everything done so far is
 //! durable, and no caller has received an answer. A transaction is named by its label in `store`; its place before is
-//! the open transaction that contains the change. `tests/app` checks that every step has its two places and that
-//! every place has a step. `tests/assurance/crash_points.rs` hits each place once, in a daemon that uses real Podman.
+//! the open transaction that contains the change. `tests/architecture` checks that every step has its two places
+//! and that every place has a step. `tests/assurance/crash_points` kills a daemon once at each place, with real Podman.
 //!
 //! Only builds with the feature `assurance` contain the places; in other builds the functions are empty.
 
 /// Environment variable that selects the place where the process ends: `before` or `after`, and the step. With `2nd` in
-/// front of the step, the first passage is ignored: `after 2nd start: make a volume`.
+/// front of the step, the first pass through it is ignored: `after 2nd start: create a volume`.
 pub const VARIABLE: &str = "ASSURANCE_CRASH_AT";
 
 /// Every durable step, with a description.
 pub const STEPS: &[(&str, &str)] = &[
     // Creating and changing the registry itself.
-    ("lock: say who holds it", "a lock file names its process: of the data directory, of the identity"),
-    ("migrate: copy the file", "a database of an older schema is copied beside itself"),
-    ("migrate: commit the migrations", "the schema is made, or brought up to date"),
-    ("found registry", "a new database is given its identity"),
-    ("begin recovery", "a registry that was lost begins to hold what it does not know"),
-    ("end recovery", "the hold ends"),
-    ("become instance", "an empty registry takes over another identity"),
-    ("identity: become another instance", "the mirror says so too"),
-    ("identity: write the mirror", "the mirror says who the registry is"),
-    ("identity: accept a copy", "the mirror names the directory it was copied to"),
-    ("mirror: replace the file", "a mirror that is written whole takes the place of the last"),
-    ("log: move it into the file", "a checkpoint: at the start, at a clean stop, and when the log has grown"),
     (
-        "store: save what is open",
-        "a database that was deleted or replaced while it was open is saved beside it",
+        "lock: write the process id",
+        "the process id is written to a lock file: of the data directory, of the identity",
     ),
-    ("accept: make the sentinel", "an engine is marked as the one to trust"),
+    ("migrate: copy the file", "a database of an older schema is backed up beside itself"),
+    ("migrate: commit the migrations", "the schema is created or migrated"),
+    ("create registry", "a new database gets its identity"),
+    ("begin recovery", "a registry is marked as recovering after a loss"),
+    ("end recovery", "the registry is no longer recovering"),
+    ("become instance", "an empty registry takes over another identity"),
+    ("identity: become another instance", "the mirror file gets that identity"),
+    ("identity: write the mirror", "the mirror file gets the registry's identity"),
+    ("identity: accept a copy", "the mirror file gets the directory that the data was copied to"),
+    ("mirror: replace the file", "a completely written mirror file replaces the previous one"),
+    (
+        "log: checkpoint into the database",
+        "a WAL checkpoint: at the start, at a clean stop, and when the WAL has grown",
+    ),
+    (
+        "store: save the open database",
+        "a database that was deleted or replaced while open is saved beside its path",
+    ),
+    ("accept: create the sentinel", "the sentinel marks an engine as trusted"),
     ("accept engine", "the registry trusts that engine"),
-    ("accept: write the mirror", "the mirror says that an engine was accepted"),
-    ("reach: make the network", "the network of the workspaces, or of one of them, is there"),
-    ("keep host reach", "how workspaces reach this host is kept for the next start"),
+    ("accept: write the mirror", "the mirror file records the accepted engine"),
+    ("reach: create the network", "the shared network, or the network of one workspace, exists"),
+    ("store host reach", "how workspaces reach this host is stored for the next start"),
     // Creating and changing a workspace.
     ("create workspace", "the row of a new workspace"),
-    ("patch workspace", "what people may change of a row"),
-    ("adopt workspace", "the row of something unknown is rebuilt"),
-    ("adopt container", "a known row takes over the container that a restored registry did not know"),
-    ("take token over", "the token that a process holds becomes the current one"),
+    ("patch workspace", "the fields of a row that users may change"),
+    ("adopt workspace", "the row of an unknown workspace is rebuilt"),
+    ("adopt container", "a known row takes over a container that the restored registry did not know"),
+    ("take over token", "the token in the token file becomes the current one"),
     // Starting a workspace.
     ("start: pull its image", "the image is on this machine"),
-    ("start: make a volume", "a volume of the workspace"),
-    ("start: repair its configuration volume", "a volume whose directory is gone gets one"),
-    ("start: begin with an empty work volume", "the same for work that was lost, on a person's word"),
-    ("edit workspace", "the row knows that it has a work volume"),
-    ("allot", "a serial and a host port for the next container"),
-    ("start: make its container", "a container that nothing names yet"),
-    ("start: discard a container", "one that a start made and did not come to use is deleted"),
-    ("start: give its container the name back", "a kept container loses a name of the trash"),
+    ("start: create a volume", "a volume of the workspace"),
+    ("start: repair its configuration volume", "a volume without its directory gets a new one"),
+    ("start: create an empty work volume", "an empty volume replaces lost work, on the operator's order"),
+    ("edit workspace", "the row records that it has a work volume"),
+    ("allocate port", "a serial number and a host port for the next container"),
+    ("start: create its container", "a container that no row refers to yet"),
+    ("start: discard a container", "a container that a start created and did not use is deleted"),
+    ("start: restore the container name", "a kept container gets its own name instead of its trash name"),
     ("begin start", "a new incarnation with a new token; older ones are revoked"),
-    ("start: write its token", "the token's file"),
-    ("start: write its configuration", "the configuration's file"),
+    ("start: write its token", "the token file"),
+    ("start: write its configuration", "the configuration file"),
     ("start: start its container", "the process runs"),
     // Status changes of a workspace.
     ("change status", "the row's status, with its event"),
-    ("change status unless", "the same, unless it was heard or changed meanwhile"),
-    ("stop: stop a container", "the process has ended"),
-    ("pause workspace", "a row and those below it are to be stopped"),
-    ("begin hibernation", "a row is to fall asleep"),
-    ("note container end", "a container that ended by itself is written down, with when to start it again"),
-    ("put off restart", "a restart that could not be tried is put off"),
-    ("claim restart of unwell", "a start anew of what gives no good sign of life"),
-    ("give back restart", "such a start that did not happen is taken back"),
-    ("flag wedged", "what is busy and makes no progress is flagged"),
+    ("change status under guard", "the same, unless a heartbeat or another change came first"),
+    ("stop: stop a container", "the process has stopped"),
+    ("pause workspace", "a row and its descendants are marked as paused, before their containers stop"),
+    ("begin hibernation", "a row is marked as hibernating, before its container stops"),
+    ("record container exit", "an unexpected exit, with the time of the next restart"),
+    ("postpone restart", "a restart that could not be tried is postponed"),
+    ("charge degraded restart", "the restart of a degraded workspace is charged to its restart budget"),
+    ("refund restart", "a charged restart that did not happen is refunded"),
+    ("flag wedged", "a busy workspace without progress is flagged"),
     // Reports and messages of agents.
-    ("note beat", "a heartbeat"),
-    ("note registration", "a registration, with its token"),
-    ("note card", "what an agent says of itself"),
-    ("note token use", "when a token was last used"),
-    ("note activity at", "when a message last passed"),
-    ("log activity", "rows of activity: messages that passed, and what an agent reports of its work"),
-    ("queue message", "a message to an agent that polls, before its sender is answered"),
-    ("note notice", "a notice of an agent to its user"),
-    ("begin delegation", "a task that is to be handed to another workspace"),
-    ("dispatch delegation", "it is about to be sent"),
-    ("move delegation", "its end, or that it waits for an agent that polls"),
-    ("take up delegations", "what a daemon before left open is ended, or begun again"),
-    ("expire delegations", "those without a result for too long have failed"),
-    ("remember", "a memory"),
-    ("forget memory", "a memory is deleted"),
-    ("note polled", "messages that an agent has polled"),
+    ("record heartbeat", "a heartbeat"),
+    ("record registration", "a registration, with its token"),
+    ("record card", "an agent's card"),
+    ("record token use", "the time of a token's last use"),
+    ("record activity time", "the time of the last message"),
+    ("log activity", "activity rows: forwarded messages, and what agents report about their work"),
+    ("queue message", "a message to an agent that polls, before its sender gets the answer"),
+    ("record notice", "an agent's notice to its user"),
+    ("begin delegation", "a task that is to be sent to another workspace"),
+    ("dispatch delegation", "the task is about to be sent"),
+    ("update delegation", "its result, or that it waits for an agent that polls"),
+    ("resume delegations", "delegations left open by the previous daemon are ended or sent again"),
+    ("expire delegations", "delegations without a result for too long have failed"),
+    ("store memory", "a memory"),
+    ("delete memory", "a memory is deleted"),
+    ("record polled", "messages that an agent has polled"),
     // Issuing and revoking tokens.
-    ("issue api token", "a token for a workspace, made by a person"),
-    ("revoke token", "one of those is revoked"),
-    ("issue admin token", "a token that may do everything"),
-    ("revoke admin token", "one of those is revoked"),
-    ("revoke stale tokens", "instance tokens whose container is gone are revoked"),
+    ("issue api token", "an API token of a workspace, issued by the operator"),
+    ("revoke token", "an API token is revoked"),
+    ("issue admin token", "a token with all permissions"),
+    ("revoke admin token", "an admin token is revoked"),
+    ("revoke stale tokens", "instance tokens without a container are revoked"),
     // Moving to the trash, restoring and deleting.
-    ("remove workspace", "rows are removed"),
-    ("claim for trash", "things are claimed for the trash"),
-    ("put away: rename a container", "a container bears its trash name"),
-    ("drop from trash", "a claimed container that is gone is left out of the entry"),
-    ("keep in trash", "the entry is complete"),
-    ("undelete workspace", "a removal is taken back"),
-    ("begin restore", "unknown things are to come back"),
-    ("restore: rename a container", "a container bears its own name again"),
-    ("finish restore", "the entry is gone, its things are back"),
-    ("begin delete", "an entry is to be deleted for good"),
+    ("remove workspace", "rows are marked as removed"),
+    ("claim for trash", "containers and volumes are claimed for the trash"),
+    ("move to trash: rename a container", "a container has its trash name"),
+    ("drop from trash", "a claimed container that no longer exists is removed from the entry"),
+    ("mark in trash", "the entry is complete"),
+    ("undelete workspace", "a removal is undone"),
+    ("begin restore", "an entry is claimed for restoring"),
+    ("restore: rename a container", "a container has its own name again"),
+    ("finish restore", "the entry is deleted; its containers and volumes are restored"),
+    ("begin delete", "an entry is claimed for deletion"),
     ("delete: delete a container", "its container is deleted"),
     ("delete: delete a volume", "a volume of it is deleted"),
-    ("finish delete", "the entry is gone"),
+    ("finish delete", "the entry is deleted"),
     ("finish purge", "nothing of a removed workspace is left"),
-    ("keep after all", "an entry that is in use, or cannot go back, is kept"),
+    ("cancel transition", "an entry that is in use, or cannot be restored, stays in the trash"),
     // Sweep passes.
-    ("sweep: apply an action", "one action of a pass, whatever steps it has"),
-    ("hold plan", "a plan that hits too much waits for a person"),
-    ("approve plan", "a person allows it"),
-    ("drop held plan", "one that is done, or has lost its cause, is dropped"),
-    ("tell", "an event without a change"),
-    ("forget events", "old events are deleted"),
-    ("forget removed", "old removed rows are deleted"),
-    ("forget: delete a network", "the network of a removed workspace is deleted"),
+    ("sweep: apply an action", "one action of a pass, with all its steps"),
+    ("hold plan", "a plan above the breaker's limit waits for approval"),
+    ("approve plan", "the operator approves it"),
+    ("drop held plan", "a plan that was applied, or has lost its cause, is dropped"),
+    ("emit event", "an event without a change"),
+    ("delete old events", "old events are deleted"),
+    ("delete old removed rows", "old removed rows are deleted"),
+    ("clean up: delete a network", "the network of a removed workspace is deleted"),
 ];
 
 /// Marks the place right before the durable step of this name.
@@ -144,7 +150,7 @@ mod places {
 
     /// The place where this process is to end.
     struct Armed {
-        location: String,
+        place: String,
         moment: String,
         step: String,
         to_pass: AtomicU32,
@@ -153,14 +159,14 @@ mod places {
     fn armed() -> Option<&'static Armed> {
         static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
         let read = || {
-            let location = std::env::var(super::VARIABLE).ok()?;
-            let (moment, step) = location.split_once(' ')?;
+            let place = std::env::var(super::VARIABLE).ok()?;
+            let (moment, step) = place.split_once(' ')?;
             let (to_pass, step) = match step.split_once(' ') {
                 Some(("2nd", step)) => (1, step),
                 _ => (0, step),
             };
             let (moment, step) = (moment.to_owned(), step.to_owned());
-            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), location: location.clone() })
+            Some(Armed { moment, step, to_pass: AtomicU32::new(to_pass), place: place.clone() })
         };
         ARMED.get_or_init(read).as_ref()
     }
@@ -185,7 +191,7 @@ mod places {
             return;
         }
         // The process is killed even if this cannot be logged; the test that reads the log fails then.
-        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.location);
+        let _unwritten = writeln!(std::io::stderr(), "crash point: {}", armed.place);
         let _sent = kill_process(getpid(), Signal::KILL);
         // Not reached: the kernel kills the process first.
         std::process::abort();

@@ -65,7 +65,7 @@ const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 /// Open files: enough for all connections of two listening addresses, and for forwarded and pooled connections.
 const DESCRIPTORS: u64 = 10_240;
 
-/// The app: everything that is built from a configuration.
+/// The parts of the daemon: everything that is built from a configuration.
 struct App {
     store: Store,
     engine: Arc<dyn Engine>,
@@ -89,7 +89,7 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot install a signal handler")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot install a signal handler")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot install a signal handler")?;
-    let given_addresses = stop.clone();
+    let signalled = stop.clone();
     let (reload, terminal) = (Arc::new(Notify::new()), Terminal::at_start());
     let serving = serve_until(config, overrides, Arc::clone(&reload), stop);
     tokio::pin!(serving);
@@ -97,9 +97,9 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             done = &mut serving => return done,
-            _ = terminate.recv() => given_addresses.cancel(),
-            _ = interrupt.recv() => given_addresses.cancel(),
-            _ = hangup.recv() => if terminal.was_closed() { given_addresses.cancel() } else { reload.notify_one() },
+            _ = terminate.recv() => signalled.cancel(),
+            _ = interrupt.recv() => signalled.cancel(),
+            _ = hangup.recv() => if terminal.was_closed() { signalled.cancel() } else { reload.notify_one() },
         }
     }
 }
@@ -171,7 +171,7 @@ async fn serve_until(
     }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&app.sweeper),
-        sweep::all_looking(config.sweep.look_every),
+        sweep::all_with_interval(config.sweep.look_every),
         Arc::clone(&app.clock),
         Arc::new(app.spawn.clone()),
         calls,
@@ -341,7 +341,7 @@ impl AgentListeners<'_> {
         );
         spawn.spawn(Box::pin(async move {
             work.await;
-            let _nobody_waits = ended.send(());
+            let _unawaited = ended.send(());
         }));
         Box::pin(async move { end.await.unwrap_or_default() })
     }
@@ -582,19 +582,19 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
 /// Reports why no daemon answered, and whether to start one.
 fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     let socket = config.socket();
-    let effective = socket.display();
+    let socket_path = socket.display();
     match std::os::unix::net::UnixStream::connect(&socket) {
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             return doctor::fail(
                 "daemon",
-                format!("cannot check whether a daemon serves {effective}: {error}"),
+                format!("cannot check whether a daemon serves {socket_path}: {error}"),
                 "run this as the owner of the data directory, or choose your own one with --data-dir",
             );
         }
         Ok(_) => {
             return doctor::fail(
                 "daemon",
-                format!("the daemon at {effective} does not respond"),
+                format!("the daemon at {socket_path} does not respond"),
                 "check whether its process is stopped (`kill -CONT PID` resumes it) or the machine is overloaded",
             );
         }
@@ -607,7 +607,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
     } else {
         "start it: `ostler serve`, or `systemctl --user start ostler`"
     };
-    doctor::fail("daemon", format!("no daemon serves {effective}"), advice)
+    doctor::fail("daemon", format!("no daemon serves {socket_path}"), advice)
 }
 
 /// Checks the registry's files as a start of the daemon would.

@@ -184,10 +184,10 @@ impl Doctor {
     /// Returns the rows and trash entries of the workspaces in `inventory`. Containers that were renamed by hand are
     /// assigned to them in `inventory`.
     async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<SweepRow>, Vec<TrashEntry>)> {
-        let mut effective = inventory.workspaces();
-        effective.extend(inventory.named_by_foreign());
-        let entries = self.0.store.trash_of(effective.clone()).await?;
-        let rows = self.0.store.sweep_rows(effective).await?;
+        let mut workspaces = inventory.workspaces();
+        workspaces.extend(inventory.named_by_foreign());
+        let entries = self.0.store.trash_of(workspaces.clone()).await?;
+        let rows = self.0.store.sweep_rows(workspaces).await?;
         inventory.recognise(&rows, &entries);
         Ok((rows, entries))
     }

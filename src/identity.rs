@@ -158,11 +158,11 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(location(source)),
         }
-        crash_point::before("lock: say who holds it");
+        crash_point::before("lock: write the process id");
         file.set_len(0).map_err(location)?;
         file.rewind().map_err(location)?;
         writeln!(file, "{}", std::process::id()).map_err(location)?;
-        crash_point::after("lock: say who holds it");
+        crash_point::after("lock: write the process id");
         Ok(Self { _file: file, _directory: None })
     }
 }
@@ -178,7 +178,7 @@ fn private_directory(path: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Whether the file belongs to this user or to root, who could access everything anyway.
+/// Whether the file belongs to this user or to root, which can access everything anyway.
 fn is_own(metadata: &fs::Metadata) -> bool {
     metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
 }
@@ -233,7 +233,7 @@ pub async fn refuse_mixed(
     let registry = store.registry().await?;
     if let (Some(registry), Some(record)) = (registry, record)
         && registry.instance != record.instance
-        && !has_become_it(store, &registry).await?
+        && !has_become_instance(store, &registry).await?
     {
         return Err(IdentityError::Mixed {
             path: data_dir.to_owned(),
@@ -327,7 +327,7 @@ pub async fn establish(
 
 /// Whether the registry took over its identity and the process ended before the mirror was updated. It has created
 /// nothing since then, and holds everything it does not know.
-async fn has_become_it(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
+async fn has_become_instance(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
     let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
     Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
 }
@@ -415,8 +415,8 @@ mod tests {
         DirBuilder::new().mode(0o700).create(&runtime).unwrap();
         let instance = InstanceId(SystemEntropy.uuid());
         std::os::unix::fs::symlink(&target, runtime.join(format!("{instance}.lock"))).unwrap();
-        let said = refusal(Lock::instance(&runtime, instance));
-        assert!(said.contains("symbolic link") && said.contains("XDG_RUNTIME_DIR"), "{said}");
+        let message = refusal(Lock::instance(&runtime, instance));
+        assert!(message.contains("symbolic link") && message.contains("XDG_RUNTIME_DIR"), "{message}");
         assert_eq!(fs::read_to_string(target).unwrap(), "precious", "the target of the link was truncated");
     }
 
@@ -427,8 +427,8 @@ mod tests {
         fs::create_dir(&runtime).unwrap();
         for mode in [0o777, 0o1777, 0o720] {
             fs::set_permissions(&runtime, PermissionsExt::from_mode(mode)).unwrap();
-            let said = refusal(Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())));
-            assert!(said.contains("other users may write"), "{said}");
+            let message = refusal(Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())));
+            assert!(message.contains("other users may write"), "{message}");
         }
         fs::set_permissions(&runtime, PermissionsExt::from_mode(0o755)).unwrap();
         Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())).unwrap();
@@ -441,8 +441,8 @@ mod tests {
         }
         let directory = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(directory.path(), Some(4711), None).unwrap();
-        let said = refusal(Lock::instance(directory.path(), InstanceId(SystemEntropy.uuid())));
-        assert!(said.contains("belongs to user 4711"), "{said}");
+        let message = refusal(Lock::instance(directory.path(), InstanceId(SystemEntropy.uuid())));
+        assert!(message.contains("belongs to user 4711"), "{message}");
     }
 
     #[test]
@@ -450,8 +450,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let lock = Lock::data_directory(directory.path()).unwrap();
         fs::remove_file(directory.path().join("ostler.lock")).unwrap();
-        let said = refusal(Lock::data_directory(directory.path()));
-        assert!(said.contains("in use by another ostler"), "{said}");
+        let message = refusal(Lock::data_directory(directory.path()));
+        assert!(message.contains("in use by another ostler"), "{message}");
         drop(lock);
         Lock::data_directory(directory.path()).unwrap();
     }
@@ -462,8 +462,8 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();
         fs::write(directory.path().join(crate::store::MIRROR_FILE_NAME), "garbage").unwrap();
-        let said = refusal(established(&store, directory.path()).await);
-        assert!(said.contains("content is damaged") && !said.contains("writable"), "{said}");
+        let message = refusal(established(&store, directory.path()).await);
+        assert!(message.contains("content is damaged") && !message.contains("writable"), "{message}");
     }
 
     /// A separate file system, unmounted on drop.

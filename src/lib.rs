@@ -1,7 +1,7 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 //!
 //! This page describes the structure of the code. Every module is a layer and may name only the layers in its row,
-//! which are below it. `tests/app` checks the sources against this table, and the table against its own copy.
+//! which are below it. `tests/architecture` checks the sources against this table, and the table against its own copy.
 //!
 //! | layer | may name | purpose |
 //! |---|---|---|

@@ -176,7 +176,7 @@ impl Listening {
         let epoch = self.epoch(awake);
         // A time ahead of the clock was recorded before the clock was set back. It counts from the start of the
         // windows.
-        if is(Mutation::CountOurSleep) {
+        if is(Mutation::CountOwnDowntime) {
             return now.since(since);
         }
         if since.is_ahead_of(now) { epoch } else { now.since(since).min(epoch) }

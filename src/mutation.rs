@@ -26,7 +26,7 @@ pub enum Mutation {
     /// A claim for the trash does not check the row again.
     ClaimUnguarded,
     /// A purge deletes everything that the workspace has in the trash at that time.
-    PurgeWhateverIsThere,
+    PurgeEverything,
     /// The in-memory copy is not updated after a commit.
     ForgetMemory,
     /// A listing is trusted although the sentinel is missing.
@@ -46,7 +46,7 @@ pub enum Mutation {
     /// The number of removals in one run of a pass is not limited.
     NoCap,
     /// Missing heartbeats count although ostler was not receiving any.
-    CountOurSleep,
+    CountOwnDowntime,
     /// A start does not verify that the old process has stopped.
     LetOldProcessRun,
     /// A start that finds the container running counts as successful.
@@ -86,7 +86,7 @@ pub enum Mutation {
     /// A workspace with missing heartbeats is restarted although its container was paused by hand.
     RestartPaused,
     /// Stops that a row demands count as destructive.
-    StopsAreDestruction,
+    StopsAreDestructive,
     /// Every recovery of a flapping agent emits an event.
     ReportEveryFlip,
     /// Events are never deleted.
@@ -101,98 +101,110 @@ impl Mutation {
         (
             Self::RevokeWithoutAge,
             "revoke-without-age",
-            "the age of a token is left out of the UPDATE that revokes it",
+            "the UPDATE that revokes stale tokens does not check their age",
         ),
-        (Self::RevokeAnyKind, "revoke-any-kind", "the sweep revokes tokens that a person made, too"),
-        (Self::KeepOlderTokens, "keep-older-tokens", "a start leaves the tokens of older incarnations alive"),
+        (Self::RevokeAnyKind, "revoke-any-kind", "the sweep also revokes tokens that the operator issued"),
+        (Self::KeepOlderTokens, "keep-older-tokens", "a start leaves the tokens of older incarnations valid"),
         (
             Self::DenyList,
             "deny-list",
-            "a change of status names what it may not move, instead of what it may",
+            "a status change excludes forbidden source statuses instead of listing the allowed ones",
         ),
-        (Self::SilentChange, "silent-change", "a container that ended moves its status without an event"),
-        (Self::UndeleteDeleted, "undelete-what-is-deleted", "an undelete takes back what is being deleted"),
+        (Self::SilentChange, "silent-change", "the status change after a container's exit emits no event"),
+        (Self::UndeleteDeleted, "undelete-deleted", "an undelete restores what is being deleted"),
         (
             Self::UndeleteAlone,
             "undelete-alone",
-            "an undelete leaves in the trash what the removal took along",
+            "an undelete leaves in the trash what the same removal moved there",
         ),
         (
             Self::AcceptAnyIncarnation,
-            "hear-any-incarnation",
-            "a beat counts whatever became of its token and incarnation on the way",
+            "accept-any-incarnation",
+            "a heartbeat counts even if its token or incarnation became invalid meanwhile",
         ),
-        (Self::ClaimUnguarded, "claim-unguarded", "a claim for the trash does not look at the row again"),
+        (Self::ClaimUnguarded, "claim-unguarded", "a claim for the trash does not check the row again"),
         (
-            Self::PurgeWhateverIsThere,
-            "purge-whatever-is-there",
-            "a purge deletes whatever its workspace has in the trash when its turn comes",
+            Self::PurgeEverything,
+            "purge-everything",
+            "a purge deletes everything that the workspace has in the trash at that time",
+        ),
+        (Self::ForgetMemory, "forget-memory", "the in-memory copy is not updated after a commit"),
+        (Self::TrustAnyEngine, "trust-any-engine", "a listing is trusted although the sentinel is missing"),
+        (
+            Self::ForgetInstance,
+            "forget-instance",
+            "containers of every installation count as this instance's",
         ),
         (
-            Self::ForgetMemory,
-            "forget-memory",
-            "what is kept in memory is not brought up to date after a commit",
+            Self::LabelsAreEnough,
+            "labels-are-enough",
+            "a container counts as ostler's by its labels alone, whatever its name",
         ),
-        (Self::TrustAnyEngine, "trust-any-engine", "a listing counts although the sentinel is not there"),
-        (Self::ForgetInstance, "forget-instance", "containers of every installation are taken for ours"),
-        (Self::LabelsAreEnough, "labels-are-enough", "a container is ours by its labels, whatever its name"),
-        (Self::NoBreaker, "no-breaker", "the breaker never holds"),
+        (Self::NoBreaker, "no-breaker", "the circuit breaker never holds a plan"),
         (
             Self::SilenceIsFree,
             "silence-is-free",
-            "restarts of silent agents do not count against the breaker",
+            "restarts after missing heartbeats do not count towards the circuit breaker",
+        ),
+        (Self::LeaveClaimsOpen, "leave-claims-open", "an interrupted claim for the trash is never completed"),
+        (Self::LeaveInterrupted, "leave-interrupted", "a start that a crash interrupted is never repeated"),
+        (Self::NoCap, "no-cap", "the number of removals in one run of a pass is not limited"),
+        (
+            Self::CountOwnDowntime,
+            "count-own-downtime",
+            "missing heartbeats count although ostler was not receiving any",
         ),
         (
-            Self::LeaveClaimsOpen,
-            "leave-claims-open",
-            "what was claimed for the trash and interrupted is never finished",
+            Self::LetOldProcessRun,
+            "let-old-process-run",
+            "a start does not verify that the old process has stopped",
         ),
-        (Self::LeaveInterrupted, "leave-interrupted", "a start that a crash interrupted is never begun anew"),
-        (Self::NoCap, "no-cap", "one run of a pass takes away as much as it likes"),
-        (Self::CountOurSleep, "blame-for-our-sleep", "silence counts although ostler did not listen"),
-        (Self::LetOldProcessRun, "let-old-holder-run", "a start does not see the old process stopped first"),
         (
             Self::AnyStartIsMine,
-            "any-start-is-mine",
-            "a start that finds the container running counts as done",
+            "any-start-counts",
+            "a start that finds the container running counts as successful",
         ),
-        (Self::NoReadBack, "no-read-back", "the token file is not read back"),
-        (Self::VolumesOnTheFly, "volumes-on-the-fly", "a work volume that is gone is made anew in silence"),
+        (Self::NoReadBack, "no-read-back", "the token file is not read back after writing"),
+        (Self::VolumesOnTheFly, "recreate-volumes", "a missing work volume is silently recreated"),
         (
             Self::UnknownIsGone,
             "unknown-is-gone",
-            "an engine that gives no answer is taken for a container that is gone",
+            "an engine that does not answer is treated as a missing container",
         ),
         (
             Self::HibernatedBeforeStop,
-            "say-asleep-first",
-            "a workspace is called asleep before its container was seen stopped",
+            "hibernated-before-stop",
+            "a workspace is marked hibernated before its container was verified as stopped",
         ),
         (
             Self::BelieveAnyEngine,
-            "believe-whoever-answers",
-            "a deletion is believed whoever the engine was that said so",
+            "believe-any-engine",
+            "a reported deletion is believed without checking which engine reported it",
         ),
-        (Self::RestoreForever, "restore-for-ever", "what cannot go back stays on its way back"),
+        (
+            Self::RestoreForever,
+            "restore-forever",
+            "an entry that cannot be restored stays in the state `restoring`",
+        ),
         (
             Self::FinishListedClaims,
-            "finish-claims-in-sight",
-            "a claim is finished only while something of its workspace is listed",
+            "finish-listed-claims",
+            "a claim is completed only while something of its workspace is listed",
         ),
         (
             Self::KeepHalfStarted,
             "keep-half-started",
-            "a container whose start was broken off is started again, and never another",
+            "a container whose start was interrupted is started again, and never replaced",
         ),
         (
             Self::LoseWakeUps,
             "lose-wake-ups",
-            "the driver ignores wake-ups: a pass runs at its regular turns only",
+            "the driver ignores wake-ups: a pass runs at its regular intervals only",
         ),
         (
             Self::IgnoreLateTicks,
             "ignore-late-ticks",
-            "a tick of the driver that comes late starts no new liveness epoch",
+            "a late tick of the driver does not start a new liveness epoch",
         ),
         (
             Self::ChargeForReboots,
@@ -202,12 +214,12 @@ impl Mutation {
         (
             Self::GiveUpAtFirstRefusal,
             "give-up-at-first-refusal",
-            "a message whose connection is refused is given up at once",
+            "a message is given up at the first refused connection",
         ),
         (
             Self::MirrorCreationsOnly,
             "mirror-creations-only",
-            "only creations raise the generation that the mirror holds",
+            "only creations raise the generation stored in the mirror",
         ),
         (
             Self::ActWhileRecovering,
@@ -217,22 +229,22 @@ impl Mutation {
         (
             Self::NamesAreProof,
             "names-are-proof",
-            "a row's own container counts only under ostler's name for it",
+            "a row's own container counts only if it has the name that ostler gives it",
         ),
         (
             Self::SentinelOnly,
             "sentinel-only",
-            "an engine is recognised by its sentinel only, never by the containers it shows",
+            "an engine is recognised only by its sentinel, never by the containers that it lists",
         ),
         (
             Self::RestartPaused,
-            "restart-what-is-paused",
-            "a silent workspace is restarted although its container is paused by hand",
+            "restart-paused",
+            "a workspace with missing heartbeats is restarted although its container was paused by hand",
         ),
-        (Self::StopsAreDestruction, "stops-are-destruction", "stops that a row demands count as destruction"),
-        (Self::ReportEveryFlip, "tell-every-flip", "every recovery of an agent that flaps is an event"),
-        (Self::KeepAllHistory, "keep-all-history", "events are never forgotten"),
-        (Self::NamesBeforeIds, "names-before-ids", "a name is looked up before a whole id"),
+        (Self::StopsAreDestructive, "stops-are-destructive", "stops that a row demands count as destructive"),
+        (Self::ReportEveryFlip, "report-every-flip", "every recovery of a flapping agent emits an event"),
+        (Self::KeepAllHistory, "keep-all-history", "events are never deleted"),
+        (Self::NamesBeforeIds, "names-before-ids", "a name takes precedence over a complete id"),
     ];
 }
 

@@ -1,10 +1,10 @@
-//! Everything that needs more than one module, in one binary: it links once.
+//! All tests that use more than one module, in one binary, so that it is linked once.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stderr,
-    reason = "the whole crate is tests; clippy knows only functions marked so"
+    reason = "the whole crate is tests; clippy exempts only functions with #[test]"
 )]
 
 mod agents;

@@ -206,7 +206,7 @@ pub(crate) fn serve(directory: &Path, count: usize, agent: SocketAddr) {
         let store = Store::open(directory).unwrap();
         let begun = Instant::now();
         populate(&store, count, Some(agent.port()), clock.now()).await;
-        eprintln!("{count} workspaces were made in {:.1} s", begun.elapsed().as_secs_f64());
+        eprintln!("{count} workspaces were created in {:.1} s", begun.elapsed().as_secs_f64());
         let spawn = TokioTasks::default();
         let api = api(directory, store, &clock, &spawn);
         let listener = listen::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();

@@ -152,7 +152,7 @@ pub(crate) fn commits(database: &Path) -> u32 {
 /// A heartbeat as the bare route parses it: all fields that ostler reads, unused.
 #[derive(Deserialize)]
 #[allow(dead_code, reason = "reading is all that is done with it")]
-struct BareBeat {
+struct BareHeartbeat {
     workspace_id: String,
     error_rate: f64,
     sample_error: String,
@@ -189,7 +189,7 @@ struct Answer {
 
 /// Serves the baseline: axum without any logic. `/` is an agent that echoes its message.
 pub(crate) fn serve_bare() {
-    let heartbeat = post(|Json(_beat): Json<BareBeat>| async {
+    let heartbeat = post(|Json(_heartbeat): Json<BareHeartbeat>| async {
         ([(axum::http::header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#)
     });
     let agent = post(|Json(message): Json<Message>| async {

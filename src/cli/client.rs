@@ -215,7 +215,7 @@ impl Client {
 
     /// Whether a daemon accepts connections but does not answer `/health` in time.
     async fn is_silent(&self) -> bool {
-        let says = async {
+        let response = async {
             let stream = UnixStream::connect(&self.socket).await?;
             let (mut sender, connection) =
                 http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
@@ -226,7 +226,7 @@ impl Client {
             sender.send_request(request).await.map(drop).map_err(io::Error::other)
         };
         // Any error shows that the daemon reacts, if only by shutting down; the request's own connection reports more.
-        timeout(SILENT_AFTER, says).await.is_err()
+        timeout(SILENT_AFTER, response).await.is_err()
     }
 
     fn frozen(&self) -> Failure {

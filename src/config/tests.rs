@@ -95,8 +95,8 @@ fn config_error_names_file_line_key_and_nearest_key() {
              \"agent\"",
         ),
         (
-            "[runtimes.agent]\nreadiness = \"beat\"",
-            "config.toml:2: `runtimes.agent.readiness`: expected \"container\" or \"heartbeat\", found \"beat\"",
+            "[runtimes.agent]\nreadiness = \"ready\"",
+            "config.toml:2: `runtimes.agent.readiness`: expected \"container\" or \"heartbeat\", found \"ready\"",
         ),
         (
             "[runtimes.agent.env]\nDEPTH = 3",
@@ -236,8 +236,8 @@ fn durations_and_memory_sizes_round_trip() {
 fn runtime_environment_is_shown_without_values() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
     assert!(!format!("{config:?}").contains("hunter2"));
-    let effective = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
-    assert_eq!(effective, "{ API_KEY = … }");
+    let displayed = value::Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
+    assert_eq!(displayed, "{ API_KEY = … }");
 }
 
 #[test]

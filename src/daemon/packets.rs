@@ -116,8 +116,8 @@ async fn feed(program: &str, rules: String) -> Result<(), String> {
     if ended.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&ended.stderr);
-    Err(format!("`nft` rejected the rules: {}", said.lines().next().unwrap_or("no reason given")))
+    let stderr = String::from_utf8_lossy(&ended.stderr);
+    Err(format!("`nft` rejected the rules: {}", stderr.lines().next().unwrap_or("no reason given")))
 }
 
 #[cfg(test)]

@@ -138,7 +138,7 @@ impl Doctor {
         let reach = reach.unwrap_or_else(|| Err("the engine does not answer".into()));
         let proof = if reached.verdict == "ok" && self.newest_heartbeat(&rows).is_some() {
             Proof::Reached
-        } else if rows.iter().any(|one| location(one).is_some()) {
+        } else if rows.iter().any(|one| ask_rank(one).is_some()) {
             Proof::Missing
         } else {
             Proof::NoneRunning
@@ -173,8 +173,8 @@ impl Doctor {
     }
 
     async fn reached(&self, rows: &[Described]) -> Check {
-        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((location(one)?, one))).collect();
-        running.sort_by_key(|(location, _)| *location);
+        let mut running: Vec<_> = rows.iter().filter_map(|one| Some((ask_rank(one)?, one))).collect();
+        running.sort_by_key(|(ask_rank, _)| *ask_rank);
         let running: Vec<_> = running.into_iter().map(|(_, one)| one).collect();
         let asked = within(&*self.0.clock, DEADLINE, self.ask_one(rows, &running)).await;
         match asked.unwrap_or(Err("the request timed out")) {
@@ -196,8 +196,9 @@ impl Doctor {
         for one in rows {
             let (Some(container), Some(port)) = (&one.row.container, one.row.host_port) else { continue };
             let is_up = matches!(one.row.status, Status::Online | Status::Degraded);
-            let is_ours = one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= RECENT_HEARTBEAT);
-            if !(is_up && is_ours) {
+            let has_heartbeat =
+                one.vitals.last_heartbeat_at.is_some_and(|at| now.since(at) <= RECENT_HEARTBEAT);
+            if !(is_up && has_heartbeat) {
                 continue;
             }
             match self.0.engine.sockets(container, AGENT_PORT, port).await {
@@ -227,30 +228,30 @@ impl Doctor {
         let mut why = "no workspace runs";
         for one in running {
             let Some(container) = &one.row.container else { continue };
-            let parse_inside_answer = match self.run_inside(container).await {
-                Ok(said) => parse_inside_answer(&said, &registry_mark(self.0.instance)),
+            let answer = match self.run_inside(container).await {
+                Ok(output) => parse_inside_answer(&output, &registry_mark(self.0.instance)),
                 // The container may exit at any moment, and not every image has a shell.
                 Err(error) => {
                     tracing::debug!(%error, workspace = %one.row.name, "network check could not run in workspace");
                     InsideAnswer::NotAsked(NO_SHELL)
                 }
             };
-            match parse_inside_answer {
+            match answer {
                 InsideAnswer::Ostler(url) => {
                     return Ok(ok("network", format!("`{}` reaches ostler at {url}", one.row.name)));
                 }
                 // The output is empty if the exec stream broke off, which happens while other containers start and
                 // stop. A heartbeat that arrived is stronger evidence than empty output.
-                InsideAnswer::Otherwise(_, said)
-                    if said == NO_ANSWER && self.newest_heartbeat(rows).is_some() =>
+                InsideAnswer::Otherwise(_, output)
+                    if output == NO_ANSWER && self.newest_heartbeat(rows).is_some() =>
                 {
                     why = "a request from inside a workspace returned nothing";
                 }
-                InsideAnswer::Otherwise(url, said) => {
+                InsideAnswer::Otherwise(url, output) => {
                     let now = self.0.clock.now();
-                    let said =
-                        redact_tokens(&said, |digest| self.0.store.token_subject(digest, now).is_some());
-                    return Ok(unreached(one.row.name.as_str(), &url, &said, self.0.network.port));
+                    let output =
+                        redact_tokens(&output, |digest| self.0.store.token_subject(digest, now).is_some());
+                    return Ok(unreached(one.row.name.as_str(), &url, &output, self.0.network.port));
                 }
                 InsideAnswer::NotAsked(reason) => why = reason,
             }
@@ -268,15 +269,15 @@ impl Doctor {
         };
         let exec = self.0.engine.create_exec(container, &request).await?;
         let mut stream = self.0.engine.start_exec(&exec, false).await?.take(OUTPUT_MAX_BYTES);
-        let mut said = Vec::new();
+        let mut output = Vec::new();
         // Output that arrived before the stream broke off is used as well.
-        let _broken = stream.read_to_end(&mut said).await;
-        Ok(said)
+        let _broken = stream.read_to_end(&mut output).await;
+        Ok(output)
     }
 }
 
 /// Rank in the order in which running containers are asked; `None` if the workspace has no running container.
-fn location(one: &Described) -> Option<u8> {
+fn ask_rank(one: &Described) -> Option<u8> {
     if one.row.kind != Kind::Container {
         return None;
     }
@@ -307,19 +308,19 @@ pub fn registry_mark(instance: InstanceId) -> String {
 
 /// Returns stdout and stderr of a command in the order received, without the stream's frame headers.
 fn unframed(mut stream: &[u8]) -> String {
-    let mut said = Vec::new();
+    let mut bytes = Vec::new();
     while let Some(([_, _, _, _, length @ ..], rest)) = stream.split_first_chunk::<8>() {
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         let (part, behind) = rest.split_at(length.min(rest.len()));
-        said.extend_from_slice(part);
+        bytes.extend_from_slice(part);
         stream = behind;
     }
-    String::from_utf8_lossy(&said).into_owned()
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn parse_inside_answer(stream: &[u8], own_mark: &str) -> InsideAnswer {
-    let said = unframed(stream);
-    let Some((url, answer)) = said.split_once('\n').and_then(|(first, rest)| {
+    let text = unframed(stream);
+    let Some((url, answer)) = text.split_once('\n').and_then(|(first, rest)| {
         Some((first.strip_prefix("asking ")?.strip_suffix("/health")?.to_owned(), rest.trim()))
     }) else {
         return InsideAnswer::NotAsked(NO_SHELL);
@@ -338,11 +339,11 @@ fn parse_inside_answer(stream: &[u8], own_mark: &str) -> InsideAnswer {
     }
 }
 
-fn unreached(name: &str, url: &str, said: &str, port: u16) -> Check {
+fn unreached(name: &str, url: &str, output: &str, port: u16) -> Check {
     let url = if url.is_empty() { "its configured URL, which is empty" } else { url };
     fail(
         "network",
-        format!("`{name}` does not reach ostler at {url}: {said}"),
+        format!("`{name}` does not reach ostler at {url}: {output}"),
         format!(
             "if a firewall filters traffic from the workspaces' bridge to this host, allow port {port}. If the address \
              is wrong, set `network.listen` (where ostler listens) or `network.platform_url` (the URL given to \
@@ -375,7 +376,7 @@ fn without_asking(
             "network",
             format!("`{name}` reaches ostler: its last heartbeat was {} s ago ({why})", ago.as_secs()),
         ),
-        None if !rows.iter().any(|one| location(one).is_some()) => ok(
+        None if !rows.iter().any(|one| ask_rank(one).is_some()) => ok(
             "network",
             format!("whether workspaces reach ostler cannot be checked: {why}. Workspaces use {advertised}"),
         ),
@@ -391,7 +392,7 @@ fn without_asking(
 
 /// Warns of containers that use an address which this host had when they started and no longer has, if any.
 fn outdated_addresses(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
-    let is_outdated = |one: &&Described| location(one).is_some() && outdated.contains(&one.row.id);
+    let is_outdated = |one: &&Described| ask_rank(one).is_some() && outdated.contains(&one.row.id);
     let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
     (!names.is_empty()).then(|| {
         warn(
@@ -443,13 +444,13 @@ fn listen_check(
         0 => String::new(),
         more => format!(" and {more} more gateways of workspaces' networks"),
     };
-    let parse_inside_answer = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
+    let listening = format!("listening for agents on {}{more}", addresses[..listed].join(" and "));
     if network.listen.is_empty()
-        && let Some(check) = unserved(network, reach, bound, &parse_inside_answer, proof)
+        && let Some(check) = unserved(network, reach, bound, &listening, proof)
     {
         return check;
     }
-    let mut found = parse_inside_answer;
+    let mut found = listening;
     let mut advice = Vec::new();
     if let Some(cut_off) = cut_off(network, reach, proof == Proof::Reached) {
         found = format!("{found}; {cut_off}");
@@ -495,7 +496,7 @@ fn unserved(
     network: &Network,
     reach: &Result<Reach, String>,
     bound: &BTreeSet<IpAddr>,
-    parse_inside_answer: &str,
+    listening: &str,
     proof: Proof,
 ) -> Option<Check> {
     let port = network.port;
@@ -511,7 +512,7 @@ fn unserved(
                 verdict(
                     "listen",
                     format!(
-                        "{parse_inside_answer}, but not on {} of {} addresses at which workspaces reach this host: {}",
+                        "{listening}, but not on {} of {} addresses at which workspaces reach this host: {}",
                         missing.len(),
                         reach.addresses.len(),
                         named.join(" and ")
@@ -525,38 +526,33 @@ fn unserved(
         }
         Err(why) => why,
     };
-    let still_running =
-        "ostler binds the address once the engine reports it; `network.listen` can set it instead";
+    let advice = "ostler binds the address once the engine reports it; `network.listen` can set it instead";
     Some(match (bound.is_empty(), proof) {
         (false, Proof::Reached | Proof::NoneRunning) => ok(
             "listen",
             format!(
-                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
+                "{listening}, the last known addresses of this host for workspaces; the current ones are not known: {why}"
             ),
         ),
         (false, Proof::Missing) => warn(
             "listen",
             format!(
-                "{parse_inside_answer}, the last known addresses of this host for workspaces; the current ones are not known, and no \
+                "{listening}, the last known addresses of this host for workspaces; the current ones are not known, and no \
                  running workspace has reached ostler yet: {why}"
             ),
-            still_running,
+            advice,
         ),
-        (true, Proof::NoneRunning) => warn(
-            "listen",
-            format!("{parse_inside_answer} only, so workspaces cannot reach ostler yet: {why}"),
-            still_running,
-        ),
+        (true, Proof::NoneRunning) => {
+            warn("listen", format!("{listening} only, so workspaces cannot reach ostler yet: {why}"), advice)
+        }
         (true, Proof::Reached) => ok(
             "listen",
-            format!(
-                "{parse_inside_answer}; the address of this host for workspaces is not known at present: {why}"
-            ),
+            format!("{listening}; the address of this host for workspaces is not known at present: {why}"),
         ),
         (true, Proof::Missing) => fail(
             "listen",
-            format!("{parse_inside_answer} only, and no running workspace is known to reach ostler: {why}"),
-            still_running,
+            format!("{listening} only, and no running workspace is known to reach ostler: {why}"),
+            advice,
         ),
     })
 }
@@ -689,7 +685,7 @@ fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
 mod tests {
     use super::*;
 
-    const TOLD: &str = "http://10.89.0.1:7717";
+    const ADVERTISED: &str = "http://10.89.0.1:7717";
 
     /// The stream as the engine sends it: one frame for each part, which may end anywhere in the text.
     fn framed(parts: &[&str]) -> Vec<u8> {
@@ -704,30 +700,30 @@ mod tests {
 
     #[test]
     fn only_the_daemons_own_response_proves_reachability() {
-        let asking = format!("asking {TOLD}/health\n");
+        let asking = format!("asking {ADVERTISED}/health\n");
         let health = |mark: &str| format!("{{\"status\":\"ok\",\"registry\":\"{mark}\"}}");
         let own = framed(&[&asking, &health("7")[..9], &health("7")[9..]]);
-        assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(TOLD.into()));
-        for (said, effective) in [
+        assert_eq!(parse_inside_answer(&own, "7"), InsideAnswer::Ostler(ADVERTISED.into()));
+        for (output, expected) in [
             (health("8"), "the ostler daemon of another registry answered"),
             ("Traceback\n  File\nurllib.error.URLError: refused\n".into(), "urllib.error.URLError: refused"),
             ("<html>".into(), "<html>"),
             (String::new(), "no answer"),
         ] {
-            let parse_inside_answer = parse_inside_answer(&framed(&[&asking, &said]), "7");
-            assert_eq!(parse_inside_answer, InsideAnswer::Otherwise(TOLD.into(), effective.into()), "{said}");
+            let answer = parse_inside_answer(&framed(&[&asking, &output]), "7");
+            assert_eq!(answer, InsideAnswer::Otherwise(ADVERTISED.into(), expected.into()), "{output}");
         }
     }
 
     #[test]
     fn probe_counts_as_not_made_without_shell_or_http_client() {
-        for said in [
+        for output in [
             &framed(&["OCI runtime exec failed: no such file"])[..],
             b"",
             b"\x01\0\0",
             &framed(&["asking x/health\n", "no tool\n"]),
         ] {
-            assert!(matches!(parse_inside_answer(said, "7"), InsideAnswer::NotAsked(_)), "{said:?}");
+            assert!(matches!(parse_inside_answer(output, "7"), InsideAnswer::NotAsked(_)), "{output:?}");
         }
     }
 
@@ -742,7 +738,7 @@ mod tests {
         Network {
             listen: listen.iter().map(|address| address.parse().unwrap()).collect(),
             port: 7717,
-            advertised_url: TOLD.into(),
+            advertised_url: ADVERTISED.into(),
             is_url_configured: false,
             isolate: false,
             packets: Arc::new(|| Ok(())),

@@ -29,7 +29,7 @@ pub enum Verdict {
 }
 
 /// Judges a plan. `recent` are the workspaces affected within the last hour; `known` is the number of live rows plus
-/// unknown workspaces; `approved` tells whether an operator approved an action.
+/// unknown workspaces; `approved` returns whether an operator approved an action.
 #[must_use]
 pub fn judge(
     plan: &[Planned],

@@ -58,8 +58,8 @@ impl RestartBudget {
     /// before this exit, if there was one.
     #[must_use]
     pub fn judge(&self, before: &[Timestamp], online_for: Option<Duration>, now: Timestamp) -> Next {
-        let anew = online_for.is_some_and(|time| time >= self.reset_after);
-        let counts = |end: &&Timestamp| !anew && **end > now - self.window && **end <= now;
+        let reset = online_for.is_some_and(|time| time >= self.reset_after);
+        let counts = |end: &&Timestamp| !reset && **end > now - self.window && **end <= now;
         let mut ends: Vec<_> = before.iter().filter(counts).copied().collect();
         ends.push(now);
         if ends.len() >= self.ends_allowed.max(1) {

@@ -53,10 +53,10 @@ pub enum InvalidName {
     #[error("the name is empty: expected 1 to {NAME_MAX_CHARS} letters, digits, `-`, `_`, `.` or spaces")]
     Empty,
     /// More than `NAME_MAX_CHARS` characters.
-    #[error("the name `{effective}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
+    #[error("the name `{beginning}…` has {chars} characters: at most {NAME_MAX_CHARS} are allowed")]
     TooLong {
         /// The first 20 characters.
-        effective: String,
+        beginning: String,
         /// Number of characters.
         chars: usize,
     },
@@ -90,7 +90,7 @@ impl FromStr for WorkspaceName {
             return Err(InvalidName::Empty);
         }
         if chars > NAME_MAX_CHARS {
-            return Err(InvalidName::TooLong { effective: text.chars().take(20).collect(), chars });
+            return Err(InvalidName::TooLong { beginning: text.chars().take(20).collect(), chars });
         }
         let mut before = ' ';
         for (index, found) in text.chars().enumerate() {
@@ -257,12 +257,12 @@ mod tests {
             ("a  b", "' ' at position 3"),
             ("a\nb", "'\\n' at position 2"),
         ] {
-            let said = bad.parse::<WorkspaceName>().unwrap_err().to_string();
-            assert!(said.contains(part), "{bad:?}: {said}");
+            let error = bad.parse::<WorkspaceName>().unwrap_err().to_string();
+            assert!(error.contains(part), "{bad:?}: {error}");
         }
         assert_eq!("".parse::<WorkspaceName>(), Err(InvalidName::Empty));
-        let said = "x".repeat(64).parse::<WorkspaceName>().unwrap_err().to_string();
-        assert!(said.contains("64 characters"), "{said}");
+        let error = "x".repeat(64).parse::<WorkspaceName>().unwrap_err().to_string();
+        assert!(error.contains("64 characters"), "{error}");
     }
 
     #[test]
@@ -270,8 +270,8 @@ mod tests {
         for bad in
             ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "6F1C0C5E", "6f1c0c5e-0d0f", "20260102", "deadbeef"]
         {
-            let said = bad.parse::<WorkspaceName>().expect_err(bad).to_string();
-            assert!(said.contains("looks like the beginning of an id"), "{bad}: {said}");
+            let error = bad.parse::<WorkspaceName>().expect_err(bad).to_string();
+            assert!(error.contains("looks like the beginning of an id"), "{bad}: {error}");
         }
         for good in ["cafe", "face-0001", "2026-01-02", "deadbeef x", "6f1c0c5e-agent"] {
             assert!(good.parse::<WorkspaceName>().is_ok(), "{good}");

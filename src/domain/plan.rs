@@ -242,7 +242,7 @@ impl Action {
             | Self::Purge { .. }
             | Self::DeleteTrash { .. }
             | Self::RevokeStaleTokens { .. } => true,
-            Self::StopContainer { .. } => is(Mutation::StopsAreDestruction),
+            Self::StopContainer { .. } => is(Mutation::StopsAreDestructive),
             Self::FinishTrash { .. }
             | Self::FinishRestore { .. }
             | Self::StartAgain { .. }
@@ -780,17 +780,17 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         );
     }
     for entry in entries.iter().filter(|entry| idle(&entry.workspace) && entry.state == TrashState::Kept) {
-        let Some(lies) = &entry.contents.container else { continue };
-        let is_it = |container: &ObservedContainer| container.id == lies.id;
-        let lying = inventory.trashed.get(&entry.workspace).into_iter().flatten();
+        let Some(kept) = &entry.contents.container else { continue };
+        let is_it = |container: &ObservedContainer| container.id == kept.id;
+        let trashed = inventory.trashed.get(&entry.workspace).into_iter().flatten();
         let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
         // A registry restored from a backup may not know of a later restore from the trash: then no row owns the
         // container.
         let is_elsewhere = rows.iter().any(|row| {
             row.id == entry.workspace
-                && (row.status == Status::Removed || row.container.as_ref() != Some(&lies.id))
+                && (row.status == Status::Removed || row.container.as_ref() != Some(&kept.id))
         });
-        let evidence = if lying.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
+        let evidence = if trashed.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
             "its container is in the trash, but runs"
         } else if is_elsewhere && own.map(|(_, container)| container).any(is_it) {
             // The rename of an earlier restore took effect after the restore had given up on it.
@@ -814,9 +814,9 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
         let own = inventory.containers.get(&row.id).into_iter().flatten().map(|(_, container)| container);
         // A container under a trash name without an entry: its entry was dropped while the container was not visible.
-        let lying = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
-        let lying = lying.filter(|container| row.container.as_ref() != Some(&container.id));
-        for container in own.chain(lying) {
+        let trashed = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
+        let trashed = trashed.filter(|container| row.container.as_ref() != Some(&container.id));
+        for container in own.chain(trashed) {
             if row.container.as_ref() == Some(&container.id) {
                 let stops = row.status.forbids_running() && row.status != Status::Hibernating;
                 if stops && container.state.may_run() {

@@ -25,7 +25,7 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Cow::Borrowed(text);
     }
-    let mut effective = String::with_capacity(text.len());
+    let mut clean = String::with_capacity(text.len());
     let mut before = ' ';
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -36,21 +36,21 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
                 let _final_byte = rest.next_if(|c| matches!(c, '@'..='~'));
             }
             '\r' if rest.peek() == Some(&'\n') => {}
-            '\n' | '\t' if layout == Layout::Lines => effective.push(c),
+            '\n' | '\t' if layout == Layout::Lines => clean.push(c),
             '\n' | '\t' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}'
                 if layout == Layout::Line =>
             {
-                if !effective.ends_with(' ') {
-                    effective.push(' ');
+                if !clean.ends_with(' ') {
+                    clean.push(' ');
                 }
             }
-            c if joins(c) && before >= FIRST_JOINED => effective.push(c),
-            c if c.is_control() || is_hidden(c) => effective.push(char::REPLACEMENT_CHARACTER),
-            c => effective.push(c),
+            c if joins(c) && before >= FIRST_JOINED => clean.push(c),
+            c if c.is_control() || is_hidden(c) => clean.push(char::REPLACEMENT_CHARACTER),
+            c => clean.push(c),
         }
         before = c;
     }
-    Cow::Owned(effective)
+    Cow::Owned(clean)
 }
 
 /// Scripts and emoji need joiners and variation selectors from this character on. Latin, Greek and Cyrillic text never

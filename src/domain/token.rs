@@ -237,7 +237,7 @@ mod tests {
         let token = Token::from_random([3; TOKEN_BYTES]);
         let proof = token.digest().proof();
         assert!(!format!("{proof:?}").contains(proof.expose()));
-        let effective = format!("{token:?} {:?}", token.digest());
-        assert!(!effective.contains(token.expose()) && !effective.contains(&token.prefix()), "{effective}");
+        let printed = format!("{token:?} {:?}", token.digest());
+        assert!(!printed.contains(token.expose()) && !printed.contains(&token.prefix()), "{printed}");
     }
 }

@@ -107,8 +107,8 @@ impl Engine for Bounded {
     }
 
     async fn can_see_sockets(&self) -> bool {
-        let look = async { Ok(self.engine.can_see_sockets().await) };
-        self.read(|| "find the engine's process".into(), look).await.unwrap_or(false)
+        let check = async { Ok(self.engine.can_see_sockets().await) };
+        self.read(|| "find the engine's process".into(), check).await.unwrap_or(false)
     }
 
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool> {

@@ -382,10 +382,10 @@ impl FakeEngine {
     ) -> EngineResult<Vec<T>> {
         let call = Call { method, object: object.into() };
         let fault = self.world.fault(&call);
-        let effective = if let Fault::Partial(effective) = fault { effective } else { usize::MAX };
+        let most = if let Fault::Partial(most) = fault { most } else { usize::MAX };
         let effect = move |state: &mut State, _: &dyn Clock| {
             let mut listed = effect(state);
-            listed.truncate(effective);
+            listed.truncate(most);
             Ok(listed)
         };
         self.carry_out(call, fault, effect).await

@@ -2,8 +2,8 @@
 //!
 //! [`Engine`] defines what ostler needs from an engine, independently of Podman. [`podman`] is the only module that
 //! uses podman-api; [`fake`] is the engine of the tests. Every caller holds a [`bounded::Bounded`] engine, so no call
-//! can hang. Every error is an [`EngineError`]. Its [`ErrorKind`] separates "it does not exist" from "unknown whether it
-//! exists"; no decision may treat the second as the first.
+//! can hang. Every error is an [`EngineError`]. Its [`ErrorKind`] separates "it does not exist" from "unknown whether
+//! it exists"; no decision may treat the second as the first.
 //!
 //! A call that times out is not undone: the engine may still complete it minutes later. A caller that started something
 //! must therefore read the state again before it relies on it.
@@ -436,12 +436,12 @@ pub trait Engine: Send + Sync {
     /// Details of one container. [`ErrorKind::Absent`] if the engine does not know it.
     async fn inspect_container(&self, id: &ContainerId) -> EngineResult<InspectedContainer>;
 
-    /// Creates a container without starting it. [`ErrorKind::Conflict`] if the name is taken, [`ErrorKind::ImageMissing`]
-    /// if the image does not exist locally.
+    /// Creates a container without starting it. [`ErrorKind::Conflict`] if the name is taken,
+    /// [`ErrorKind::ImageMissing`] if the image does not exist locally.
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
-    /// Starts a container. [`ErrorKind::Conflict`] if it already runs, [`ErrorKind::PortInUse`] if another process holds
-    /// its host port, [`ErrorKind::HalfStarted`] if a leftover of an interrupted start holds it.
+    /// Starts a container. [`ErrorKind::Conflict`] if it already runs, [`ErrorKind::PortInUse`] if another process
+    /// holds its host port, [`ErrorKind::HalfStarted`] if a leftover of an interrupted start holds it.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
     /// Sends the stop signal to a container's process and kills it after `grace`. Succeeds if the container is stopped

@@ -37,11 +37,11 @@ fn log_bytes(window: usize) -> u64 {
 
 fn clean(bytes: &[u8], max_bytes: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let effective: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
-    let from = effective.len().saturating_sub(max_bytes);
+    let clean: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+    let from = clean.len().saturating_sub(max_bytes);
     // The end of the text is always a boundary, so one is found.
-    let from = (from..=effective.len()).find(|at| effective.is_char_boundary(*at)).unwrap_or(effective.len());
-    effective[from..].to_owned()
+    let from = (from..=clean.len()).find(|at| clean.is_char_boundary(*at)).unwrap_or(clean.len());
+    clean[from..].to_owned()
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub enum Untrusted {
          `ostler doctor --accept-engine`"
     )]
     SentinelMissing(String),
-    /// The engine answers, but the registry could not tell whether the containers there are its own.
+    /// The engine answers, but the registry could not determine which containers are its own.
     #[error("the registry could not determine which containers it knows: {0}")]
     RegistryFailed(String),
 }

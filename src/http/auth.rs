@@ -14,7 +14,7 @@ use axum::{
 use super::{
     Api,
     error::{HttpError, HttpResult},
-    listen::{CameOver, Owner},
+    listen::{Carrier, Owner},
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::Workspace},
@@ -61,7 +61,7 @@ pub(super) fn presented(headers: &HeaderMap, own_socket: bool) -> Presented<'_> 
     }
 }
 
-/// The token of a `TokenSubject` credential (RFC 9110, section 11.4): the scheme in any case, then one or more spaces, then
+/// The token of a `Bearer` credential (RFC 9110, section 11.4): the scheme in any case, then one or more spaces, then
 /// the token. `None` for another scheme or an empty token.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.trim_matches([' ', '\t']).split_once(' ')?;
@@ -88,8 +88,8 @@ pub(super) fn token_subject(api: &Api, token: &str, extensions: &Extensions) -> 
         return Some(*token_subject);
     }
     let token_subject = api.0.ops.token_subject(token);
-    if let (Some(token_subject), Some(came)) = (&token_subject, extensions.get::<CameOver>()) {
-        came.belongs_to(match token_subject {
+    if let (Some(token_subject), Some(carrier)) = (&token_subject, extensions.get::<Carrier>()) {
+        carrier.belongs_to(match token_subject {
             TokenSubject::Admin => Owner::Admin,
             TokenSubject::Workspace(token_owner) => Owner::Workspace(token_owner.workspace),
         });
@@ -111,7 +111,7 @@ impl Principal {
     }
 
     /// Checks that the caller is an admin or this workspace. Another workspace's token counts as invalid here.
-    pub(super) fn speak_for(self, id: WorkspaceId) -> HttpResult<()> {
+    pub(super) fn require_workspace(self, id: WorkspaceId) -> HttpResult<()> {
         match self {
             Self::Admin => Ok(()),
             Self::Workspace(token_owner) if token_owner.workspace == id => Ok(()),

@@ -187,7 +187,7 @@ async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended
         Ok(ended) => return ended,
         Err(error) => error,
     };
-    let again = error.status() == StatusCode::BAD_GATEWAY || error.says("restarting");
+    let again = error.status() == StatusCode::BAD_GATEWAY || error.has_field("restarting");
     if !again {
         return Ended::Failed(error.message().to_owned());
     }

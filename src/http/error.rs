@@ -45,8 +45,8 @@ impl HttpError {
     }
 
     /// Whether the body has this further field.
-    pub(super) fn says(&self, key: &str) -> bool {
-        self.more.iter().any(|(said, _)| *said == key)
+    pub(super) fn has_field(&self, key: &str) -> bool {
+        self.more.iter().any(|(name, _)| *name == key)
     }
 
     /// Adds a field to the body.

@@ -73,12 +73,12 @@ const BACKLOG: u32 = 1024;
 
 /// TCP keep-alive: after a minute without traffic, four probes, 15 s apart, detect a peer that vanished.
 ///
-/// Data that stays unacknowledged for `UNTAKEN_MS` (two minutes, `TCP_USER_TIMEOUT`) also ends the connection, so that
-/// a client that stops reading cannot hold its response for ever.
+/// Data that stays unacknowledged for `UNACKNOWLEDGED_MS` (two minutes, `TCP_USER_TIMEOUT`) also ends the connection,
+/// so that a client that stops reading cannot hold its response for ever.
 const PROBE_AFTER: Duration = Duration::from_mins(1);
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
-const UNTAKEN_MS: u32 = 120_000;
+const UNACKNOWLEDGED_MS: u32 = 120_000;
 
 /// First and longest pause after an accept error that an immediate retry would meet again; doubled in between.
 const REST: Duration = Duration::from_millis(50);
@@ -87,7 +87,7 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Most evicted connections that may still be closing.
 ///
 /// Beyond this, new connections wait in the kernel, so that a flood opens connections no faster than they close.
-const GIVING_WAY: usize = 64;
+const EVICTING_MAX: usize = 64;
 
 /// Shortest interval between two log messages about evicted or refused connections.
 const LOG_EVERY: Duration = Duration::from_mins(1);
@@ -155,7 +155,7 @@ pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
     sockopt::set_tcp_keepidle(&socket, PROBE_AFTER)?;
     sockopt::set_tcp_keepintvl(&socket, PROBE_EVERY)?;
     sockopt::set_tcp_keepcnt(&socket, PROBES)?;
-    sockopt::set_tcp_user_timeout(&socket, UNTAKEN_MS)?;
+    sockopt::set_tcp_user_timeout(&socket, UNACKNOWLEDGED_MS)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
@@ -357,14 +357,14 @@ struct Slots {
     limits: ConnectionLimits,
     taken: Mutex<Taken>,
     /// Notified when an evicted connection has closed.
-    gave_way: Notify,
+    eviction_done: Notify,
 }
 
 #[derive(Default)]
 struct Taken {
     in_all: usize,
     /// Connections that were evicted and are still closing; no longer part of `in_all`.
-    giving_way: usize,
+    evicting: usize,
     /// Per owner, in the order in which they were added.
     by_owner: HashMap<Owner, Vec<Arc<Activity>>>,
 }
@@ -377,7 +377,7 @@ struct Slot {
 
 impl Slots {
     fn new(limits: ConnectionLimits) -> Arc<Self> {
-        Arc::new(Self { limits, taken: Mutex::default(), gave_way: Notify::new() })
+        Arc::new(Self { limits, taken: Mutex::default(), eviction_done: Notify::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -422,10 +422,10 @@ impl Slots {
         taken.by_owner.entry(owner).or_default().push(Arc::clone(activity));
     }
 
-    /// Waits while `GIVING_WAY` or more evicted connections are still closing.
+    /// Waits while `EVICTING_MAX` or more evicted connections are still closing.
     async fn settled(&self) {
-        while self.lock().giving_way >= GIVING_WAY {
-            self.gave_way.notified().await;
+        while self.lock().evicting >= EVICTING_MAX {
+            self.eviction_done.notified().await;
         }
     }
 }
@@ -435,32 +435,32 @@ impl Taken {
     /// or, if there is none, the owner with the most connections.
     fn largest(&self) -> Option<Owner> {
         let unknown = |owner: &Owner| matches!(owner, Owner::Address(_));
-        let most = self.by_owner.iter().max_by_key(|(owner, pulses)| (unknown(owner), pulses.len()));
+        let most = self.by_owner.iter().max_by_key(|(owner, activities)| (unknown(owner), activities.len()));
         most.map(|(owner, _)| *owner)
     }
 
     /// Evicts one of an owner's connections: cancels its `eviction` token and removes it from the count. Returns
     /// `false` if the owner has none.
-    fn evict(&mut self, owner: Owner, newcomer: &Arc<Activity>) -> bool {
-        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = first_to_go(owner, pulses) else { return false };
-        debug_assert!(!Arc::ptr_eq(&pulses[at], newcomer), "the new connection is not counted yet");
-        pulses.remove(at).eviction.cancel();
-        if pulses.is_empty() {
+    fn evict(&mut self, owner: Owner, new_activity: &Arc<Activity>) -> bool {
+        let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = eviction_index(owner, activities) else { return false };
+        debug_assert!(!Arc::ptr_eq(&activities[at], new_activity), "the new connection is not counted yet");
+        activities.remove(at).eviction.cancel();
+        if activities.is_empty() {
             self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
-        self.giving_way += 1;
+        self.evicting += 1;
         true
     }
 
     /// Removes a connection from the table. Returns `false` if it was not in it, because it was evicted.
     fn remove(&mut self, activity: &Arc<Activity>) -> bool {
         let owner = activity.owner();
-        let Some(pulses) = self.by_owner.get_mut(&owner) else { return false };
-        let Some(at) = pulses.iter().position(|other| Arc::ptr_eq(other, activity)) else { return false };
-        pulses.remove(at);
-        if pulses.is_empty() {
+        let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
+        let Some(at) = activities.iter().position(|other| Arc::ptr_eq(other, activity)) else { return false };
+        activities.remove(at);
+        if activities.is_empty() {
             self.by_owner.remove(&owner);
         }
         self.in_all -= 1;
@@ -472,15 +472,15 @@ impl Taken {
 ///
 /// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
 /// if all have a request in flight, the one whose last completed request is oldest.
-fn first_to_go(owner: Owner, pulses: &[Arc<Activity>]) -> Option<usize> {
+fn eviction_index(owner: Owner, activities: &[Arc<Activity>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
-        return (!pulses.is_empty()).then_some(0);
+        return (!activities.is_empty()).then_some(0);
     }
     let order = |(at, activity): (usize, &Arc<Activity>)| {
         let busy = activity.busy.load(Ordering::Acquire) > 0;
         (busy, activity.quiet_since.load(Ordering::Acquire), at)
     };
-    pulses.iter().enumerate().map(order).min().map(|(_, _, at)| at)
+    activities.iter().enumerate().map(order).min().map(|(_, _, at)| at)
 }
 
 impl Drop for Slot {
@@ -488,8 +488,8 @@ impl Drop for Slot {
         let mut taken = self.slots.lock();
         if !taken.remove(&self.activity) {
             // Evicted: the slot was given to another connection already.
-            taken.giving_way -= 1;
-            self.slots.gave_way.notify_one();
+            taken.evicting -= 1;
+            self.slots.eviction_done.notify_one();
         }
     }
 }
@@ -520,7 +520,7 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
         let Self { activity, slots, http, router, discards, limits, clock, stop } = self;
-        let service = Conversation {
+        let service = ConnectionService {
             router,
             peer,
             activity: Arc::clone(&activity),
@@ -584,12 +584,12 @@ impl Activity {
 
 /// The connection that a request arrived on. Request extension for token verification.
 #[derive(Clone)]
-pub(super) struct CameOver {
+pub(super) struct Carrier {
     activity: Arc<Activity>,
     slots: Arc<Slots>,
 }
 
-impl CameOver {
+impl Carrier {
     /// Records that a valid token arrived on the connection, which is counted under that token's owner from now on.
     pub(super) fn belongs_to(&self, owner: Owner) {
         self.slots.belongs_to(&self.activity, owner);
@@ -597,16 +597,16 @@ impl CameOver {
 }
 
 /// Guard of a request in flight; ends the request on drop.
-struct AtWork(Arc<Activity>);
+struct RequestGuard(Arc<Activity>);
 
-impl AtWork {
+impl RequestGuard {
     fn begin(activity: &Arc<Activity>) -> Self {
         activity.busy.fetch_add(1, Ordering::AcqRel);
         Self(Arc::clone(activity))
     }
 }
 
-impl Drop for AtWork {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         // The time is stored first: a reader that sees no request in flight must also see the time at which the last
         // one ended.
@@ -616,7 +616,7 @@ impl Drop for AtWork {
 }
 
 /// The router as a hyper service, for one connection.
-struct Conversation {
+struct ConnectionService {
     router: Router,
     peer: SocketAddr,
     activity: Arc<Activity>,
@@ -634,16 +634,16 @@ fn names_its_host(request: &Request<Incoming>) -> bool {
     }
 }
 
-impl Service<Request<Incoming>> for Conversation {
+impl Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, mut request: Request<Incoming>) -> Answering {
-        let at_work = AtWork::begin(&self.activity);
+        let at_work = RequestGuard::begin(&self.activity);
         request.extensions_mut().insert(ConnectInfo(self.peer));
-        let came_over = CameOver { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
-        request.extensions_mut().insert(came_over);
+        let carrier = Carrier { activity: Arc::clone(&self.activity), slots: Arc::clone(&self.slots) };
+        request.extensions_mut().insert(carrier);
         // `poll_ready` of a `Router` always returns ready, so it is not called.
         let mut router = self.router.clone();
         let names_its_host = names_its_host(&request);
@@ -680,7 +680,7 @@ enum Route {
 /// Future of a handler's response.
 struct Answering {
     route: Route,
-    at_work: Option<AtWork>,
+    at_work: Option<RequestGuard>,
 }
 
 impl Future for Answering {
@@ -700,7 +700,7 @@ impl Future for Answering {
 /// A response body. The request is in flight until it is dropped.
 struct Answer {
     body: Body,
-    _at_work: Option<AtWork>,
+    _at_work: Option<RequestGuard>,
 }
 
 impl HttpBody for Answer {
@@ -917,8 +917,8 @@ mod tests {
         let router = Router::new()
             .route(
                 "/known",
-                get(|Extension(came): Extension<CameOver>| async move {
-                    came.belongs_to(Owner::Workspace(workspace(1)));
+                get(|Extension(carrier): Extension<Carrier>| async move {
+                    carrier.belongs_to(Owner::Workspace(workspace(1)));
                     "known"
                 }),
             )
@@ -956,7 +956,7 @@ mod tests {
         }
 
         /// Reads until the response contains the text.
-        async fn hears(&mut self, text: &str) -> String {
+        async fn receives(&mut self, text: &str) -> String {
             let mut received = Vec::with_capacity(64 * 1024);
             loop {
                 let before = String::from_utf8_lossy(&received).into_owned();
@@ -997,7 +997,7 @@ mod tests {
         let mut peer = Peer::new(&server).await;
         for _ in 0..20 {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
             server.clock.advance(Duration::from_secs(30));
             tokio::task::yield_now().await;
         }
@@ -1020,7 +1020,7 @@ mod tests {
         }
         server.clock.until_asked(5).await;
         server.go.notify_one();
-        peer.hears("done").await;
+        peer.receives("done").await;
     }
 
     #[tokio::test]
@@ -1051,10 +1051,10 @@ mod tests {
         let (mut first, mut second) = (Peer::new(&server).await, Peer::new(&server).await);
         for peer in [&mut first, &mut second] {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
         }
         second.ask("/known").await;
-        second.hears("known").await;
+        second.receives("known").await;
         let (mut third, mut fourth) = (Peer::new(&server).await, Peer::new(&server).await);
         assert_eq!(
             first.ends().await,
@@ -1063,7 +1063,7 @@ mod tests {
         );
         for peer in [&mut second, &mut third, &mut fourth] {
             peer.ask("/peer").await;
-            peer.hears("127.0.0.1").await;
+            peer.receives("127.0.0.1").await;
         }
     }
 
@@ -1074,7 +1074,7 @@ mod tests {
         for _ in 0..2 {
             let mut peer = Peer::new(&server).await;
             peer.ask("/known").await;
-            peer.hears("known").await;
+            peer.receives("known").await;
             peer.ask("/slow").await;
             server.asked.notified().await;
             server.clock.advance(Duration::from_secs(1));
@@ -1083,12 +1083,12 @@ mod tests {
         // All connections come from one address and have a request in flight: a new connection is served nevertheless.
         let mut next = Peer::new(&server).await;
         next.ask("/peer").await;
-        next.hears("127.0.0.1").await;
+        next.receives("127.0.0.1").await;
         next.ask("/known").await;
-        next.hears("known").await;
+        next.receives("known").await;
         assert_eq!(busy.remove(0).ends().await, "", "the workspace's own oldest request is evicted");
         server.go.notify_one();
-        busy.remove(0).hears("done").await;
+        busy.remove(0).receives("done").await;
     }
 
     #[tokio::test]
@@ -1104,7 +1104,7 @@ mod tests {
         ] {
             let mut peer = Peer::new(&server).await;
             peer.send(head).await;
-            let answer = peer.hears("\r\n\r\n").await;
+            let answer = peer.receives("\r\n\r\n").await;
             assert!(answer.split(' ').nth(1) == Some(&status.to_string()), "{head:?}: {answer}");
         }
     }
@@ -1146,7 +1146,7 @@ mod tests {
         assert_eq!(held6.each_ref().map(is_evicted), [true, false, false, false], "a /64 counts as one host");
         drop((held, held6));
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
+        assert_eq!((taken.in_all, taken.evicting, taken.by_owner.len()), (0, 0, 0));
     }
 
     #[test]
@@ -1164,7 +1164,7 @@ mod tests {
         assert!(others.iter().all(|slot| !is_evicted(slot)), "no other connection is evicted");
         drop((few, many, agent, next));
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way, taken.by_owner.len()), (0, 0, 0));
+        assert_eq!((taken.in_all, taken.evicting, taken.by_owner.len()), (0, 0, 0));
     }
 
     #[test]
@@ -1197,10 +1197,10 @@ mod tests {
     #[test]
     fn accepting_waits_while_too_many_evictions_are_pending() {
         let (table, take) = slots(ConnectionLimits { in_all: 1, per_address: 1, ..LIMITS });
-        let mut held: Vec<_> = (0..GIVING_WAY).map(|_| take("10.0.0.1", None).0).collect();
+        let mut held: Vec<_> = (0..EVICTING_MAX).map(|_| take("10.0.0.1", None).0).collect();
         assert!(table.settled().now_or_never().is_some());
         held.push(take("10.0.0.1", None).0);
-        assert_eq!(held.len(), 1 + GIVING_WAY);
+        assert_eq!(held.len(), 1 + EVICTING_MAX);
         assert!(
             table.settled().now_or_never().is_none(),
             "the next connection waits in the kernel's backlog"
@@ -1209,7 +1209,7 @@ mod tests {
         assert!(table.settled().now_or_never().is_some());
         drop(held);
         let taken = table.lock();
-        assert_eq!((taken.in_all, taken.giving_way), (0, 0));
+        assert_eq!((taken.in_all, taken.evicting), (0, 0));
     }
 
     #[tokio::test]
@@ -1217,7 +1217,7 @@ mod tests {
         let server = start(LIMITS);
         let (mut idle, mut busy) = (Peer::new(&server).await, Peer::new(&server).await);
         idle.ask("/peer").await;
-        idle.hears("127.0.0.1").await;
+        idle.receives("127.0.0.1").await;
         busy.ask("/slow").await;
         server.asked.notified().await;
         server.stop.cancel();
@@ -1264,7 +1264,7 @@ mod tests {
         let (accepted, _) = listener.accept().await.unwrap();
         assert!(accepted.nodelay().unwrap());
         assert!(sockopt::socket_keepalive(&accepted).unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), UNTAKEN_MS);
+        assert_eq!(sockopt::tcp_user_timeout(&accepted).unwrap(), UNACKNOWLEDGED_MS);
     }
 
     /// Returns its errors one by one, then never resolves.

@@ -123,7 +123,7 @@ const REQUESTS: Rate = Rate { each: Duration::from_millis(20), burst: 200 };
 /// 30 s, and one at each change of task.
 const HEARTBEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
 /// The longest delay of a heartbeat or registration: a runtime gives up after 10 s.
-const PACED_FOR: Duration = Duration::from_secs(3);
+const PACE_DELAY_MAX: Duration = Duration::from_secs(3);
 /// Updates of agent cards: at a start, and when the card changes. Each kind of persistent write has a bucket of its
 /// own, so that none uses up the limit of another.
 const CARDS: Rate = Rate { each: Duration::from_secs(5), burst: 40 };
@@ -207,9 +207,9 @@ impl Api {
         self.0.ops.settings().access
     }
 
-    /// Delays a heartbeat or registration that exceeds its rate, by at most `PACED_FOR`; it is never refused.
+    /// Delays a heartbeat or registration that exceeds its rate, by at most `PACE_DELAY_MAX`; it is never refused.
     async fn pace(&self, workspace: WorkspaceId) {
-        let wait = self.0.buckets.heartbeats.pace(workspace, PACED_FOR);
+        let wait = self.0.buckets.heartbeats.pace(workspace, PACE_DELAY_MAX);
         if !wait.is_zero() {
             self.0.clock.sleep(wait).await;
         }

@@ -65,12 +65,12 @@ async fn lookup<T: Send + 'static>(
     permits: &'static Semaphore,
     lookup_call: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    let location = permits.acquire().await.map_err(io::Error::other)?;
-    let looked = tokio::task::spawn_blocking(move || {
-        let _permit = location;
+    let permit = permits.acquire().await.map_err(io::Error::other)?;
+    let lookup_task = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         lookup_call()
     });
-    looked.await.map_err(io::Error::other)?
+    lookup_task.await.map_err(io::Error::other)?
 }
 
 /// Whether `address` belongs to this machine now.

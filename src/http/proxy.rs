@@ -1,8 +1,9 @@
 //! Messages between agents (wire protocol, §6): checks them, holds them while their target wakes, and forwards them.
 //!
 //! A caller's request is held rather than queued. Existing agent runtimes cannot handle an "accepted" response, and a
-//! queue could lose a message after its sender was told that it was accepted. The sender gets either the agent's own
-//! response or an error. The target's state is read again, from memory, after every change; no earlier state is reused.
+//! queue could lose a message after its sender was informed that it was accepted. The sender gets either the agent's
+//! own response or an error. The target's state is read again, from memory, after every change; no earlier state is
+//! reused.
 
 mod hold;
 mod mailbox;
@@ -201,7 +202,7 @@ async fn deliver(
     until: Awake,
 ) -> HttpResult<Response> {
     let mut back_off = FIRST_BACK_OFF;
-    let mut looked_at: Option<Awake> = None;
+    let mut inspected_at: Option<Awake> = None;
     loop {
         let (member, in_flight) = hold(api, from, to, until).await?;
         let target = target(api, &member).await?;
@@ -212,7 +213,7 @@ async fn deliver(
                 answer.headers_mut().insert(ANSWERED_BY, HeaderValue::from_static("agent"));
                 return Ok(answer.map(|body| {
                     Body::new(body.map_frame(move |frame| {
-                        let _on_its_way = &in_flight;
+                        let _in_flight = &in_flight;
                         frame
                     }))
                 }));
@@ -224,8 +225,8 @@ async fn deliver(
         if !error.is_unsent() || left.is_zero() || is(Mutation::GiveUpAtFirstRefusal) {
             return Err(unreached(api, to, &member, error).await);
         }
-        if looked_at.is_none_or(|at| now.since(at) >= INSPECT_INTERVAL) {
-            looked_at = Some(now);
+        if inspected_at.is_none_or(|at| now.since(at) >= INSPECT_INTERVAL) {
+            inspected_at = Some(now);
             if let Some(ended) = ended(api, to, &member).await {
                 return Err(ended);
             }
@@ -381,8 +382,8 @@ async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError>
     if member.kind != Kind::Container {
         return None;
     }
-    let looked = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
-    let ended = matches!(looked, Ok(Applied::Done(_)));
+    let inspected = api.0.ops.order(to, Order::MarkOffline(member.incarnation)).await;
+    let ended = matches!(inspected, Ok(Applied::Done(_)));
     let status = api.0.store.member(to).map(|now| now.status);
     if let Some(Status::Failed(failure)) = status {
         // It exceeded its restart limit and is not restarted.

@@ -78,9 +78,9 @@ mod tests {
     fn third_consecutive_refusal_is_reported_once() {
         let refusals = Refusals::default();
         let id = WorkspaceId(Uuid::from_u128(1));
-        let is_due: Vec<bool> = (0..10).map(|_| refusals.count(id)).collect();
-        assert_eq!(is_due.iter().filter(|is_due| **is_due).count(), 1, "{is_due:?}");
-        assert!(is_due[2], "{is_due:?}");
+        let reported: Vec<bool> = (0..10).map(|_| refusals.count(id)).collect();
+        assert_eq!(reported.iter().filter(|reported| **reported).count(), 1, "{reported:?}");
+        assert!(reported[2], "{reported:?}");
         refusals.forget(id);
         assert!(!refusals.count(id), "the count restarts after a success");
     }

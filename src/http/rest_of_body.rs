@@ -115,8 +115,8 @@ impl RestOfBody {
         !self.is_end_stream() && (!self.0.waits || self.0.asked.load(Ordering::Relaxed))
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Body) -> T) -> T {
-        look(&mut self.0.body.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<T>(&self, access: impl FnOnce(&mut Body) -> T) -> T {
+        access(&mut self.0.body.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -138,7 +138,7 @@ fn action(planned: &Planned, result: &str, detail: Option<String>) -> ActionView
 fn action_run(run: &ActionRun) -> ActionView {
     let (result, detail) = match &run.verdict {
         Verdict::Planned => ("planned", None),
-        Verdict::Applied(said) => ("applied", Some(said.clone())),
+        Verdict::Applied(detail) => ("applied", Some(detail.clone())),
         Verdict::Raced(why) => ("raced", Some(why.clone())),
         Verdict::Failed(why) => ("failed", Some(why.clone())),
         Verdict::Held => ("held", None),

@@ -10,9 +10,9 @@ impl Ops {
     /// If the engine gives no answer, the store fails, or the mirror file cannot be written.
     pub async fn accept_engine(&self) -> OpResult<()> {
         let info = self.0.engine.describe().await?;
-        crash_point::before("accept: make the sentinel");
+        crash_point::before("accept: create the sentinel");
         trusted::accept(&*self.0.engine, self.0.settings().instance).await?;
-        crash_point::after("accept: make the sentinel");
+        crash_point::after("accept: create the sentinel");
         let engine = format!("{} at {}", info.version, info.address);
         self.0.store.accept_engine(self.0.clock.now(), engine).await?;
         let unwritable = |error: std::io::Error| OpError::Mirror(error.to_string());

@@ -1,8 +1,8 @@
 //! Start orders of operators, from the moment they are accepted until they are carried out.
 //!
-//! Until its transaction the row still has its status from before the order: paused, or failed. A client that was told
-//! that its order is accepted expects its next message to wait for the result. A restart is not waited for: the old
-//! process answers until it is stopped, which may be much later if an image is pulled first.
+//! Until its transaction the row still has its status from before the order: paused, or failed. A client whose order
+//! was accepted expects its next message to wait for the result. Messages do not wait for a restart: the old process
+//! answers until it is stopped, which may be much later if an image is pulled first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -94,7 +94,7 @@ impl AcceptedStarts {
         }
         drop(orders);
         // There may be no receiver.
-        let _heard = self.0.ended.send(());
+        let _receivers = self.0.ended.send(());
     }
 
     /// Whether an accepted start is going to bring this workspace up.

@@ -160,7 +160,7 @@ impl Waiting {
         }
     }
 
-    fn says(self) -> &'static str {
+    fn description(self) -> &'static str {
         match self {
             Self::Start => "start: waiting until Podman answers",
             Self::Stop => "stop: waiting until Podman answers",
@@ -264,7 +264,7 @@ impl Actors {
         let phase = self.lock().get(&workspace).map(|queue| queue.phase.clone());
         phase
             .filter(|phase| !phase.is_empty())
-            .or_else(|| unpoisoned(&self.waiting).get(&workspace).map(|what| what.says().to_owned()))
+            .or_else(|| unpoisoned(&self.waiting).get(&workspace).map(|what| what.description().to_owned()))
     }
 
     /// Queues an order. Returns whether an actor has to be spawned for it.
@@ -296,7 +296,7 @@ impl Actors {
         next
     }
 
-    fn say(&self, workspace: WorkspaceId, phase: String) {
+    fn set_phase(&self, workspace: WorkspaceId, phase: String) {
         if let Some(queue) = self.lock().get_mut(&workspace) {
             queue.phase = phase;
         }
@@ -311,8 +311,8 @@ pub(super) struct Phase {
 }
 
 impl Phase {
-    pub(super) fn say(&self, phase: impl Into<String>) {
-        self.inner.actors.say(self.workspace, phase.into());
+    pub(super) fn report(&self, phase: impl Into<String>) {
+        self.inner.actors.set_phase(self.workspace, phase.into());
     }
 }
 
@@ -341,8 +341,8 @@ impl Ops {
         answer
     }
 
-    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits before it waits
-    /// is submitted.
+    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits
+    /// before it waits is submitted.
     pub(super) fn report_queued(&self) {
         if let Some(queued) = &self.1 {
             queued.report();
@@ -364,7 +364,7 @@ impl Ops {
             if let Some(what) = may_wait {
                 self.note_waiting(workspace, what, &done).await;
             }
-            self.0.actors.say(workspace, String::new());
+            self.0.actors.set_phase(workspace, String::new());
             for waiter in waiters {
                 // The receiver may have been dropped; that is not an error.
                 let _gone = waiter.send(done.clone());

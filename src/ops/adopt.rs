@@ -187,7 +187,7 @@ impl Ops {
         order: AdoptOrder,
         phase: &super::actor::Phase,
     ) -> OpResult<Applied> {
-        phase.say("adopt: rebuilding its row");
+        phase.report("adopt: rebuilding its row");
         debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
         if let Some(known) = &order.request.known {
             return self.adopt_known(id, known, &order.evidence).await;
@@ -226,7 +226,7 @@ impl Ops {
         let name = &known.name;
         Err(OpError::Conflict(match self.0.store.adopt_container(adopted, self.0.clock.now()).await? {
             ContainerAdoption::Adopted { token, under } => {
-                let said = described(name, running, token);
+                let summary = described(name, running, token);
                 let under = undelete::described(name, &under);
                 let drift = if self.drifted(&self.0.row(id).await?) {
                     format!(
@@ -236,7 +236,7 @@ impl Ops {
                 } else {
                     String::new()
                 };
-                return Ok(Applied::Done(format!("adopted as `{name}`: {said}{under}{drift}")));
+                return Ok(Applied::Done(format!("adopted as `{name}`: {summary}{under}{drift}")));
             }
             ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(
@@ -434,7 +434,7 @@ impl Inner {
     }
 
     /// Hash of what a container newer than its row was made from. If its environment contains all of the row's, the
-    /// row's is used: variables of the image cannot be told from variables that were set since.
+    /// row's is used: variables of the image cannot be distinguished from variables that were set later.
     async fn newer_spec_hash(
         &self,
         id: WorkspaceId,
@@ -468,9 +468,8 @@ impl Inner {
     }
 }
 
-/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting.
-/// Parents before their children, because an adopted row gets its place below its parent's. Rows whose container does not
-/// run come last and children first, because one that has a running child is not paused.
+/// Sorts found workspaces into the order in which they are adopted: parents first. Known workspaces whose container
+/// does not run come last, children first, because a workspace with a running child is not paused.
 fn in_adoption_order(
     found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,
@@ -482,6 +481,8 @@ fn in_adoption_order(
     others.into_iter().chain(down.into_iter().rev()).collect()
 }
 
+/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting; the
+/// workspaces left over then keep their order.
 fn parents_first(
     mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,

@@ -28,7 +28,7 @@ impl Ops {
         swept_by: Option<&'static str>,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: deleting permanently");
+        phase.report("trash: deleting permanently");
         self.0.recognise_engine().await?;
         let at = self.0.clock.now();
         let claimed = self.0.store.begin_delete(entry, guard, swept_by, at).await?;

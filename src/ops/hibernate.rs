@@ -8,7 +8,7 @@ use super::{
     Applied, OpError, OpResult, Ops, Order,
     actor::Phase,
     start::{StartOrder, not_started},
-    traffic::Stir,
+    traffic::CloseRefusal,
 };
 use crate::{
     domain::{
@@ -110,11 +110,11 @@ impl Ops {
         };
         let closed = traffic.close_if_quiet(id, idle_since);
         match closed {
-            Err(Stir::Open(open)) if !force => return Ok(Claimed::InUse(open)),
-            Err(Stir::Recent) if !force => return Ok(Claimed::Raced),
+            Err(CloseRefusal::Open(open)) if !force => return Ok(Claimed::InUse(open)),
+            Err(CloseRefusal::Recent) if !force => return Ok(Claimed::Raced),
             Ok(()) | Err(_) => {}
         }
-        let (payload, answer) = oneshot::channel();
+        let (reply, answer) = oneshot::channel();
         let ops = self.clone();
         self.0.spawn.spawn(Box::pin(async move {
             let now = ops.0.clock.now();
@@ -126,10 +126,10 @@ impl Ops {
                 Err(error) => Err(error.into()),
             };
             if closed.is_ok() && !matches!(claimed, Ok(Claimed::Begun(_))) {
-                ops.0.traffic.unclose(id);
+                ops.0.traffic.release(id);
             }
             // The caller may have stopped waiting.
-            let _gone = payload.send(claimed);
+            let _gone = reply.send(claimed);
         }));
         answer.await.unwrap_or(Err(OpError::Stopping))
     }
@@ -146,7 +146,7 @@ impl Ops {
         if row.status != Status::Hibernating {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
-        phase.say("hibernate: stopping its container");
+        phase.report("hibernate: stopping its container");
         self.0.recognise_engine().await?;
         if !is(Mutation::HibernatedBeforeStop) {
             self.stop_containers_of(&row).await?;
@@ -190,7 +190,8 @@ impl Ops {
             | Status::AwaitingAgent
             | Status::Removed => {
                 return Err(OpError::Conflict(format!(
-                    "workspace `{name}` is {}, not hibernated: start it with `ostler start {name}`",
+                    "workspace `{name}` is {}, not hibernated: start it with `ostler start {name}`, after \
+                     `ostler undelete {name}` if it was removed",
                     row.status,
                     name = row.name
                 )));

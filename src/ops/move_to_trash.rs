@@ -44,7 +44,7 @@ impl Ops {
         order: MoveToTrash,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: moving its container and volumes");
+        phase.report("trash: moving its container and volumes");
         self.0.recognise_engine().await?;
         let contents = match order.swept_by {
             // A purge may have ended since the listing that the pass used. An entry for deleted things would wrongly
@@ -112,8 +112,8 @@ impl Ops {
     }
 }
 
-/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives no
-/// answer at all.
+/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives
+/// no answer at all.
 fn may_be_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
     match inspected {
         Err(error) if error.gave_no_answer() => Err(error),
@@ -173,7 +173,7 @@ impl Inner {
     /// Stops a container that runs although it is in the trash, and renames one that has another name. A call that had
     /// timed out took effect later, or a user changed the container by hand.
     async fn move_to_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
-        phase.say("trash: moving its container to the trash again");
+        phase.report("trash: moving its container to the trash again");
         if let Some(container) = &entry.contents.container {
             self.stop_and_verify(&container.id, self.grace_of(entry).await?).await?;
             match self.rename_into_trash(entry.id, &container.id).await {
@@ -185,10 +185,10 @@ impl Inner {
     }
 
     async fn rename_into_trash(&self, entry: TrashId, container: &ContainerId) -> EngineResult<()> {
-        crash_point::before("put away: rename a container");
+        crash_point::before("move to trash: rename a container");
         match self.engine.rename_container(container, &trash_name(entry)).await {
             Ok(()) => {
-                crash_point::after("put away: rename a container");
+                crash_point::after("move to trash: rename a container");
                 Ok(())
             }
             Err(error) if error.kind == ErrorKind::Absent => Err(error),
@@ -207,7 +207,7 @@ impl Inner {
 
     async fn finish_claim(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         if let Some(container) = &entry.contents.container {
-            phase.say("trash: stopping its container");
+            phase.report("trash: stopping its container");
             self.stop_and_verify(&container.id, self.grace_of(entry).await?).await?;
             match self.rename_into_trash(entry.id, &container.id).await {
                 Ok(()) => {}

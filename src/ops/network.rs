@@ -175,7 +175,7 @@ impl Gateways {
             let wanted = self.known.borrow().version;
             let mut served = self.served.subscribe();
             let caught_up = served.wait_for(|served| *served >= wanted);
-            let _goes_on_without = within(clock, READY_WITHIN, caught_up).await;
+            let _in_time = within(clock, READY_WITHIN, caught_up).await;
         }
     }
 }
@@ -289,9 +289,9 @@ impl Ops {
         if row.is_some_and(|row| row.status != Status::Removed) {
             return Ok(Applied::Raced("the workspace is in the registry again".into()));
         }
-        crash_point::before("forget: delete a network");
+        crash_point::before("clean up: delete a network");
         let deleted = self.0.engine.delete_network(&network_name(workspace)).await;
-        crash_point::after("forget: delete a network");
+        crash_point::after("clean up: delete a network");
         match deleted {
             Err(error) if error.kind == ErrorKind::Conflict => {
                 Ok(Applied::Raced("a container uses the network".into()))
@@ -347,9 +347,9 @@ impl Inner {
         labels: &BTreeMap<String, String>,
         isolate: bool,
     ) -> OpResult<NetworkInfo> {
-        crash_point::before("reach: make the network");
+        crash_point::before("reach: create the network");
         let made = self.engine.ensure_network(name, labels, isolate).await?;
-        crash_point::after("reach: make the network");
+        crash_point::after("reach: create the network");
         Ok(made)
     }
 

@@ -61,8 +61,8 @@ impl Ops {
             .into_iter()
             .rev()
             .map(|id| {
-                // An external workspace has no container to stop. A stop order would pause it again if it is carried out
-                // after its resume, which is not queued behind orders.
+                // An external workspace has no container to stop. A stop order would pause it again if it is carried
+                // out after its resume, which is not queued behind orders.
                 let is_external = self.0.store.member(id).is_some_and(|member| member.kind == Kind::External);
                 (id, (!is_external).then(|| self.submit_stop(id)))
             })
@@ -94,9 +94,9 @@ impl Ops {
         }
         let payload = serde_json::json!({ "container": row.container, "error": error.to_string() });
         self.0.store.emit(self.0.clock.now(), EventKind::StopFailed, Some(id), payload, None).await?;
-        let said =
+        let detail =
             format!("its container will be stopped when Podman answers. It does not answer now ({error})");
-        Ok(Ok(Applied::Done(said)))
+        Ok(Ok(Applied::Done(detail)))
     }
 
     fn submit_stop(&self, id: WorkspaceId) -> tokio::sync::oneshot::Receiver<OpResult<Applied>> {

@@ -50,7 +50,7 @@ impl Inner {
     /// A container in the accepted engine; `None` if that engine does not know it.
     ///
     /// A different engine does not know it either, and the socket may lead back to ours between that answer and the
-    /// check of the engine. So an absence counts only between two checks, as in a [`trusted::look`].
+    /// check of the engine. So an absence counts only between two checks, as in a [`trusted::snapshot`].
     pub(super) async fn find_container(&self, id: &ContainerId) -> OpResult<Option<InspectedContainer>> {
         match self.engine.inspect_container(id).await {
             Err(error) if error.kind == ErrorKind::Absent => {}

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Delay after a restart that could not be carried out, for example because the engine gave no answer.
-const PUT_OFF: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 
 /// Name of the pass that carries out due restarts.
 pub const RESTART_DUE: &str = "restart_due";
@@ -38,8 +38,8 @@ impl Ops {
         };
         let still_offline = self.0.row(id).await?.status == Status::Offline;
         if still_offline {
-            self.0.store.put_off_restart(id, now + PUT_OFF).await?;
-            self.0.wake.after(RESTART_DUE, PUT_OFF);
+            self.0.store.put_off_restart(id, now + RETRY_DELAY).await?;
+            self.0.wake.after(RESTART_DUE, RETRY_DELAY);
         }
         done
     }

@@ -47,12 +47,12 @@ impl Ops {
         let affected = self.undelete(id, None, false).await?;
         let (own, along): (Vec<_>, Vec<_>) = affected.into_iter().partition(|affected| affected.id == id);
         let own = own.into_iter().next().map_or_else(|| Err(super::not_found()), |own| own.result)?;
-        let Applied::Done(said) = own else { return Ok(own) };
-        let mut summaries = vec![said];
+        let Applied::Done(summary) = own else { return Ok(own) };
+        let mut summaries = vec![summary];
         for Affected { id, result } in along {
             let name = self.0.row(id).await?.name;
             let what = match result {
-                Ok(Applied::Done(said) | Applied::Raced(said)) => said,
+                Ok(Applied::Done(summary) | Applied::Raced(summary)) => summary,
                 Err(error) => error.to_string(),
             };
             summaries.push(format!("{name}: {what}"));
@@ -66,7 +66,7 @@ impl Ops {
         entry: TrashId,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("trash: restoring its container and volumes");
+        phase.report("trash: restoring its container and volumes");
         let Some(found) = self.0.store.trash_entry(entry).await?.filter(|e| e.state == TrashState::Restoring)
         else {
             return Ok(Applied::Raced("the entry is no longer being restored".into()));

@@ -9,8 +9,8 @@
 //! older token. The container is then stopped and verified, and all steps from the transaction on are repeated.
 //!
 //! Limit: a token write that timed out, and that the engine carries out after a later start has read its own token
-//! back, leaves an older token in the file. It cannot be told from an agent that saved the token from its `register`
-//! answer. A restart repairs it.
+//! back, leaves an older token in the file. It cannot be distinguished from an agent that saved the token from its
+//! `register` answer. A restart repairs it.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +56,8 @@ const ATTEMPTS: u32 = 3;
 /// Parameters of a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StartOrder {
-    /// Cause of the status change; `None` for a row that is already provisioning. `StartByOperator` stands for any cause
-    /// by which an operator may start a workspace.
+    /// Cause of the status change; `None` for a row that is already provisioning. `StartByOperator` stands for any
+    /// cause by which an operator may start a workspace.
     pub cause: Option<Cause>,
     /// Whether a running container is stopped and started again.
     pub even_if_running: bool,
@@ -77,9 +77,9 @@ impl StartOrder {
     /// that a stop between the order's read of the row and its transaction makes the transaction fail.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
-        let persons = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
+        let operator = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
         let causes =
-            if cause == Cause::StartByOperator { &persons[..] } else { std::slice::from_ref(&cause) };
+            if cause == Cause::StartByOperator { &operator[..] } else { std::slice::from_ref(&cause) };
         causes.iter().copied().find(|cause| cause.sources().contains(&status))
     }
 }
@@ -218,7 +218,7 @@ impl Ops {
         let done = {
             // Limits how many starts run at once, as after a boot. Acquired only here because pulling the image, which
             // can take long, is done by now. The transaction checks the row again.
-            phase.say("start: waiting for other starts");
+            phase.report("start: waiting for other starts");
             let _permit = self.0.actors.starts.acquire().await;
             self.0.begin_and_run((row.id, &row.name), (cause, order), &runtime, &prepared, phase).await
         };
@@ -325,7 +325,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<Option<Prepared>> {
-        phase.say("start: inspecting its container");
+        phase.report("start: inspecting its container");
         let (mut runs, mut never_starts, mut port_lost) = (false, false, false);
         let held = match &row.container {
             None => None,
@@ -359,9 +359,9 @@ impl Inner {
         let Some((serial, port)) = self.allot(row, row.host_port.filter(|_| runs)).await? else {
             return Ok(None);
         };
-        phase.say("start: creating its container");
+        phase.report("start: creating its container");
         let spec = self.container_spec(row, runtime, serial, port).await?;
-        crash_point::before("start: make its container");
+        crash_point::before("start: create its container");
         let mut made = self.engine.create_container(&spec).await;
         if made.as_ref().is_err_and(|error| error.kind == ErrorKind::Absent) {
             // A volume may have been removed since the check. The second check reports what is missing, or creates
@@ -373,7 +373,7 @@ impl Inner {
             Ok(container) => container,
             Err(error) => return Err(self.verdict(error, |error| refused(error, &spec, row, again)).await),
         };
-        crash_point::after("start: make its container");
+        crash_point::after("start: create its container");
         Ok(Some(Prepared {
             container,
             spec_hash: self.spec_hash(row, runtime),
@@ -403,7 +403,7 @@ impl Inner {
     async fn restore_name(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
-            crash_point::before("start: give its container the name back");
+            crash_point::before("start: restore the container name");
             let name = container_name(row.id, row.container_serial);
             match self.engine.rename_container(&kept.id, &name).await {
                 // Another container has that name by now. The row identifies its own by id.
@@ -412,19 +412,19 @@ impl Inner {
                 }
                 other => other?,
             }
-            crash_point::after("start: give its container the name back");
+            crash_point::after("start: restore the container name");
         }
         Ok(())
     }
 
     async fn ensure_image(&self, row: &Workspace, again: &str, phase: &Phase) -> OpResult<()> {
         let (name, image) = (&row.name, &row.spec.image);
-        phase.say(format!("start: checking for image {image}"));
+        phase.report(format!("start: checking for image {image}"));
         if self.engine.has_image(image).await? {
             return Ok(());
         }
-        phase.say(format!("start: pulling image {image}"));
-        let progress = |line: &str| phase.say(format!("start: pulling image {image}: {line}"));
+        phase.report(format!("start: pulling image {image}"));
+        let progress = |line: &str| phase.report(format!("start: pulling image {image}: {line}"));
         crash_point::before("start: pull its image");
         self.engine.pull_image(image, &progress).await.map_err(|error| match error.kind {
             ErrorKind::ImageMissing => OpError::Impossible(format!(
@@ -454,7 +454,7 @@ impl Inner {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<()> {
-        phase.say("start: checking its volumes");
+        phase.report("start: checking its volumes");
         let config = volume_name(row.id, VolumeKind::Config);
         match self.engine.inspect_volume(&config).await {
             Ok(seen) if seen.directory_missing => {
@@ -487,9 +487,9 @@ impl Inner {
             )));
         }
         if lost {
-            crash_point::before("start: begin with an empty work volume");
+            crash_point::before("start: create an empty work volume");
             self.engine.repair_volume(&work, runtime.user).await?;
-            crash_point::after("start: begin with an empty work volume");
+            crash_point::after("start: create an empty work volume");
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
@@ -500,13 +500,13 @@ impl Inner {
 
     async fn make_volume(&self, row: &Workspace, name: String, owner: User) -> OpResult<()> {
         let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
-        crash_point::before("start: make a volume");
+        crash_point::before("start: create a volume");
         match self.engine.create_volume(&spec).await {
             // An earlier creation was reported as failed, and succeeded.
             Err(error) if error.kind == ErrorKind::Conflict => {}
             other => other?,
         }
-        crash_point::after("start: make a volume");
+        crash_point::after("start: create a volume");
         Ok(())
     }
 
@@ -619,7 +619,7 @@ impl Inner {
     ) -> OpResult<Option<Incarnation>> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            phase.say("start: stopping the old process");
+            phase.report("start: stopping the old process");
             let previous_owners = prepared.replaces.iter().map(|old| &old.id).chain([&prepared.container]);
             for previous_owner in previous_owners.filter(|_| !is(Mutation::LetOldProcessRun)) {
                 self.stop_and_verify(previous_owner, runtime.stop_grace).await?;
@@ -637,12 +637,12 @@ impl Inner {
                 at: self.clock.now(),
             };
             let Some(begun) = self.store.begin_start(next).await? else { return Ok(None) };
-            phase.say("start: writing its token");
+            phase.report("start: writing its token");
             self.write_files((id, name), runtime, &prepared.container, &token).await?;
             if !self.still_starting(id, begun.incarnation).await? {
                 return Ok(None);
             }
-            phase.say("start: starting its container");
+            phase.report("start: starting its container");
             self.serve_before_start(id).await;
             crash_point::before("start: start its container");
             match self.engine.start_container(&prepared.container).await {
@@ -899,8 +899,8 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
     format!("the engine refused to create its container: {}", error.message)
 }
 
-/// Tells the operator what to do about a file in the config volume that a healthy engine cannot write or read. The
-/// engine's message gives the cause: something else of the agent's in the file's place, a full disk.
+/// Advice to the operator about a file in the config volume that a healthy engine cannot write or read. The engine's
+/// message gives the cause: for example, the agent put something else in the file's place, or the disk is full.
 fn repair_advice(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
     format!(

@@ -24,7 +24,7 @@ impl Ops {
         swept: Option<(&'static str, String)>,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        phase.say("stop: stopping its container");
+        phase.report("stop: stopping its container");
         let mut row = self.0.row(id).await?;
         if swept.is_none() && row.status != Status::Paused {
             // A start that was in progress when the stop was ordered has changed the row after the pause. The stop was
@@ -40,7 +40,7 @@ impl Ops {
         self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
             let payload = json!({ "evidence": evidence, "container": row.container, "pass": pass });
-            let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestruction).then_some(pass));
+            let (at, counted) = (self.0.clock.now(), is(Mutation::StopsAreDestructive).then_some(pass));
             self.0.store.emit(at, EventKind::ContainerStopped, Some(id), payload, counted).await?;
         }
         Ok(Applied::Done("its container is stopped".into()))
@@ -48,7 +48,7 @@ impl Ops {
 
     /// Stops what a removal had not stopped before it was undone.
     pub(super) async fn stop_undeleted_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
-        phase.say("undelete: stopping its container");
+        phase.report("undelete: stopping its container");
         let row = self.0.row(id).await?;
         if !row.status.forbids_running() {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));

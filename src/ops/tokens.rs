@@ -12,7 +12,7 @@ use crate::{
     store::{InvalidToken, NewApiToken, TokenOwner, TokenSubject},
 };
 
-/// The maximum number of live tokens of a workspace (wire protocol, §5).
+/// The maximum number of valid tokens of a workspace (wire protocol, §5).
 pub(super) const LIVE_TOKENS_MAX: u32 = 50;
 /// Minimum time between two records of an instance token's use, besides those made with each heartbeat.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ impl Ops {
         )))
     }
 
-    /// A workspace's live tokens.
+    /// A workspace's valid tokens.
     ///
     /// # Errors
     /// If the store fails.

@@ -52,7 +52,7 @@ pub struct BeingHibernated;
 
 /// Why a workspace cannot be closed to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stir {
+pub(super) enum CloseRefusal {
     /// This many requests are in flight.
     Open(u32),
     /// It was active after the given time.
@@ -138,24 +138,28 @@ impl Traffic {
     }
 
     /// Closes a workspace to requests, unless one is in flight or, with `idle_since`, it was active after that time.
-    pub(super) fn close_if_quiet(&self, id: WorkspaceId, idle_since: Option<Timestamp>) -> Result<(), Stir> {
+    pub(super) fn close_if_quiet(
+        &self,
+        id: WorkspaceId,
+        idle_since: Option<Timestamp>,
+    ) -> Result<(), CloseRefusal> {
         let now = self.clock.now();
         let mut flows = self.lock();
         let flow = flows.entry(id).or_default();
         let active = |since| flow.active_at.is_some_and(|at| at > since && !at.is_ahead_of(now));
         let active = idle_since.is_some_and(active);
         if flow.open > 0 {
-            return Err(Stir::Open(flow.open));
+            return Err(CloseRefusal::Open(flow.open));
         }
         if active {
-            return Err(Stir::Recent);
+            return Err(CloseRefusal::Recent);
         }
         flow.closed += 1;
         Ok(())
     }
 
     /// Releases one hibernation attempt. While another one is undecided, no request is admitted.
-    pub(super) fn unclose(&self, id: WorkspaceId) {
+    pub(super) fn release(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
             flow.closed = flow.closed.saturating_sub(1);
         }

@@ -33,13 +33,15 @@ impl Ops {
                 row.name
             ))),
             UndeleteResult::Back { along, under, .. } => {
-                let said =
+                let summary =
                     format!("undeleted and paused: `ostler start` starts it{}", described(&wanted, &under));
-                let mut affected = vec![Affected { id, result: self.give_back(id, &said).await }];
+                let mut affected = vec![Affected { id, result: self.restore_contents(id, &summary).await }];
                 for UndeletedAlong { id, name, left } in along {
                     let result = match left {
                         Some(left) => Err(OpError::Conflict(skip_reason(id, &name, &left))),
-                        None => self.give_back(id, &format!("undeleted with {wanted}, and paused")).await,
+                        None => {
+                            self.restore_contents(id, &format!("undeleted with {wanted}, and paused")).await
+                        }
                     };
                     affected.push(Affected { id, result });
                 }
@@ -48,7 +50,7 @@ impl Ops {
         }
     }
 
-    async fn give_back(&self, id: WorkspaceId, said: &str) -> OpResult<Applied> {
+    async fn restore_contents(&self, id: WorkspaceId, summary: &str) -> OpResult<Applied> {
         for entry in self.0.store.trash_of(vec![id]).await? {
             if entry.state == TrashState::Restoring {
                 match self.order(id, Order::Restore(entry.id)).await {
@@ -66,7 +68,7 @@ impl Ops {
         // If it was undeleted before its container was stopped and moved to the trash, the container would run until
         // the next sweep.
         if self.0.row(id).await?.container.is_none() {
-            return Ok(Applied::Done(said.to_owned()));
+            return Ok(Applied::Done(summary.to_owned()));
         }
         match self.order(id, Order::StopUndeleted).await {
             Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
@@ -77,7 +79,7 @@ impl Ops {
                 "it is undeleted and paused, but its container could not be stopped ({error}): ostler keeps trying"
             ))),
             Err(error) => Err(error),
-            Ok(_) => Ok(Applied::Done(said.to_owned())),
+            Ok(_) => Ok(Applied::Done(summary.to_owned())),
         }
     }
 }

@@ -342,7 +342,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn note_notice(&self, row: NewActivity, mut payload: Value) -> StoreResult<bool> {
         self.lanes
-            .write("note notice", move |tx| {
+            .write("record notice", move |tx| {
                 let (workspace, at) = (row.workspace, row.at);
                 let Some(name) = insert(tx, row, false)? else { return Ok(false) };
                 prune(tx, workspace)?;
@@ -382,7 +382,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn note_polled(&self, of: WorkspaceId, up_to: i64, query: ActivityQuery) -> StoreResult<bool> {
         self.lanes
-            .write("note polled", move |tx| {
+            .write("record polled", move |tx| {
                 let Some(key) = key_of(tx.sql, of)? else { return Ok(false) };
                 let text = format!(
                     "UPDATE activity SET waiting = 0

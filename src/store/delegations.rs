@@ -288,7 +288,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<Option<DelegationStatus>> {
         self.lanes
-            .write("move delegation", move |tx| {
+            .write("update delegation", move |tx| {
                 let Some(key) = key_of(tx.sql, of)? else { return Ok(None) };
                 tx.sql
                     .prepare_cached(
@@ -316,7 +316,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn take_up_delegations(&self, at: Timestamp) -> StoreResult<Vec<Waiting>> {
         self.lanes
-            .write("take up delegations", move |tx| {
+            .write("resume delegations", move |tx| {
                 tx.sql
                     .prepare_cached(
                         "UPDATE delegations SET status = 'failed', finished_at = ?1,

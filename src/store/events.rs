@@ -56,7 +56,7 @@ const BYTES: &str = "octet_length(payload) + 128";
 ///
 /// Excluded are events that decisions are based on: destructive actions of the last hour (the breaker counts them) and
 /// undeletes (they cancel earlier start orders). A flood of events must not push these out.
-const FREE_TO_GO: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
+const TRIMMABLE: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
 
 /// Age up to which such events are kept, in milliseconds.
 const PROTECTED_MS: i64 = 60 * 60 * 1000;
@@ -67,7 +67,7 @@ fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
     let before = Timestamp(at.0 - PROTECTED_MS);
     let largest: Option<(Option<WorkspaceId>, i64)> = sql
         .prepare_cached(&format!(
-            "SELECT workspace, count(*) FROM events WHERE {FREE_TO_GO}
+            "SELECT workspace, count(*) FROM events WHERE {TRIMMABLE}
              GROUP BY workspace ORDER BY sum({BYTES}) DESC LIMIT 1"
         ))?
         .query_row([before], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -76,7 +76,7 @@ fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
     forget(
         sql,
         &format!(
-            "sequence IN (SELECT sequence FROM events WHERE workspace IS ?2 AND {FREE_TO_GO} ORDER BY sequence LIMIT ?3)"
+            "sequence IN (SELECT sequence FROM events WHERE workspace IS ?2 AND {TRIMMABLE} ORDER BY sequence LIMIT ?3)"
         ),
         params![before, workspace, (count / 2).max(1)],
     )?;
@@ -263,7 +263,7 @@ impl Store {
         condition: impl FnOnce(&mut Tx<'_>) -> StoreResult<bool> + Send + 'static,
     ) -> StoreResult<()> {
         self.lanes
-            .write("tell", move |tx| {
+            .write("emit event", move |tx| {
                 if condition(tx)? {
                     tx.emit(at, kind, workspace, payload, swept_by)?;
                 }
@@ -278,7 +278,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn forget_events(&self, before: Timestamp, limit: u32) -> StoreResult<usize> {
         self.lanes
-            .write("forget events", move |tx| {
+            .write("delete old events", move |tx| {
                 forget(
                     tx.sql,
                     "sequence IN (SELECT sequence FROM events ORDER BY sequence LIMIT ?2) AND created_at < ?1",

@@ -65,7 +65,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<ReportResult> {
         self.lanes
-            .write("note beat", move |tx| {
+            .write("record heartbeat", move |tx| {
                 let id = token_owner.workspace;
                 let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
                     return Ok(ReportResult::Gone);
@@ -147,7 +147,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<ReportResult> {
         self.lanes
-            .write("note registration", move |tx| {
+            .write("record registration", move |tx| {
                 let id = token_owner.workspace;
                 let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
                     return Ok(ReportResult::Gone);
@@ -217,7 +217,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<ReportResult> {
         self.lanes
-            .write("note card", move |tx| {
+            .write("record card", move |tx| {
                 let id = token_owner.workspace;
                 let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
                     return Ok(ReportResult::Gone);
@@ -266,7 +266,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn note_token_use(&self, token_owner: TokenOwner, at: Timestamp) -> StoreResult<()> {
         self.lanes
-            .write("note token use", move |tx| {
+            .write("record token use", move |tx| {
                 let known = tx.known(token_owner.workspace, &token_owner.digest, at)?;
                 let Some(Known { member, holds: true }) = known else { return Ok(()) };
                 match token_owner.kind {
@@ -472,7 +472,7 @@ fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     Ok(StoredCard { digest: card_digest(&text), changed })
 }
 
-/// Returns why a heartbeat reports its agent as unwell: the status detail and the event's payload.
+/// Returns why a heartbeat makes its workspace degraded: the status detail and the event's payload.
 fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
     let payload = json!({ "sample_error": heartbeat.sample_error });
     if heartbeat.runtime_state == heartbeat::WEDGED {

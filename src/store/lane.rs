@@ -52,7 +52,7 @@ pub(super) struct Tx<'c> {
 /// A workspace's roster entry as of this transaction.
 pub(super) struct Known {
     pub(super) member: Member,
-    /// Whether the given digest is one of its live tokens.
+    /// Whether the given digest is one of its valid tokens.
     pub(super) holds: bool,
 }
 
@@ -83,7 +83,8 @@ impl Tx<'_> {
         if let Some((_, last_report)) = self.last_reports.iter().rev().find(|(of, _)| *of == id) {
             member.last_report = last_report.clone();
         }
-        let holds = matches!(roster.token_subject(digest, now), Some(roster::TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
+        let subject = roster.token_subject(digest, now);
+        let holds = matches!(subject, Some(roster::TokenSubject::Workspace(owner)) if owner.workspace == id);
         Ok(Some(Known { member, holds }))
     }
 
@@ -701,7 +702,7 @@ mod tests {
     async fn batch_on_full_disk_fails_whole_and_next_one_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let sql = file(dir.path());
-        let look = open_reader(&dir.path().join(FILE_NAME)).unwrap();
+        let reader = open_reader(&dir.path().join(FILE_NAME)).unwrap();
         let pages: u32 = sql.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
         sql.pragma_update(None, "max_page_count", pages + 2).unwrap();
         let (feed, mut events) = broadcast::channel(64);
@@ -709,13 +710,10 @@ mod tests {
         let (answers, jobs): (Vec<_>, Vec<_>) = (0..8).map(|_| new_events(4096)).unzip();
         writer.turn(jobs);
         for answer in answers {
-            let last_report = answer.await.unwrap().unwrap_err().to_string();
-            assert!(
-                last_report.contains("full") && last_report.contains("nothing was changed"),
-                "{last_report}"
-            );
+            let error = answer.await.unwrap().unwrap_err().to_string();
+            assert!(error.contains("full") && error.contains("nothing was changed"), "{error}");
         }
-        assert_eq!(count(&look), 0, "part of a failed batch was stored");
+        assert_eq!(count(&reader), 0, "part of a failed batch was stored");
         assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
 
         assert!(writer.was_refused, "the refused write is not reported");
@@ -723,7 +721,7 @@ mod tests {
         let (answer, job) = new_events(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
-        assert_eq!(count(&look), 1);
+        assert_eq!(count(&reader), 1);
         assert!(!writer.was_refused, "the disk is still reported as full");
     }
 
@@ -733,7 +731,7 @@ mod tests {
             let payload = serde_json::json!({ "text": "x".repeat(length) });
             tx.emit(AT, EventKind::ContainerStopped, None, payload, None)
         };
-        (answer, Box::new(Asked { label: "told", work: Some(work), done: None, reply }))
+        (answer, Box::new(Asked { label: "emit event", work: Some(work), done: None, reply }))
     }
 
     #[tokio::test]

@@ -175,7 +175,7 @@ impl Store {
         precondition: Precondition,
     ) -> StoreResult<bool> {
         self.lanes
-            .write("change status unless", move |tx| {
+            .write("change status under guard", move |tx| {
                 Ok(holds(tx.sql, change.workspace, precondition, change.at)?
                     && change_status(tx, &change, event_of(change.cause))?)
             })
@@ -239,7 +239,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn note_container_end(&self, end: ContainerEnd, at: Timestamp) -> StoreResult<GoneResult> {
         self.lanes
-            .write("note container end", move |tx| {
+            .write("record container exit", move |tx| {
                 let (id, budget) = (end.workspace, end.budget);
                 let (ends, online_since) = spent(tx.sql, id)?;
                 let change = |cause, detail, payload| StatusChange {
@@ -299,7 +299,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<Option<ClaimedRestart>> {
         self.lanes
-            .write("claim restart of unwell", move |tx| {
+            .write("charge degraded restart", move |tx| {
                 let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Degraded) else {
                     return Ok(None);
                 };
@@ -321,7 +321,7 @@ impl Store {
     /// When the store cannot answer. The charge then stays.
     pub async fn refund_restart(&self, claimed: ClaimedRestart) -> StoreResult<bool> {
         self.lanes
-            .write("give back restart", move |tx| {
+            .write("refund restart", move |tx| {
                 let ClaimedRestart { workspace, incarnation, at } = claimed;
                 if one(tx.sql, workspace)?.is_none_or(|row| row.incarnation != incarnation) {
                     return Ok(false);
@@ -343,7 +343,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn put_off_restart(&self, id: WorkspaceId, due_at: Timestamp) -> StoreResult<()> {
         self.lanes
-            .write("put off restart", move |tx| {
+            .write("postpone restart", move |tx| {
                 tx.sql
                     .prepare_cached(
                         "UPDATE workspaces SET restart_due_at = ?2
@@ -404,7 +404,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn note_activity_at(&self, seen: Vec<(WorkspaceId, Timestamp)>) -> StoreResult<()> {
         self.lanes
-            .write("note activity at", move |tx| {
+            .write("record activity time", move |tx| {
                 for (id, at) in seen {
                     tx.sql
                         .prepare_cached(

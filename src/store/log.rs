@@ -181,9 +181,9 @@ impl OpenFile {
         let copy = free.ok_or_else(|| StoreError::new("too many rescued copies in the data directory"))?;
         private_file(&copy)?;
         let name = copy.to_str().ok_or_else(|| StoreError::new("the path of the copy is not UTF-8"))?;
-        crash_point::before("store: save what is open");
+        crash_point::before("store: save the open database");
         sql.execute("VACUUM INTO ?1", [name]).map_err(StoreError::from)?;
-        crash_point::after("store: save what is open");
+        crash_point::after("store: save the open database");
         Ok(copy)
     }
 
@@ -252,9 +252,9 @@ fn mark(sql: &Connection, state: &str) -> StoreResult<()> {
 /// Moves the log into the file. `false` if readers prevented a part of it.
 fn move_log(sql: &Connection) -> StoreResult<bool> {
     sql.busy_timeout(READERS_WAIT)?;
-    crash_point::before("log: move it into the file");
+    crash_point::before("log: checkpoint into the database");
     let busy = sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
-    crash_point::after("log: move it into the file");
+    crash_point::after("log: checkpoint into the database");
     sql.busy_timeout(super::BUSY_WAIT)?;
     Ok(!busy?)
 }

@@ -94,7 +94,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn remember(&self, new: Memory) -> StoreResult<Remembered> {
         self.lanes
-            .write("remember", move |tx| {
+            .write("store memory", move |tx| {
                 let found = tx
                     .sql
                     .prepare_cached(
@@ -162,7 +162,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn forget_memory(&self, of: WorkspaceId, id: MemoryId) -> StoreResult<bool> {
         self.lanes
-            .write("forget memory", move |tx| {
+            .write("delete memory", move |tx| {
                 let gone = tx
                     .sql
                     .prepare_cached(

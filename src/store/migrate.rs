@@ -225,7 +225,7 @@ fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
 /// Copies the file before it is changed.
 ///
 /// The copy's name contains the schema version, and the copy gets it only once it is complete and on disk: error
-/// messages tell users to put it in the place of a damaged database.
+/// messages advise users to put it in the place of a damaged database.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
     let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));
@@ -324,8 +324,8 @@ mod tests {
         let before = schema_of(&sql);
         let mut next = MIGRATIONS.to_vec();
         next.push(("9999_bad", "CREATE TABLE extra (x INTEGER) STRICT; CREATE TABLE registry (y)"));
-        let last_report = apply(&sql, None, &next).unwrap_err().to_string();
-        assert!(last_report.contains("9999_bad"), "{last_report}");
+        let error = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(error.contains("9999_bad"), "{error}");
         assert_eq!(schema_of(&sql), before);
     }
 
@@ -336,8 +336,8 @@ mod tests {
         let before = schema_of(&sql);
         let mut next = MIGRATIONS.to_vec();
         next.push(("9999_bad", "CREATE TABLE registry (y)"));
-        let last_report = apply(&sql, None, &next).unwrap_err().to_string();
-        assert!(last_report.contains("9999_bad"), "{last_report}");
+        let error = apply(&sql, None, &next).unwrap_err().to_string();
+        assert!(error.contains("9999_bad"), "{error}");
         assert_eq!(schema_of(&sql), before, "an intermediate schema was left");
         let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
         assert_eq!(version, 1);

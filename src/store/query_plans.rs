@@ -573,7 +573,7 @@ fn no_statement_reads_a_whole_table() {
 #[test]
 fn statement_is_not_replanned_for_its_bound_values() {
     let (sql, statements) = recorded();
-    let mut planned_anew = Vec::new();
+    let mut planned_again = Vec::new();
     for text in &statements {
         let mut statement = sql.prepare(text).unwrap();
         for number in 1..=statement.parameter_count() {
@@ -586,13 +586,13 @@ fn statement_is_not_replanned_for_its_bound_values() {
         // Neither its result nor its failure matters.
         let _ = statement.raw_query().next();
         if statement.get_status(StatementStatus::RePrepare) > 0 {
-            planned_anew.push(text.as_str());
+            planned_again.push(text.as_str());
         }
     }
     assert!(
-        planned_anew.is_empty(),
+        planned_again.is_empty(),
         "statements that are planned at every execution:\n{}",
-        planned_anew.join("\n")
+        planned_again.join("\n")
     );
 }
 

@@ -61,7 +61,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn found_registry(&self, registry: Registry) -> StoreResult<()> {
         self.lanes
-            .write("found registry", move |tx| {
+            .write("create registry", move |tx| {
                 tx.sql.execute(
                     "INSERT INTO registry (only_row, instance, generation, recovering_since, engine_accepted_at)
                      VALUES (1, ?1, ?2, ?3, ?4)",
@@ -188,7 +188,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn keep_host_reach(&self, reach: HostReach) -> StoreResult<()> {
         self.lanes
-            .write("keep host reach", move |tx| {
+            .write("store host reach", move |tx| {
                 let gateways: Vec<_> = reach.gateways.iter().map(ToString::to_string).collect();
                 tx.sql.execute(
                     "INSERT INTO host_reach (only_row, rootless, gateways) VALUES (1, ?1, ?2)

@@ -275,7 +275,7 @@ impl Fresh {
         Ok(Some(Self { member, tokens }))
     }
 
-    /// Whether this digest belongs to one of its live tokens.
+    /// Whether this digest belongs to one of its valid tokens.
     pub(super) fn holds(&self, digest: &TokenDigest, now: Timestamp) -> bool {
         self.tokens.iter().any(|(of, known)| of == digest && known.expires_at.is_none_or(|end| end > now))
     }
@@ -414,7 +414,7 @@ impl super::Store {
     pub async fn memory_is_true(&self) -> StoreResult<bool> {
         let roster = self.roster.clone();
         self.lanes
-            .write("memory is true", move |tx| {
+            .write("verify memory", move |tx| {
                 let mut tables = Roster::load(tx.sql)?;
                 let mut memory = roster.write();
                 tables.tidy();

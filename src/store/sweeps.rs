@@ -290,7 +290,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn hibernation_candidates(&self) -> StoreResult<Vec<(WorkspaceId, ContainerId, u16)>> {
         self.lanes
-            .read("containers that may sleep", |sql| {
+            .read("hibernation candidates", |sql| {
                 let mut query = sql.prepare_cached(
                     "SELECT w.id, w.container_id, w.host_port FROM workspaces w INDEXED BY workspaces_may_sleep
                      WHERE w.hibernation_idle_minutes IS NOT NULL AND w.status IN ('online', 'degraded')
@@ -311,7 +311,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn hibernating_rows(&self) -> StoreResult<Vec<SweepRow>> {
         self.lanes
-            .read("falling asleep rows", |sql| {
+            .read("hibernating rows", |sql| {
                 let text = format!(
                     "SELECT {SWEEP_COLUMNS} FROM workspaces w INDEXED BY workspaces_falling_asleep
                      WHERE w.status = 'hibernating'"

@@ -74,7 +74,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
 }
 
 /// Issues the instance token of a new incarnation and revokes the older ones, in the transaction that begins the
-/// incarnation: at no time are there two live instance tokens, or none.
+/// incarnation: at no time are there two valid instance tokens, or none.
 pub(super) fn rotate_instance_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -104,7 +104,7 @@ pub(super) fn rotate_instance_token(
 /// State of the token found in the volume of an adopted container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldToken {
-    /// It is now the workspace's live instance token.
+    /// It is now the workspace's valid instance token.
     Live,
     /// It is not valid: it was revoked, or issued for something else.
     Refused,
@@ -123,8 +123,8 @@ impl HeldToken {
     }
 }
 
-/// Makes the token that a process holds the live one of an incarnation. A token that was revoked, or issued for another
-/// workspace, stays invalid.
+/// Makes the token that a process holds the valid one of an incarnation. A token that was revoked, or issued for
+/// another workspace, stays invalid.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -155,7 +155,7 @@ pub(super) fn take_token(
     Ok(HeldToken::Live)
 }
 
-/// Revokes every live instance token of a workspace; returns how many there were.
+/// Revokes every valid instance token of a workspace; returns how many there were.
 pub(super) fn revoke_instance_tokens(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -188,7 +188,7 @@ impl Store {
     /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn invalid_token(&self, digest: TokenDigest) -> StoreResult<Option<InvalidToken>> {
         self.lanes
-            .read("dead token", move |sql| {
+            .read("invalid token", move |sql| {
                 let mut query = sql.prepare_cached(
                     "SELECT w.id, w.status = 'removed' FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      WHERE t.digest = ?1
@@ -207,7 +207,7 @@ impl Store {
     /// When the store cannot answer; this does not mean that the token is unknown.
     pub async fn removed_token_owner(&self, digest: TokenDigest) -> StoreResult<Option<WorkspaceId>> {
         self.lanes
-            .read("removed holder", move |sql| {
+            .read("removed token owner", move |sql| {
                 let mut query = sql.prepare_cached(
                     "SELECT w.id FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      WHERE t.digest = ?1 AND w.status = 'removed'
@@ -218,7 +218,7 @@ impl Store {
             .await
     }
 
-    /// Issues an API token; `false` if the workspace is gone or already has `most` live tokens.
+    /// Issues an API token; `false` if the workspace is gone or already has `most` valid tokens.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -275,7 +275,7 @@ impl Store {
         at: Timestamp,
     ) -> StoreResult<bool> {
         self.lanes
-            .write("take token over", move |tx| {
+            .write("take over token", move |tx| {
                 let unreported: bool = tx
                     .sql
                     .prepare_cached(
@@ -299,13 +299,13 @@ impl Store {
             .await
     }
 
-    /// Returns a workspace's live tokens, oldest first.
+    /// Returns a workspace's valid tokens, oldest first.
     ///
     /// # Errors
     /// When the store cannot answer.
     pub async fn live_tokens(&self, workspace: WorkspaceId, now: Timestamp) -> StoreResult<Vec<TokenRow>> {
         self.lanes
-            .read("live tokens", move |sql| {
+            .read("valid tokens", move |sql| {
                 let mut query = sql.prepare_cached(&format!(
                     "SELECT {COLUMNS} FROM tokens t JOIN workspaces w ON w.key = t.workspace
                      LEFT JOIN pulse p ON p.workspace = w.key
@@ -317,7 +317,7 @@ impl Store {
             .await
     }
 
-    /// Revokes a live token of a workspace on behalf of an operator. Returns whether there was one.
+    /// Revokes a valid token of a workspace on behalf of an operator. Returns whether there was one.
     ///
     /// # Errors
     /// When the store cannot answer.

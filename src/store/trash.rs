@@ -166,7 +166,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn mark_in_trash(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
         self.lanes
-            .write("keep in trash", move |tx| {
+            .write("mark in trash", move |tx| {
                 let moved = move_state(tx, entry, &[TrashState::Claimed], TrashState::Kept)?;
                 if moved {
                     emit_entry_event(tx, at, EventKind::TrashKept, entry, json!({}))?;
@@ -229,7 +229,7 @@ impl Store {
         let (past, ordered) = match guard {
             DeleteGuard::Named => (None, false),
             DeleteGuard::RetentionEndedBefore(time) => (Some(time), false),
-            DeleteGuard::PurgeOrdered => (None, !is(Mutation::PurgeWhateverIsThere)),
+            DeleteGuard::PurgeOrdered => (None, !is(Mutation::PurgeEverything)),
         };
         self.lanes
             .write("begin delete", move |tx| {
@@ -302,7 +302,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn cancel_transition(&self, entry: TrashId) -> StoreResult<()> {
         self.lanes
-            .write("keep after all", move |tx| {
+            .write("cancel transition", move |tx| {
                 let from = [TrashState::Deleting, TrashState::Restoring];
                 move_state(tx, entry, &from, TrashState::Kept).map(drop)
             })
@@ -390,7 +390,7 @@ impl Store {
     /// When the store cannot answer.
     pub async fn relevant_trash(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<TrashEntry>> {
         self.lanes
-            .read("trash in sight", move |sql| {
+            .read("relevant trash", move |sql| {
                 let open = if is(Mutation::FinishListedClaims) {
                     "FALSE"
                 } else {

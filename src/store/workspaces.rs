@@ -133,7 +133,7 @@ pub struct BeginStart {
     /// Instance token of the new incarnation.
     pub token: TokenIssue,
     /// Sequence number of the newest event when the start was ordered. The start is refused if the workspace was
-    /// undeleted after it: a workspace that was removed and restored as paused cannot be told apart by its row.
+    /// undeleted after it: a workspace that was removed and restored as paused cannot be recognised by its row.
     pub not_undeleted_after: Option<i64>,
     /// The container that this start replaces. It is claimed for the trash in the same transaction, so that a crash
     /// leaves a claim to finish and never an unexplained container.
@@ -633,7 +633,7 @@ impl Store {
         taken: Vec<u16>,
     ) -> StoreResult<Option<(u32, u16)>> {
         self.lanes
-            .write("allot", move |tx| {
+            .write("allocate port", move |tx| {
                 let held: Option<Option<u16>> = tx
                     .sql
                     .prepare_cached("SELECT host_port FROM workspaces WHERE id = ?1 AND status <> 'removed'")?
@@ -1083,7 +1083,7 @@ impl Store {
         limit: u32,
     ) -> StoreResult<usize> {
         self.lanes
-            .write("forget removed", move |tx| {
+            .write("delete old removed rows", move |tx| {
                 Ok(tx
                     .sql
                     .prepare_cached(

@@ -122,7 +122,7 @@ pub struct Sweeper {
     /// Locked while a listing is taken: two at once could be recorded in the wrong order.
     last_snapshot: tokio::sync::Mutex<LastSnapshot>,
     pub(super) reservations: Reservations,
-    /// See [`Sweeper::revoking_whatever_the_age`].
+    /// See [`Sweeper::revoking_without_age`].
     pub(super) without_age: bool,
 }
 
@@ -151,7 +151,7 @@ impl Sweeper {
     /// to prove that the test would fail.
     #[doc(hidden)]
     #[must_use]
-    pub fn revoking_whatever_the_age(mut self) -> Self {
+    pub fn revoking_without_age(mut self) -> Self {
         self.without_age = true;
         self
     }
@@ -264,7 +264,7 @@ impl Sweeper {
 
     /// The liveness epoch that the clocks show right now. Reading the clock updates it.
     fn current_epoch(&self) -> u64 {
-        let _looked_at = self.clock.now();
+        let _now = self.clock.now();
         self.listening.number()
     }
 

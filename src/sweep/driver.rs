@@ -339,12 +339,12 @@ fn empty_run(pass: &'static str, clock: &SharedClock, outcome: Outcome) -> Run {
 /// Takes a snapshot and runs the pass on it, within the deadline. A panic ends only this run.
 async fn guarded(sweeper: &Sweeper, pass: &dyn Pass, mode: Mode, ticket: Ticket, clock: &SharedClock) -> Run {
     let work = async {
-        let look = match pass.requires() {
+        let snapshot = match pass.requires() {
             Requirement::Engine => sweeper.snapshot_after(ticket).await,
             Requirement::Store => Ok(Arc::new(sweeper.clock_snapshot())),
         };
-        match look {
-            Ok(look) => sweeper.run(pass, &look, mode).await,
+        match snapshot {
+            Ok(snapshot) => sweeper.run(pass, &snapshot, mode).await,
             Err(why) => empty_run(pass.name(), clock, Outcome::Untrusted(untrusted_reason(&why))),
         }
     };

@@ -22,7 +22,7 @@ use crate::{domain::plan::Plan, engine::trusted::Untrusted, ops::OpError, store:
 pub use crate::ops::OwnContainers;
 pub use context::{ListingView, Snapshot, Sweeper, SweeperParts};
 pub use driver::{Driver, DriverHandle, PassStatus};
-pub use passes::{CHECK_INTERVAL, all, all_looking};
+pub use passes::{CHECK_INTERVAL, all, all_with_interval};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
 pub use watch::{Watch, watch_engine};
 

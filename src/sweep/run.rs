@@ -234,7 +234,7 @@ impl Sweeper {
     ) -> (usize, ActionRun) {
         crash_point::before("sweep: apply an action");
         let verdict = match self.apply(pass, &planned, snapshot).await {
-            Ok(Applied::Done(said)) => Verdict::Applied(said),
+            Ok(Applied::Done(detail)) => Verdict::Applied(detail),
             Ok(Applied::Raced(why)) => Verdict::Raced(why),
             Err(error) => {
                 tracing::warn!(pass, action = %planned.action.describe(), %error, "sweep action failed");

@@ -82,7 +82,7 @@ impl Watch {
         while let Some(event) = events.next().await {
             let event = event?;
             *last = Some(event.at.max(last.unwrap_or_default()));
-            self.heed(&event);
+            self.handle_event(&event);
         }
         Ok(())
     }
@@ -95,7 +95,7 @@ impl Watch {
         }));
     }
 
-    fn heed(&self, event: &ContainerEvent) {
+    fn handle_event(&self, event: &ContainerEvent) {
         let ended = matches!(event.what, ContainerEventKind::Died { .. } | ContainerEventKind::Removed);
         if let Some(workspace) = event.workspace.filter(|_| ended) {
             self.check(workspace);

@@ -14,10 +14,10 @@ fn message_command_prints_every_response_form_and_agent_failure() {
         ("sse", "rude heard: hi\n"),
         ("artifacts", "rude heard: hi\nand more\ndone\n"),
     ] {
-        let said = site.ostler(["message", "rude", "as", manner, "hi"]);
-        assert_eq!((said.code, said.stdout.as_str()), (0, printed), "{manner}: {}", said.stderr);
+        let output = site.ostler(["message", "rude", "as", manner, "hi"]);
+        assert_eq!((output.code, output.stdout.as_str()), (0, printed), "{manner}: {}", output.stderr);
     }
-    for (manner, send_as_admin) in [
+    for (manner, expected) in [
         ("failed", "rude ended its task as failed: rude heard: hi"),
         (
             "plain",
@@ -31,13 +31,17 @@ fn message_command_prints_every_response_form_and_agent_failure() {
         ("cut", "the response of rude was cut off"),
         ("redirect", "failed to reach workspace agent: it responded with HTTP status 307"),
     ] {
-        let said = site.ostler(["message", "rude", "as", manner, "hi"]);
-        assert_eq!(said.code, 1, "{manner}: {} {}", said.stdout, said.stderr);
-        assert!(said.stderr.contains(send_as_admin), "{manner}: {}", said.stderr);
-        assert!(!said.stderr.contains("daemon"), "{manner} is blamed on the daemon: {}", said.stderr);
+        let output = site.ostler(["message", "rude", "as", manner, "hi"]);
+        assert_eq!(output.code, 1, "{manner}: {} {}", output.stdout, output.stderr);
+        assert!(output.stderr.contains(expected), "{manner}: {}", output.stderr);
+        assert!(
+            !output.stderr.contains("daemon"),
+            "{manner}: the message names the daemon: {}",
+            output.stderr
+        );
     }
-    let nobody = site.ostler(["message", "nobody", "hi"]);
-    assert_eq!(nobody.code, 3, "{}", nobody.stderr);
+    let unknown = site.ostler(["message", "unknown", "hi"]);
+    assert_eq!(unknown.code, 3, "{}", unknown.stderr);
 }
 
 #[test]
@@ -50,8 +54,8 @@ fn message_command_uses_a2a_1_0_when_agent_card_declares_it() {
         ("artifacts", 0, "new heard: hi\nand more\ndone\n", ""),
         ("failed", 1, "", "new ended its task as TASK_STATE_FAILED: new heard: hi"),
     ] {
-        let said = site.ostler(["message", "new", "as", manner, "hi"]);
-        assert_eq!((said.code, said.stdout.as_str()), (code, stdout), "{manner}: {}", said.stderr);
-        assert!(said.stderr.contains(stderr), "{manner}: {}", said.stderr);
+        let output = site.ostler(["message", "new", "as", manner, "hi"]);
+        assert_eq!((output.code, output.stdout.as_str()), (code, stdout), "{manner}: {}", output.stderr);
+        assert!(output.stderr.contains(stderr), "{manner}: {}", output.stderr);
     }
 }

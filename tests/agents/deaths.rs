@@ -42,11 +42,11 @@ fn killed_agent_is_detected_by_podman_event_and_restarted() {
     let mut site = Site::new(BY_EVENTS);
     site.serve();
     let worker = make(&site, "worker", &[]);
-    let (heard, offline) = mpsc::channel();
+    let (sender, offline) = mpsc::channel();
     let events = site.event_stream();
     thread::spawn(move || {
         for event in events.filter(|event| event["event_type"] == "WORKSPACE_OFFLINE") {
-            if heard.send((now(), event)).is_err() {
+            if sender.send((now(), event)).is_err() {
                 return;
             }
         }
@@ -56,7 +56,7 @@ fn killed_agent_is_detected_by_podman_event_and_restarted() {
         let before = site.show("worker")["incarnation"].as_u64();
         let killed_at = kill(&site, &worker);
         let (seen_at, event) = offline.recv_timeout(Duration::from_mins(3)).unwrap_or_else(|_| {
-            panic!("death {kill_number} was not seen: {:?}", worker.event_types(&site));
+            panic!("exit {kill_number} was not reported: {:?}", worker.event_types(&site));
         });
         latencies.push(seen_at.duration_since(killed_at).as_millis());
         assert_eq!(event["payload"]["exit_code"], 137, "{event}");
@@ -67,7 +67,7 @@ fn killed_agent_is_detected_by_podman_event_and_restarted() {
         let back = site.until_status("worker", "online");
         assert!(back["incarnation"].as_u64() > before, "{back}");
     }
-    report("from a death to its event", latencies);
+    report("from an exit to its event", latencies);
     assert!(site.live_instance_token_matches("worker"));
 }
 
@@ -77,17 +77,17 @@ fn exit_during_event_stream_outage_is_found_after_reconnect() {
     let mut site = Site::on(proxy.socket_path(), BY_EVENTS);
     site.serve();
     let worker = make(&site, "worker", &[]);
-    let reset_liveness = |fault| Rule::when(|request| request.path.contains("/events"), fault);
-    proxy.set_rules([reset_liveness(Fault::DropBefore)]);
+    let on_events = |fault| Rule::when(|request| request.path.contains("/events"), fault);
+    proxy.set_rules([on_events(Fault::DropBefore)]);
     proxy.cut_those(|request| request.path.contains("/events"));
     let before = site.show("worker")["incarnation"].as_u64();
     kill(&site, &worker);
     let connects = proxy.count("GET", "/events");
-    until("it tried to listen again", || (proxy.count("GET", "/events") > connects).then_some(()));
+    until("the daemon tried to reconnect", || (proxy.count("GET", "/events") > connects).then_some(()));
     assert_eq!(
         worker.status(&site),
         "online",
-        "somebody saw it who could not: {:?}",
+        "the exit was detected without events: {:?}",
         worker.event_types(&site)
     );
     proxy.set_rules([]);
@@ -104,9 +104,9 @@ fn workspace_is_parked_after_five_crashes_and_why_shows_logs() {
     let parked = site.until_status("worker", "failed");
     assert_eq!(parked["failure"], "parked", "{parked}");
     let event_types = worker.event_types(&site);
-    let ends = event_types.iter().filter(|kind| *kind == "WORKSPACE_OFFLINE").count();
+    let exit_count = event_types.iter().filter(|kind| *kind == "WORKSPACE_OFFLINE").count();
     assert_eq!(
-        (ends, event_types.last().map(String::as_str)),
+        (exit_count, event_types.last().map(String::as_str)),
         (5, Some("WORKSPACE_PARKED")),
         "{event_types:?}"
     );
@@ -115,7 +115,7 @@ fn workspace_is_parked_after_five_crashes_and_why_shows_logs() {
     for _ in 0..3 {
         site.sweep_all();
     }
-    assert_eq!(worker.status(&site), "failed", "a sweep started what was given up");
+    assert_eq!(worker.status(&site), "failed", "a sweep started a parked workspace");
     let refused = worker.send_as_admin(&site, "hello").expect(503);
     assert!(refused.body.contains("parked"), "{refused:?}");
     site.ostler(["start", "worker", "--no-wait"]).well();

@@ -11,10 +11,10 @@ use crate::support::{
 /// The doctor's check with this name.
 #[track_caller]
 pub(super) fn check(site: &Site, name: &str) -> Value {
-    let said = site.ostler(["doctor", "--json"]);
+    let output = site.ostler(["doctor", "--json"]);
     let report: Value =
-        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said:?}"));
-    let checks = report["checks"].as_array().expect("a report has checks");
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    let checks = report["checks"].as_array().expect("the report has checks");
     checks.iter().find(|check| check["name"] == name).unwrap_or_else(|| panic!("no {name}: {report}")).clone()
 }
 
@@ -23,7 +23,7 @@ fn doctor_checks_from_inside_container_that_ostler_is_reachable() {
     let mut site = Site::new("");
     site.serve();
     let alone = check(&site, "network");
-    assert_eq!(alone["verdict"], "ok", "nobody runs, which is no fault: {alone}");
+    assert_eq!(alone["verdict"], "ok", "no running workspace is not a fault: {alone}");
     assert!(alone["found"].as_str().unwrap().contains("no workspace runs"), "{alone}");
 
     make(&site, "lead", &[]);
@@ -49,20 +49,20 @@ fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
     site.serve();
     site.ostler(creation("lost", &["--no-wait"])).well();
     site.until_status("lost", "provisioning");
-    let said = until("its container can be asked", || {
-        let said = site.ostler(["doctor"]);
-        (!said.stdout.contains("no workspace runs") && !said.stdout.contains("/bin/sh could not be run"))
-            .then_some(said)
+    let output = until("a command runs in its container", || {
+        let output = site.ostler(["doctor"]);
+        (!output.stdout.contains("no workspace runs") && !output.stdout.contains("/bin/sh could not be run"))
+            .then_some(output)
     });
-    assert_eq!(said.code, 1, "{said:?}");
-    for send_as_admin in [
+    assert_eq!(output.code, 1, "{output:?}");
+    for expected in [
         "`lost` does not reach ostler at http://127.0.0.1:1: ",
         "refused",
         "firewall",
         "network.listen",
         "network.platform_url",
     ] {
-        assert!(said.stdout.contains(send_as_admin), "no {send_as_admin:?} in {}", said.stdout);
+        assert!(output.stdout.contains(expected), "no {expected:?} in {}", output.stdout);
     }
 }
 
@@ -70,22 +70,22 @@ fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
 fn doctor_accepts_recent_heartbeat_when_container_has_no_shell() {
     let mut site = Site::new("");
     site.serve();
-    site.create("mute", &[]);
-    let container = site.show("mute")["container_id"].as_str().unwrap().to_owned();
+    site.create("shellless", &[]);
+    let container = site.show("shellless")["container_id"].as_str().unwrap().to_owned();
     // As root, because /bin belongs to root.
     podman_output(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "warn", "{found}");
     assert!(found["found"].as_str().unwrap().contains("/bin/sh could not be run in any"), "{found}");
 
-    let id = site.show("mute")["id"].as_str().unwrap().to_owned();
-    let token = site.token_in_volume("mute");
+    let id = site.show("shellless")["id"].as_str().unwrap().to_owned();
+    let token = site.token_in_volume("shellless");
     let heartbeat = serde_json::json!({ "workspace_id": id, "uptime_seconds": 1 });
     site.agent("POST", "/registry/heartbeat", &id, Some(&token), heartbeat).expect(200);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "ok", "{found}");
     assert!(
-        found["found"].as_str().unwrap().starts_with("`mute` reaches ostler: its last heartbeat was "),
+        found["found"].as_str().unwrap().starts_with("`shellless` reaches ostler: its last heartbeat was "),
         "{found}"
     );
 }
@@ -102,12 +102,12 @@ fn doctor_and_why_report_an_agent_that_does_not_listen() {
                     wget -q -O /dev/null --header \"Authorization: Bearer $(cat /configs/.auth_token)\" \
                       --header 'Content-Type: application/json' --post-data \"{\\\"workspace_id\\\":\\\"$WORKSPACE_ID\\\"}\" \
                       \"$PLATFORM_URL/registry/heartbeat\"; sleep 2; done";
-    let make = ["create", "deaf", "--runtime", "agent", "--image", image(), "--", "sh", "-c", script];
+    let make = ["create", "closed", "--runtime", "agent", "--image", image(), "--", "sh", "-c", script];
     site.ostler(make).well();
     let ports = check(&site, "ports");
     assert_eq!(ports["verdict"], "warn", "{ports}");
-    assert!(ports["found"].as_str().unwrap().ends_with("port 8000: deaf"), "{ports}");
-    let why = site.ostler(["why", "deaf"]).well();
+    assert!(ports["found"].as_str().unwrap().ends_with("port 8000: closed"), "{ports}");
+    let why = site.ostler(["why", "closed"]).well();
     assert!(why.contains("accepts connections on port 8000"), "{why}");
     let engine = check(&site, "engine use");
     assert!(engine["found"].as_str().unwrap().contains("Podman's service (process "), "{engine}");

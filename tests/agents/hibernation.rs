@@ -20,8 +20,8 @@ fn started_at(site: &Site, agent: &Agent) -> String {
 #[track_caller]
 fn hibernate(site: &Site, agent: &Agent) {
     let path = format!("/workspaces/{}/hibernate", agent.id);
-    let slept = site.admin("POST", &path, Value::Null).expect(200).json();
-    assert_eq!(slept["status"], "hibernated", "{slept}");
+    let answer = site.admin("POST", &path, Value::Null).expect(200).json();
+    assert_eq!(answer["status"], "hibernated", "{answer}");
 }
 
 const NAMES: [&str; 3] = ["idle", "busy", "typed"];
@@ -47,24 +47,24 @@ fn idle_agent_with_heartbeats_hibernates_and_busy_agent_does_not() {
     let mut command = command.spawn().expect("the client starts");
     let (idle, busy) = (Agent::of(&site, "idle"), Agent::of(&site, "busy"));
     busy.ask_text(&site, "work 3600 in the background");
-    let asleep = site.until_status("idle", "hibernated");
+    let hibernated_row = site.until_status("idle", "hibernated");
     let typed = site.show("typed");
-    assert_eq!(typed["status"], "online", "a command was open there: {typed}");
+    assert_eq!(typed["status"], "online", "hibernated with an open exec command: {typed}");
     command.kill().expect("the client is killed");
     command.wait().expect("the client ends");
-    assert!(asleep["last_heartbeat_at"].is_string(), "it never beat: {asleep}");
-    let container = asleep["container_id"].as_str().unwrap();
+    assert!(hibernated_row["last_heartbeat_at"].is_string(), "no heartbeat was received: {hibernated_row}");
+    let container = hibernated_row["container_id"].as_str().unwrap();
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some("exited"));
     let run = site.sweep("hibernate_idle");
-    assert_eq!(busy.status(&site), "online", "it worked, and was put to sleep: {run}");
+    assert_eq!(busy.status(&site), "online", "hibernated with an active task: {run}");
     assert!(
         site.ostler(["why", "idle"]).stdout.contains("no activity for"),
         "{}",
         site.ostler(["why", "idle"]).stdout
     );
 
-    let said = busy.ask_text(&site, "ask idle hello");
-    assert!(said.starts_with("idle answered: ") && said.ends_with(" heard: hello"), "{said}");
+    let output = busy.ask_text(&site, "ask idle hello");
+    assert!(output.starts_with("idle answered: ") && output.ends_with(" heard: hello"), "{output}");
     assert_eq!(idle.status(&site), "online");
 }
 
@@ -82,11 +82,11 @@ fn message_from_parent_wakes_agent_and_returns_its_response() {
         let answer = worker.send_from(&site, &lead, &format!("hello {wake}")).expect(200);
         latencies.push(asked_at.elapsed().as_millis());
         // A workspace that was just woken may not know its own name yet.
-        let said = answer_text(&answer);
-        assert!(said.ends_with(&format!(" heard: hello {wake}")), "{said}");
-        assert_ne!(started_at(&site, &worker), before, "who answered was not woken");
+        let output = answer_text(&answer);
+        assert!(output.ends_with(&format!(" heard: hello {wake}")), "{output}");
+        assert_ne!(started_at(&site, &worker), before, "the container was not started by the message");
     }
-    report("from a message to a sleeper to its answer", latencies);
+    report("from a message to a hibernated workspace to its answer", latencies);
     assert_eq!(worker.status(&site), "online");
 }
 
@@ -100,44 +100,39 @@ fn unrelated_workspace_cannot_message_discover_or_wake_agent() {
         let more: Vec<_> = parent.iter().flat_map(|parent| ["--parent", parent]).collect();
         make(&site, name, &more);
     }
-    let [sleeper, uncle, cousin] = ["left child", "right", "right child"].map(|name| Agent::of(&site, name));
-    hibernate(&site, &sleeper);
-    let before = (started_at(&site, &sleeper), sleeper.event_types(&site));
-    for stranger in [&cousin, &uncle] {
-        let refused = sleeper.send_from(&site, stranger, "wake up").expect(403);
+    let [target, uncle, cousin] = ["left child", "right", "right child"].map(|name| Agent::of(&site, name));
+    hibernate(&site, &target);
+    let before = (started_at(&site, &target), target.event_types(&site));
+    for unrelated in [&cousin, &uncle] {
+        let refused = target.send_from(&site, unrelated, "wake up").expect(403);
         assert_eq!(
             refused.json()["error"],
             "access denied: workspaces cannot communicate per hierarchy rules"
         );
-        let token = site.token_in_volume(&stranger.name);
-        let path = format!("/registry/discover/{}", sleeper.id);
-        site.agent("GET", &path, &stranger.id, Some(&token), Value::Null).expect(403);
+        let token = site.token_in_volume(&unrelated.name);
+        let path = format!("/registry/discover/{}", target.id);
+        site.agent("GET", &path, &unrelated.id, Some(&token), Value::Null).expect(403);
         site.agent(
             "POST",
-            &format!("/workspaces/{}/wake", sleeper.id),
-            &stranger.id,
+            &format!("/workspaces/{}/wake", target.id),
+            &unrelated.id,
             Some(&token),
             Value::Null,
         )
         .expect(403);
     }
-    let nobody = site.agent(
-        "POST",
-        &format!("/workspaces/{}/a2a", sleeper.id),
-        &sleeper.id,
-        None,
-        super::message("x"),
-    );
-    nobody.expect(401);
+    let anonymous =
+        site.agent("POST", &format!("/workspaces/{}/a2a", target.id), &target.id, None, super::message("x"));
+    anonymous.expect(401);
     assert_eq!(cousin.ask_text(&site, "ask left-child hello"), "I have no peer named left-child");
     for _ in 0..3 {
         site.sweep_all();
     }
-    assert_eq!(sleeper.status(&site), "hibernated");
-    assert_eq!((started_at(&site, &sleeper), sleeper.event_types(&site)), before, "somebody woke it");
+    assert_eq!(target.status(&site), "hibernated");
+    assert_eq!((started_at(&site, &target), target.event_types(&site)), before, "the workspace was woken");
 
     let parent = Agent::of(&site, "left");
-    let said = answer_text(&sleeper.send_from(&site, &parent, "wake up").expect(200));
-    assert!(said.ends_with(" heard: wake up"), "{said}");
-    until("it is online", || (sleeper.status(&site) == "online").then_some(()));
+    let output = answer_text(&target.send_from(&site, &parent, "wake up").expect(200));
+    assert!(output.ends_with(" heard: wake up"), "{output}");
+    until("it is online", || (target.status(&site) == "online").then_some(()));
 }

@@ -13,15 +13,15 @@ fn agent_comes_online_over_gateway_with_default_configuration() {
     let mut site = Site::new("");
     site.serve();
     let lead = make(&site, "lead", &[]);
-    let effective = site.show("lead");
-    assert_eq!(effective["status"], "online", "{effective}");
-    let container = effective["container_id"].as_str().unwrap();
+    let row = site.show("lead");
+    assert_eq!(row["status"], "online", "{row}");
+    let container = row["container_id"].as_str().unwrap();
     let environment = inspected(container, "{{.Config.Env}}").unwrap();
     let network = format!("ostler-{}", site.instance());
     let gateway =
         inspected(container, &format!("{{{{(index .NetworkSettings.Networks {network:?}).Gateway}}}}"));
-    let send_as_admin = format!("PLATFORM_URL=http://{}:{}", gateway.unwrap(), site.network_port());
-    assert!(environment.contains(&send_as_admin), "not {send_as_admin} but {environment}");
+    let expected = format!("PLATFORM_URL=http://{}:{}", gateway.unwrap(), site.network_port());
+    assert!(environment.contains(&expected), "not {expected} but {environment}");
     assert_eq!(lead.ask_text(&site, "hello"), "lead heard: hello");
     let logs = site.ostler(["logs", "lead"]).stdout;
     assert!(logs.contains("register: 200") && logs.contains("heartbeat: 200"), "{logs}");
@@ -44,8 +44,8 @@ fn first_heartbeat_brings_agent_online_after_refused_register() {
     let odd = Agent::of(&site, "odd");
     assert_eq!(odd.status(&site), "online", "{:?}", odd.event_types(&site));
     let logs = site.ostler(["logs", "odd"]);
-    let said = format!("{}{}", logs.stdout, logs.stderr);
-    assert!(said.contains("register was refused") && said.contains("\"status\":\"ok\""), "{said}");
+    let output = format!("{}{}", logs.stdout, logs.stderr);
+    assert!(output.contains("register was refused") && output.contains("\"status\":\"ok\""), "{output}");
 }
 
 #[test]
@@ -55,12 +55,16 @@ fn agent_is_degraded_while_it_reports_wedged_or_high_error_rate() {
     let worker = make(&site, "worker", &[]);
     worker.ask_text(&site, "wedged");
     assert_eq!(worker.status(&site), "degraded", "{:?}", worker.event_types(&site));
-    assert_eq!(worker.ask_text(&site, "hello"), "worker heard: hello", "who is degraded is still spoken to");
+    assert_eq!(
+        worker.ask_text(&site, "hello"),
+        "worker heard: hello",
+        "a degraded agent receives no messages"
+    );
     worker.ask_text(&site, "well");
     assert_eq!(worker.status(&site), "online");
     worker.ask_text(&site, "errors 0.7");
-    let effective = site.show("worker");
-    assert_eq!(effective["status"], "degraded", "{effective}");
+    let row = site.show("worker");
+    assert_eq!(row["status"], "degraded", "{row}");
     assert!(
         site.ostler(["why", "worker"]).stdout.contains("70 %"),
         "{}",
@@ -84,9 +88,9 @@ fn agent_that_reports_wedged_during_start_is_left_running() {
     for _ in 0..3 {
         site.sweep_all();
     }
-    let effective = site.show("odd");
-    let running = inspected(effective["container_id"].as_str().unwrap(), "{{.State.Running}}");
-    assert_eq!((running.as_deref(), &effective["status"]), (Some("true"), &"degraded".into()), "{effective}");
+    let row = site.show("odd");
+    let running = inspected(row["container_id"].as_str().unwrap(), "{{.State.Running}}");
+    assert_eq!((running.as_deref(), &row["status"]), (Some("true"), &"degraded".into()), "{row}");
     assert_eq!(
         event_types_of(&site, "odd"),
         ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED_ANEW", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
@@ -115,13 +119,13 @@ fn pause_stops_descendants_and_resume_starts_only_those() {
 
     let paused = site.admin("POST", "/workspaces/root/pause", Value::Null).expect(200).json();
     assert_eq!(paused["status"], "paused", "{paused}");
-    let along = |answer: &Value| -> Vec<(String, String)> {
-        let along = answer["along"].as_array().unwrap_or_else(|| panic!("nobody along: {answer}"));
+    let descendants = |answer: &Value| -> Vec<(String, String)> {
+        let list = answer["along"].as_array().unwrap_or_else(|| panic!("no list of descendants: {answer}"));
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        along.iter().map(|one| (text(&one["name"]), text(&one["status"]))).collect()
+        list.iter().map(|one| (text(&one["name"]), text(&one["status"]))).collect()
     };
     let names = |status: &str| ["arm", "hand"].map(|name| (name.to_owned(), status.to_owned()));
-    assert_eq!(along(&paused), names("paused"), "{paused}");
+    assert_eq!(descendants(&paused), names("paused"), "{paused}");
     for (name, _) in tree {
         assert_eq!(
             (site.show(name)["status"].as_str().unwrap(), containers_state(&site, name)),
@@ -138,7 +142,10 @@ fn pause_stops_descendants_and_resume_starts_only_those() {
     let resumed = site.admin("POST", "/workspaces/root/resume", Value::Null).expect(200).json();
     let provisioning_or_online =
         |(_, status): &(String, String)| ["provisioning", "online"].contains(&status.as_str());
-    assert!(along(&resumed).iter().all(provisioning_or_online) && along(&resumed).len() == 2, "{resumed}");
+    assert!(
+        descendants(&resumed).iter().all(provisioning_or_online) && descendants(&resumed).len() == 2,
+        "{resumed}"
+    );
     for name in ["root", "arm", "hand"] {
         site.until_status(name, "online");
     }
@@ -157,13 +164,14 @@ fn agent_task_is_shown_and_blocks_hibernate_unless_forced() {
     site.serve();
     let worker = make(&site, "worker", &[]);
     worker.ask_text(&site, "work 3600 in the background");
-    let effective = until("it says that it works", || {
-        let effective = site.show("worker");
-        (effective["active_tasks"] == 1).then_some(effective)
+    let row = until("its task is reported", || {
+        let row = site.show("worker");
+        (row["active_tasks"] == 1).then_some(row)
     });
-    assert!(effective["current_task"].as_str().is_some_and(|task| task.contains("3600")), "{effective}");
+    assert!(row["current_task"].as_str().is_some_and(|task| task.contains("3600")), "{row}");
     let refused = site.admin("POST", "/workspaces/worker/hibernate", Value::Null).expect(409).json();
     assert_eq!(refused["active_tasks"], json!(1), "{refused}");
-    let slept = site.admin("POST", "/workspaces/worker/hibernate?force=true", Value::Null).expect(200).json();
-    assert_eq!(slept["status"], "hibernated", "{slept}");
+    let answer =
+        site.admin("POST", "/workspaces/worker/hibernate?force=true", Value::Null).expect(200).json();
+    assert_eq!(answer["status"], "hibernated", "{answer}");
 }

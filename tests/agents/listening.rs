@@ -24,11 +24,11 @@ fn messages_are_answered_when_agents_listen_3_s_after_they_register() {
     let mut site = Site::new("");
     site.serve();
     demo_image();
-    let wanted =
+    let rounds_wanted =
         env::var("OSTLER_LATE_LISTENERS").ok().and_then(|text| text.parse().ok()).unwrap_or(MESSAGES);
     let (site, mut created, mut woken, mut latencies) = (&site, 0, 0, Vec::new());
-    for first in (0..wanted).step_by(AT_ONCE) {
-        let numbers = first..wanted.min(first + AT_ONCE);
+    for first in (0..rounds_wanted).step_by(AT_ONCE) {
+        let numbers = first..rounds_wanted.min(first + AT_ONCE);
         thread::scope(|scope| {
             let rounds: Vec<_> = numbers.map(|number| scope.spawn(move || round(site, number))).collect();
             for round in rounds {
@@ -39,9 +39,12 @@ fn messages_are_answered_when_agents_listen_3_s_after_they_register() {
             }
         });
     }
-    eprintln!("answered: {created} of {wanted} first messages after create, {woken} of {wanted} to sleepers");
-    report("from a message to a sleeper that listens late to its answer", latencies);
-    assert_eq!((created, woken), (wanted, wanted), "a message was lost: {}", site.log());
+    eprintln!(
+        "answered: {created} of {rounds_wanted} first messages after create, \
+         {woken} of {rounds_wanted} to hibernated workspaces"
+    );
+    report("from a message to a hibernated workspace that listens late to its answer", latencies);
+    assert_eq!((created, woken), (rounds_wanted, rounds_wanted), "a message was lost: {}", site.log());
 }
 
 /// One workspace: whether the first message after `create` was answered, whether one to the hibernated workspace was,
@@ -78,12 +81,12 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
 fn message_error_names_port_when_agent_does_not_listen() {
     let mut site = Site::new("");
     site.serve();
-    for (name, rude) in [("never", "DEMO_LISTEN_AFTER_SECONDS=never"), ("elsewhere", "DEMO_PORT=8001")] {
-        site.ostler(["create", name, "--image", demo_image(), "-e", rude]).well();
+    for (name, setting) in [("never", "DEMO_LISTEN_AFTER_SECONDS=never"), ("elsewhere", "DEMO_PORT=8001")] {
+        site.ostler(["create", name, "--image", demo_image(), "-e", setting]).well();
     }
     site.create("silent", &[]);
     for name in ["never", "elsewhere", "silent"] {
-        let answer = told_for_2_s(&site, name);
+        let answer = message_with_timeout_of_2_s(&site, name);
         assert!(answer.starts_with("HTTP/1.0 503 "), "{answer}");
         assert!(answer.to_lowercase().contains("\r\nretry-after: "), "{answer}");
         assert!(answer.contains(&format!("{name} is running, but nothing listens on port 8000")), "{answer}");
@@ -91,7 +94,7 @@ fn message_error_names_port_when_agent_does_not_listen() {
 }
 
 /// Sends a message that waits for up to 2 s; returns the whole response.
-fn told_for_2_s(site: &Site, name: &str) -> String {
+fn message_with_timeout_of_2_s(site: &Site, name: &str) -> String {
     let mut stream = UnixStream::connect(site.data_dir().join("ostler.sock")).expect("the daemon listens");
     let body = message("hello").to_string();
     let head =

@@ -103,8 +103,8 @@ fn message(text: &str) -> Value {
 /// Text of an agent's answer.
 #[track_caller]
 fn answer_text(answer: &Answer) -> String {
-    let said = answer.json();
-    said["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no words: {answer:?}")).to_owned()
+    let body = answer.json();
+    body["result"]["parts"][0]["text"].as_str().unwrap_or_else(|| panic!("no text: {answer:?}")).to_owned()
 }
 
 #[track_caller]
@@ -112,7 +112,7 @@ fn event_types_of(site: &Site, name: &str) -> Vec<String> {
     Agent::of(site, name).event_types(site)
 }
 
-#[allow(clippy::disallowed_methods, reason = "what is measured is real time")]
+#[allow(clippy::disallowed_methods, reason = "latencies are measured in real time")]
 fn now() -> Instant {
     Instant::now()
 }

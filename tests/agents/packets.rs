@@ -6,7 +6,7 @@ use crate::support::{daemon::Site, podman::podman_output};
 /// The port on which an agent listens inside its container.
 const AGENT_PORT: u16 = 8000;
 
-/// A workspace whose agent answers, with its addresses.
+/// A workspace with an agent that answers, and its addresses.
 struct Neighbour {
     container: String,
     address: String,
@@ -19,14 +19,14 @@ impl Neighbour {
         let agent: Agent = make(site, name, &[]);
         // An answer proves that its server listens.
         agent.ask_text(site, "hello");
-        let effective = site.show(name);
-        let container = effective["container_id"].as_str().expect("it has a container").to_owned();
-        let seen = |field: &str| {
+        let row = site.show(name);
+        let container = row["container_id"].as_str().expect("it has a container").to_owned();
+        let address_field = |field: &str| {
             let template = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
             podman_output(["inspect", &container, "--format", &template]).trim().to_owned()
         };
-        let (address, gateway) = (seen("IPAddress"), seen("Gateway"));
-        let host_port = effective["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let (address, gateway) = (address_field("IPAddress"), address_field("Gateway"));
+        let host_port = row["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
         Self { container, address, gateway, host_port: host_port.expect("it publishes a port") }
     }
 
@@ -71,10 +71,13 @@ fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
     site.ostler(["stop", "third"]).well();
     for (from, to) in [(&one, &other), (&other, &one)] {
         assert!(!from.reaches(&to.address, AGENT_PORT), "a packet reached the other workspace");
-        assert!(!from.reaches(&to.gateway, to.host_port), "its published port was reached by its gateway");
+        assert!(
+            !from.reaches(&to.gateway, to.host_port),
+            "its published port was reached through its gateway"
+        );
         assert!(
             !from.reaches(&from.gateway, to.host_port),
-            "its published port was reached by the own gateway"
+            "its published port was reached through the caller's gateway"
         );
         assert!(from.reaches(&from.gateway, site.network_port()), "ostler is reached by its own gateway");
         // The same probe succeeds where nothing is blocked, so the tool itself works.
@@ -88,7 +91,7 @@ fn workspaces_of_a_shared_network_reach_each_other() {
     site.serve();
     let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
     assert_eq!(one.gateway, other.gateway, "they share a network");
-    assert!(one.reaches(&other.address, AGENT_PORT), "README and doctor say that they reach each other");
+    assert!(one.reaches(&other.address, AGENT_PORT), "one workspace does not reach the other");
     assert!(!one.reaches(&one.gateway, other.host_port), "published ports are this host's own");
     assert!(one.reaches(&one.gateway, site.network_port()), "ostler is reached by the gateway");
 }

@@ -1,9 +1,8 @@
-//! Architecture tests: which layer may depend on which, and what only one module may do.
+//! Architecture tests: allowed dependencies between layers, and operations that only one module may use.
 //!
 //! The allowed dependencies keep rules out of the modules that apply them, and the engine and SQLite out of the rules.
 //! The compiler sees a single crate and allows every dependency, so these tests read the sources. The parser below
-//! knows just enough Rust to find paths: it skips comments and literals, expands groups, and resolves `super` up to the
-//! crate root.
+//! recognises only paths: it skips comments and literals, expands groups, and resolves `super` up to the crate root.
 
 mod crash_points;
 mod source;
@@ -121,12 +120,15 @@ fn broken_arrows(file: &Path, text: &str) -> Vec<String> {
         return Vec::new();
     }
     let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == layer) else {
-        return vec![format!("{}: layer `{layer}` is not in the table of tests/house", file.display())];
+        return vec![format!(
+            "{}: layer `{layer}` is not in the table of tests/architecture",
+            file.display()
+        )];
     };
     let named = named_layers(file, text).into_iter().filter(|named| *named != layer);
     named
         .filter(|named| !allowed.contains(&named.as_str()))
-        .map(|named| format!("{}: `{layer}` may not name `{named}`", file.display()))
+        .map(|named| format!("{}: `{layer}` must not use `{named}`", file.display()))
         .collect()
 }
 
@@ -138,13 +140,10 @@ fn every_source_file_uses_only_layers_allowed_for_it() {
 
 #[test]
 fn layer_table_has_no_upward_dependency() {
-    let location = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
+    let position = |layer: &str| ARROWS.iter().position(|(name, _)| *name == layer);
     for (layer, allowed) in ARROWS {
         for below in *allowed {
-            assert!(
-                location(below) > location(layer),
-                "`{layer}` may name `{below}`, which does not lie below it"
-            );
+            assert!(position(below) > position(layer), "`{layer}` may use `{below}`, which is not below it");
         }
     }
 }
@@ -152,7 +151,7 @@ fn layer_table_has_no_upward_dependency() {
 #[test]
 fn crate_documentation_shows_the_layer_table() {
     let page = include_str!("../../src/lib.rs");
-    let effective: BTreeMap<&str, BTreeSet<&str>> = page
+    let documented: BTreeMap<&str, BTreeSet<&str>> = page
         .lines()
         .filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "))
         .map(|(layer, rest)| {
@@ -163,11 +162,11 @@ fn crate_documentation_shows_the_layer_table() {
     for (layer, allowed) in
         ARROWS.iter().filter(|(layer, _)| sources().keys().any(|file| layer_of(file) == *layer))
     {
-        let there: BTreeSet<&str> = allowed.iter().copied().collect();
+        let expected: BTreeSet<&str> = allowed.iter().copied().collect();
         assert_eq!(
-            effective.get(layer),
-            Some(&there),
-            "what src/lib.rs says of `{layer}` is not the table of tests/house"
+            documented.get(layer),
+            Some(&expected),
+            "src/lib.rs and the table of tests/architecture differ for `{layer}`"
         );
     }
 }
@@ -185,7 +184,7 @@ fn forbidden_dependency_is_detected_in_every_notation() {
         ("clock.rs", "mod inner { use super::super::store::Store; }"),
         ("domain/plan.rs", "pub(in crate::sweep) use crate::tasks::Spawn;"),
         ("main.rs", "use ostler::{api, store::Store};"),
-        ("attic.rs", "use crate::domain::ids;"),
+        ("unlisted.rs", "use crate::domain::ids;"),
     ] {
         assert!(broken(file, text) > 0, "{file}: {text}");
     }
@@ -205,25 +204,25 @@ fn forbidden_dependency_is_detected_in_every_notation() {
     }
 }
 
-/// The files other than those below `home` whose code contains one of the words.
-fn strangers(words: &[&str], home: &str) -> Vec<String> {
+/// The files outside of `home` with one of the words in their code.
+fn users_outside(words: &[&str], home: &str) -> Vec<String> {
     let of_file = |(file, text): (&PathBuf, &String)| {
         let code = code_of(text);
-        let module_name = words.iter().find(|module_name| code.contains(**module_name))?;
+        let word = words.iter().find(|word| code.contains(**word))?;
         (!file.starts_with(home))
-            .then(|| format!("{} names `{module_name}`, which belongs to src/{home}", file.display()))
+            .then(|| format!("{} uses `{word}`, which only src/{home} may use", file.display()))
     };
     sources().iter().filter_map(of_file).collect()
 }
 
 #[test]
 fn only_the_store_uses_sqlite() {
-    assert_eq!(strangers(&["rusqlite"], "store"), Vec::<String>::new());
+    assert_eq!(users_outside(&["rusqlite"], "store"), Vec::<String>::new());
 }
 
 #[test]
 fn only_the_podman_engine_uses_podman_api() {
-    assert_eq!(strangers(&["podman_api"], "engine/podman"), Vec::<String>::new());
+    assert_eq!(users_outside(&["podman_api"], "engine/podman"), Vec::<String>::new());
 }
 
 #[test]
@@ -242,7 +241,7 @@ fn only_one_file_writes_to_stdout() {
 fn every_source_file_starts_with_a_module_comment() {
     let without = sources().into_iter().filter(|(_, text)| !text.starts_with("//! "));
     let without: Vec<_> = without.map(|(file, _)| file).collect();
-    assert!(without.is_empty(), "these do not say why they are there: {without:?}");
+    assert!(without.is_empty(), "files without a module comment: {without:?}");
 }
 
 #[test]

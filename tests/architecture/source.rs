@@ -17,7 +17,7 @@ pub(super) fn code_of(text: &str) -> String {
             '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("/*") => block_comment(rest),
             '"' => string(rest),
-            'r' if !code.ends_with(is_module_name) => raw_string(rest),
+            'r' if !code.ends_with(is_name_char) => raw_string(rest),
             '\'' => character(rest),
             _ => 0,
         };
@@ -32,7 +32,7 @@ pub(super) fn code_of(text: &str) -> String {
     code
 }
 
-fn is_module_name(letter: char) -> bool {
+fn is_name_char(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
@@ -94,11 +94,11 @@ pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
     let code = code_of(text);
     let mut named = BTreeSet::new();
     for root in ["crate", "ostler"] {
-        for (at, _) in code.match_indices(root).filter(|(at, _)| is_whole(&code, *at, root.len())) {
+        for (at, _) in code.match_indices(root).filter(|(at, _)| is_whole_name(&code, *at, root.len())) {
             named.extend(first_segments(&code[at + root.len()..]));
         }
     }
-    for (at, _) in code.match_indices("super").filter(|(at, _)| is_whole(&code, *at, "super".len())) {
+    for (at, _) in code.match_indices("super").filter(|(at, _)| is_whole_name(&code, *at, "super".len())) {
         let (supers, after) = climb(&code[at..]);
         // A chain is counted only at its first `super`.
         let begins = !code[..at].trim_end().ends_with("::");
@@ -109,8 +109,8 @@ pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
     named
 }
 
-fn is_whole(code: &str, at: usize, length: usize) -> bool {
-    !code[..at].ends_with(is_module_name) && !code[at + length..].starts_with(is_module_name)
+fn is_whole_name(code: &str, at: usize, length: usize) -> bool {
+    !code[..at].ends_with(is_name_char) && !code[at + length..].starts_with(is_name_char)
 }
 
 /// Depth of a file's module below the crate root.
@@ -134,10 +134,10 @@ fn inline_depth(code: &str) -> usize {
 
 fn opens_module(before: &str) -> bool {
     let name = before.trim_end();
-    let keyword = name.trim_end_matches(is_module_name).trim_end();
+    let keyword = name.trim_end_matches(is_name_char).trim_end();
     keyword.len() < name.len()
         && keyword.ends_with("mod")
-        && !keyword[..keyword.len() - 3].ends_with(is_module_name)
+        && !keyword[..keyword.len() - 3].ends_with(is_name_char)
 }
 
 /// Counts `super::super::`; the rest begins with the last `::`.
@@ -147,7 +147,7 @@ fn climb(code: &str) -> (usize, &str) {
         rest = &rest["super".len()..];
         supers += 1;
         match rest.trim_start().strip_prefix("::").map(str::trim_start) {
-            Some(next) if next.starts_with("super") && is_whole(next, 0, "super".len()) => rest = next,
+            Some(next) if next.starts_with("super") && is_whole_name(next, 0, "super".len()) => rest = next,
             _ => return (supers, rest),
         }
     }
@@ -157,13 +157,13 @@ fn climb(code: &str) -> (usize, &str) {
 fn first_segments(after: &str) -> Vec<String> {
     let Some(after) = after.trim_start().strip_prefix("::") else { return Vec::new() };
     let after = after.trim_start();
-    let Some(group) = after.strip_prefix('{') else { return module_name(after).into_iter().collect() };
+    let Some(group) = after.strip_prefix('{') else { return root_module(after).into_iter().collect() };
     let (mut depth, mut part, mut names) = (1, String::new(), Vec::new());
     for letter in group.chars() {
         match letter {
             '{' => depth += 1,
             '}' => depth -= 1,
-            ',' if depth == 1 => names.extend(module_name(&std::mem::take(&mut part))),
+            ',' if depth == 1 => names.extend(root_module(&std::mem::take(&mut part))),
             _ if depth == 1 => part.push(letter),
             _ => {}
         }
@@ -171,14 +171,13 @@ fn first_segments(after: &str) -> Vec<String> {
             break;
         }
     }
-    names.extend(module_name(&part));
+    names.extend(root_module(&part));
     names
 }
 
 /// A module name in the crate root; types and macros begin differently, and `self` does not count.
-fn module_name(text: &str) -> Option<String> {
-    let module_name: String =
-        text.trim_start().chars().take_while(|letter| is_module_name(*letter)).collect();
-    (module_name.starts_with(|letter: char| letter.is_lowercase()) && module_name != "self")
-        .then_some(module_name)
+fn root_module(text: &str) -> Option<String> {
+    let root_module: String = text.trim_start().chars().take_while(|letter| is_name_char(*letter)).collect();
+    (root_module.starts_with(|letter: char| letter.is_lowercase()) && root_module != "self")
+        .then_some(root_module)
 }

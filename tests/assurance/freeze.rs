@@ -24,15 +24,15 @@ use crate::{
 /// Longer than the three minutes of silence after which an agent is degraded.
 const STOPPED: Duration = Duration::from_secs(185);
 const STOPPED_LONG: Duration = Duration::from_mins(15);
-/// Observation time afterwards: longer than a period of the pass that checks silence, and than an agent whose
-/// heartbeat timed out needs until its next one.
+/// Observation time afterwards: longer than a period of the pass that checks silence, and than the time between a
+/// timed-out heartbeat and the next one.
 const WATCHED: Duration = Duration::from_mins(1);
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// How long an agent waits for the answer to a heartbeat.
 const AGENTS_WAIT: Duration = Duration::from_secs(10);
 
 /// Events that report an action against a workspace.
-const JUDGED: [&str; 6] = [
+const ADVERSE_EVENTS: [&str; 6] = [
     "WORKSPACE_DEGRADED",
     "WORKSPACE_OFFLINE",
     "WORKSPACE_AWAITING_AGENT",
@@ -53,27 +53,27 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let made = site.admin("POST", "/workspaces", json!({ "name": "elsewhere", "external": true })).json();
     let external = (text(&made["id"]), text(&made["connection"]["auth_token"]));
     let over = Arc::new(AtomicBool::new(false));
-    let beating = beat_from_elsewhere(&site, external, Arc::clone(&over));
+    let external_agent = send_external_heartbeats(&site, external, Arc::clone(&over));
     let names: Vec<_> = agents.into_iter().chain(["plain", "elsewhere"]).collect();
     for name in &names {
         site.until_status(name, "online");
     }
-    let effective = || names.iter().map(|name| site.show(name)).collect::<Vec<_>>();
-    let before = effective();
+    let rows = || names.iter().map(|name| site.show(name)).collect::<Vec<_>>();
+    let before = rows();
     let newest = newest_event(&site);
     let pid = Pid::from_raw(i32::try_from(site.pid()).expect("a pid")).expect("a pid");
     let stopped = if settings.long { STOPPED_LONG } else { STOPPED };
     kill_process(pid, Signal::STOP).expect("the daemon is stopped");
     thread::sleep(stopped);
-    kill_process(pid, Signal::CONT).expect("the daemon goes on");
-    let resumed = effective();
+    kill_process(pid, Signal::CONT).expect("the daemon is resumed");
+    let resumed = rows();
     section.count("seconds in which the daemon was stopped", stopped.as_secs());
     let began = Instant::now();
     while began.elapsed() < WATCHED {
         thread::sleep(Duration::from_secs(2));
         for (name, before) in names.iter().zip(&before) {
             let now = site.show(name);
-            section.count("looks at a workspace afterwards", 1);
+            section.count("checks of a workspace afterwards", 1);
             for what in ["status", "incarnation"] {
                 section.expect(now[what] == before[what], || {
                     format!("{name}: its {what} was {} and is {}", before[what], now[what])
@@ -81,26 +81,30 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
             }
         }
     }
-    for ((name, then), now) in names.iter().zip(&resumed).zip(&effective()) {
-        let has_beaten = then["last_heartbeat_at"] != now["last_heartbeat_at"];
-        section
-            .expect(has_beaten || *name == "plain", || format!("{name} is not heard after the stop: {now}"));
+    for ((name, then), now) in names.iter().zip(&resumed).zip(&rows()) {
+        let has_heartbeat = then["last_heartbeat_at"] != now["last_heartbeat_at"];
+        section.expect(has_heartbeat || *name == "plain", || {
+            format!("no heartbeat of {name} was received after the stop: {now}")
+        });
     }
     let events = site.admin("GET", "/events?limit=1000", Value::Null).json();
     for event in events.as_array().expect("events are a list") {
         let kind = text(&event["event_type"]);
         let is_new = event["id"].as_i64() > Some(newest);
-        section.expect(!(is_new && JUDGED.contains(&kind.as_str())), || format!("after the stop: {event}"));
+        section.expect(!(is_new && ADVERSE_EVENTS.contains(&kind.as_str())), || {
+            format!("after the stop: {event}")
+        });
     }
-    section
-        .expect(site.log().contains("process was stopped or starved"), || "the stop was not noticed".into());
+    section.expect(site.log().contains("process was stopped or starved"), || {
+        "the daemon did not detect the stop".into()
+    });
     over.store(true, Ordering::Relaxed);
-    let heartbeats = beating.join().expect("the agent elsewhere ends well");
-    section.count("heartbeats of an external agent that were answered", heartbeats);
+    let heartbeats = external_agent.join().expect("the external agent does not panic");
+    section.count("answered heartbeats of an external agent", heartbeats);
 }
 
-/// An external agent, whose heartbeats fail while the daemon is stopped. Returns how many were answered.
-fn beat_from_elsewhere(
+/// An external agent; its heartbeats fail while the daemon is stopped. Returns how many were answered.
+fn send_external_heartbeats(
     site: &Site,
     (id, token): (String, String),
     over: Arc<AtomicBool>,
@@ -111,8 +115,8 @@ fn beat_from_elsewhere(
         while !over.load(Ordering::Relaxed) {
             let body = json!({ "workspace_id": id });
             let (token, caller) = (Some(token.as_str()), Some(id.as_str()));
-            let send_heartbeat = Request { method: "POST", path: "/registry/heartbeat", token, caller, body };
-            heartbeats += u64::from(send_heartbeat.try_over_tcp(port, AGENTS_WAIT) == Some(200));
+            let heartbeat = Request { method: "POST", path: "/registry/heartbeat", token, caller, body };
+            heartbeats += u64::from(heartbeat.try_over_tcp(port, AGENTS_WAIT) == Some(200));
             let began = Instant::now();
             while began.elapsed() < HEARTBEAT_EVERY && !over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(200));
@@ -128,5 +132,5 @@ fn newest_event(site: &Site) -> i64 {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().expect("this is text").to_owned()
+    value.as_str().expect("a string").to_owned()
 }

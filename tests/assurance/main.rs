@@ -14,7 +14,7 @@
     clippy::unit_arg,
     clippy::match_same_arms,
     clippy::unnested_or_patterns,
-    reason = "the whole crate is tests, where a row of a table may say what another says; clippy knows only functions marked so"
+    reason = "the whole crate is tests, and rows of tables may be equal; clippy exempts only marked functions"
 )]
 
 mod crash_points;
@@ -86,44 +86,46 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "simulate",
         title: "Simulation",
-        what: "lives of an installation, each a seed, with every rule looked at after every step",
+        what: "runs a whole installation from each seed, and checks every invariant after every step",
         run: simulate::run,
         beside: false,
     },
     Campaign {
         name: "mutants",
         title: "Mutation proof",
-        what: "rules are left out of ostler, and the simulation has to miss each",
+        what: "disables ostler's rules one at a time; the simulation has to detect each",
         run: mutants::run,
         beside: false,
     },
     Campaign {
         name: "upgrade",
         title: "Upgrades",
-        what: "a database of every released schema, full of rows, migrates and keeps each; killed, crowded or newer, \
-               it is left as it was",
+        what: "upgrades a filled database of every released schema: every value survives, even if the upgrade is \
+               killed or runs out of space; a newer database is left unchanged",
         run: upgrade::run,
         beside: false,
     },
     Campaign {
         name: "disk",
-        title: "Disks that fail",
-        what: "full disks, failing disks, logs cut at every byte and lost power: what was answered is there, what was \
-               refused is not, what cannot be read is not replaced",
+        title: "Failing disks",
+        what: "full disks, failing disks, logs cut at every byte and power loss: acknowledged writes are there, \
+               refused writes are not, and an unreadable database is never replaced",
         run: disk::run,
         beside: false,
     },
     Campaign {
         name: "hostile",
         title: "Hostile HTTP",
-        what: "noise, slow-lorises and a flood of connections, while a thousand agents beat: none goes offline",
+        what: "malformed requests, slow clients and a flood of connections while a thousand agents send heartbeats: \
+               none goes offline",
         run: hostile::run,
         beside: false,
     },
     Campaign {
         name: "freeze",
-        title: "A stopped daemon",
-        what: "the real daemon is stopped for longer than any agent may be silent, and goes on: no workspace is judged",
+        title: "A suspended daemon",
+        what: "suspends the real daemon for longer than any agent may miss heartbeats, then resumes it: no workspace \
+               changes its status",
         run: freeze::run,
         beside: true,
     },
@@ -136,17 +138,17 @@ const CAMPAIGNS: &[Campaign] = &[
     },
     Campaign {
         name: "storm",
-        title: "kill -9 in a storm of commands",
-        what: "the real daemon is killed again and again while operators give commands to six workspaces: nothing is \
-               lost or held, and it converges by itself",
+        title: "kill -9 during commands",
+        what: "kills the real daemon repeatedly while operators give commands to six workspaces: nothing is lost or \
+               held, and it converges on its own",
         run: soak::storm::run,
         beside: false,
     },
     Campaign {
         name: "soak",
         title: "Real Podman soak",
-        what: "50 workspaces on a real Podman while containers, conmons, the service and the daemon are killed, things \
-               are taken away and put in, and people give commands",
+        what: "50 workspaces on real Podman while containers, conmons, the service and the daemon are killed, \
+               objects are deleted and added, and operators give commands",
         run: soak::run,
         beside: false,
     },
@@ -163,10 +165,10 @@ fn run(campaign: &Campaign, settings: &Settings) -> Section {
     section.took_seconds = began.elapsed().as_secs_f64();
     // Printed in one piece, because other campaigns may run in parallel.
     let counts = section.counts.iter().map(|count| format!("  {:>12}  {}\n", count.count, count.what));
-    let broken = section.broken.iter().map(|broken| format!("  BROKEN  {broken}\n"));
-    let said: String = counts.chain(broken).collect();
-    let end = if section.broken.is_empty() { "held" } else { "BROKE" };
-    println!("{}:\n{said}  {end} in {:.0} s", campaign.title, section.took_seconds);
+    let broken = section.broken.iter().map(|broken| format!("  VIOLATION  {broken}\n"));
+    let lines: String = counts.chain(broken).collect();
+    let end = if section.broken.is_empty() { "passed" } else { "FAILED" };
+    println!("{}:\n{lines}  {end} in {:.0} s", campaign.title, section.took_seconds);
     section
 }
 
@@ -183,7 +185,7 @@ fn main() -> ExitCode {
         settings.campaigns.iter().find(|name| CAMPAIGNS.iter().all(|campaign| campaign.name != **name));
     if let Some(unknown) = unknown {
         let known: Vec<_> = CAMPAIGNS.iter().map(|campaign| campaign.name).collect();
-        eprintln!("there is no campaign `{unknown}`; there are {}", known.join(", "));
+        eprintln!("there is no campaign `{unknown}`; the campaigns are {}", known.join(", "));
         return ExitCode::from(2);
     }
     let (beside, in_turn): (Vec<_>, Vec<_>) =
@@ -192,7 +194,9 @@ fn main() -> ExitCode {
         let beside: Vec<_> =
             beside.into_iter().map(|campaign| threads.spawn(|| run(campaign, &settings))).collect();
         let mut sections: Vec<_> = in_turn.into_iter().map(|campaign| run(campaign, &settings)).collect();
-        sections.extend(beside.into_iter().map(|section| section.join().expect("a panic in it is caught")));
+        sections.extend(
+            beside.into_iter().map(|section| section.join().expect("panics of a campaign are caught")),
+        );
         sections
     });
     let report = Report { long: settings.long, sections };

@@ -29,7 +29,7 @@ const WITHIN: u64 = 5_000;
 /// How a mutant was detected.
 struct Found {
     name: &'static str,
-    finding: &'static str,
+    description: &'static str,
     /// Seed of the scenario and rule that detected it; `None` if nothing did.
     how: Option<(u64, String)>,
 }
@@ -46,16 +46,16 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         thread::scope(|scope| {
             for _ in 0..cores() {
                 scope.spawn(|| {
-                    while let Some((mutation, name, finding)) =
+                    while let Some((mutation, name, description)) =
                         wanted.get(next.fetch_add(1, Ordering::Relaxed))
                     {
                         let how = hunt(*mutation, settings.first_seed, within);
                         // Printed at once: a mutant that is not detected takes as long as all the others.
                         match &how {
                             Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
-                            None => println!("  {name}: NOT noticed in {within} lives"),
+                            None => println!("  {name}: NOT detected in {within} runs"),
                         }
-                        let one = Found { name, finding, how };
+                        let one = Found { name, description, how };
                         found.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                     }
                 });
@@ -64,20 +64,20 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     });
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by_key(|one| one.name);
-    section.count("breakages", wanted.len() as u64);
-    section.count("breakages found", found.iter().filter(|one| one.how.is_some()).count() as u64);
-    section.expect(!wanted.is_empty(), || "no breakage is called that".to_owned());
+    section.count("mutants", wanted.len() as u64);
+    section.count("mutants detected", found.iter().filter(|one| one.how.is_some()).count() as u64);
+    section.expect(!wanted.is_empty(), || "there is no mutant of this name".to_owned());
     for one in &found {
         section.expect(one.how.is_some(), || {
-            format!("`{}` ({}) was not noticed in {within} lives", one.name, one.finding)
+            format!("`{}` ({}) was not detected in {within} runs", one.name, one.description)
         });
     }
     let rows = found.iter().map(|one| {
         let (scenario_run, rule) =
             one.how.clone().map_or(("-".to_owned(), "-".to_owned()), |(n, rule)| (n.to_string(), rule));
-        [one.name.to_owned(), one.finding.to_owned(), scenario_run, rule]
+        [one.name.to_owned(), one.description.to_owned(), scenario_run, rule]
     });
-    section.table("Breakages", ["breakage", "what it does", "found by seed", "by rule"], rows);
+    section.table("Mutants", ["mutant", "what it does", "detected by seed", "by rule"], rows);
 }
 
 /// Runs scenarios with a mutant until one violates a rule; returns seed and rule.

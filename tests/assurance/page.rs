@@ -26,24 +26,24 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--soft); p
 pub(crate) fn of(report: &Report) -> String {
     let broken = report.sections.iter().filter(|section| !section.broken.is_empty()).count();
     let took: f64 = report.sections.iter().map(|section| section.took_seconds).sum();
-    let size = if report.long { "the long run" } else { "the size that CI runs" };
+    let size = if report.long { "long size" } else { "CI size" };
     let verdict = match broken {
-        0 => "everything held".to_owned(),
-        1 => "one campaign broke something".to_owned(),
-        many => format!("{many} campaigns broke something"),
+        0 => "all campaigns passed".to_owned(),
+        1 => "one campaign failed".to_owned(),
+        many => format!("{many} campaigns failed"),
     };
     let mut page = String::new();
     push(&mut page, "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">");
     push(&mut page, "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">");
-    push(&mut page, &format!("<title>ostler: what was tried to break it</title><style>{STYLE}</style>"));
-    push(&mut page, "<h1>What was tried to break ostler</h1>");
+    push(&mut page, &format!("<title>ostler: fault-injection campaigns</title><style>{STYLE}</style>"));
+    push(&mut page, "<h1>Fault-injection campaigns of ostler</h1>");
     let colour = if broken == 0 { "good" } else { "bad" };
     let campaigns = report.sections.len();
     push(
         &mut page,
         &format!(
-            "<p><b class=\"{colour}\">{verdict}</b> <span class=\"quiet\">in {campaigns} campaigns, {size}, {}</span></p>",
-            expand(took)
+            "<p><b class=\"{colour}\">{verdict}</b> <span class=\"quiet\">{campaigns} campaigns, {size}, {}</span></p>",
+            duration_text(took)
         ),
     );
     for section in &report.sections {
@@ -54,8 +54,8 @@ pub(crate) fn of(report: &Report) -> String {
 
 fn section_of(section: &Section) -> String {
     let mut text = String::from("<section>");
-    let (word, colour) = if section.broken.is_empty() { ("held", "good") } else { ("BROKE", "bad") };
-    let took = expand(section.took_seconds);
+    let (word, colour) = if section.broken.is_empty() { ("passed", "good") } else { ("FAILED", "bad") };
+    let took = duration_text(section.took_seconds);
     push(
         &mut text,
         &format!("<span class=\"verdict {colour}\">{word} <span class=\"quiet\">{took}</span></span>"),
@@ -65,7 +65,7 @@ fn section_of(section: &Section) -> String {
         &format!("<h2>{}</h2><p>{}</p>", escape(&section.title), escape(&sentence(&section.what))),
     );
     if !section.broken.is_empty() {
-        push(&mut text, &format!("<h3>What broke</h3><pre>{}</pre>", escape(&section.broken.join("\n"))));
+        push(&mut text, &format!("<h3>Violations</h3><pre>{}</pre>", escape(&section.broken.join("\n"))));
     }
     if !section.counts.is_empty() {
         push(&mut text, "<ul class=\"counts\">");
@@ -95,8 +95,8 @@ fn table_of(table: &Table) -> String {
     for row in &table.rows {
         push(&mut text, "<tr>");
         for (column, cell) in row.iter().enumerate() {
-            let effective = cell.parse::<u64>().map_or_else(|_| escape(cell), grouped);
-            push(&mut text, &format!("<td{}>{effective}</td>", class(column)));
+            let content = cell.parse::<u64>().map_or_else(|_| escape(cell), grouped);
+            push(&mut text, &format!("<td{}>{content}</td>", class(column)));
         }
         push(&mut text, "</tr>");
     }
@@ -105,7 +105,7 @@ fn table_of(table: &Table) -> String {
 }
 
 fn push(text: &mut String, more: &str) {
-    writeln!(text, "{more}").expect("a string takes everything");
+    writeln!(text, "{more}").expect("writing to a string cannot fail");
 }
 
 /// Separates groups of three digits by a narrow space.
@@ -121,7 +121,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn expand(seconds: f64) -> String {
+fn duration_text(seconds: f64) -> String {
     if seconds < 120.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
 }
 

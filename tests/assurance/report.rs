@@ -70,7 +70,7 @@ impl Section {
         self.broken.push(how.into());
     }
 
-    /// Records a violation unless `holds`.
+    /// Records a violation if `holds` is false.
     pub(crate) fn expect(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
         if !holds {
             self.broke(otherwise());
@@ -87,7 +87,8 @@ pub(crate) struct Report {
 
 /// Directory of the reports, in cargo's target directory.
 pub(crate) fn directory() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it lies in the target directory");
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the directory is in the target directory");
     target.join("assurance")
 }
 

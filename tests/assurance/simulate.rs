@@ -27,7 +27,7 @@ const SEEDS: u64 = 20_000;
 const LONG: u64 = 1_000_000;
 /// Most runs to shorten a scenario that violates an invariant.
 const TRIES: usize = 400;
-/// Number of violations reported in full; the first says most.
+/// Number of violations reported in full; the first ones explain most.
 const SHOWN_IN_FULL: usize = 3;
 
 /// Number of cores, 2 if unknown: the smallest supported machine. More cores run more scenarios in the same time.
@@ -38,9 +38,9 @@ pub(crate) fn cores() -> usize {
 /// Totals over all scenarios.
 #[derive(Default)]
 struct Sum {
-    lives: u64,
+    runs: u64,
     steps: u64,
-    looks: u64,
+    checks: u64,
     done: BTreeMap<&'static str, u64>,
     coverage: Coverage,
     broken: BTreeMap<u64, String>,
@@ -48,9 +48,9 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, seed: u64, ran: &Ran) {
-        self.lives += 1;
+        self.runs += 1;
         self.steps += STEPS as u64;
-        self.looks += ran.looks as u64;
+        self.checks += ran.looks as u64;
         for (what, count) in &ran.done {
             *self.done.entry(what).or_default() += count;
         }
@@ -93,23 +93,22 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
 }
 
 fn print(sum: &Sum, section: &mut Section) {
-    section.count("seeds", sum.lives);
+    section.count("seeds", sum.runs);
     section.count("steps by seed", sum.steps);
-    section.count("looks at every rule, one after each step and on the way to rest", sum.looks);
+    section.count("checks of all rules, one after each step and while converging", sum.checks);
     for (what, count) in &sum.done {
         section.count(*what, *count);
     }
-    let rows = Rule::ALL.iter().map(|(rule, name, promise, says)| {
+    let rows = Rule::ALL.iter().map(|(rule, name, promise, statement)| {
         let count = sum.coverage.0[*rule as usize];
-        [(*name).to_owned(), (*promise).to_owned(), (*says).to_owned(), count.to_string()]
+        [(*name).to_owned(), (*promise).to_owned(), (*statement).to_owned(), count.to_string()]
     });
-    section.table("Rules", ["rule", "promise", "what holds", "held against"], rows);
+    section.table("Rules", ["rule", "promise", "what holds", "cases checked"], rows);
     // A rule that never had a case to check proves nothing.
-    if sum.lives >= 1000 {
+    if sum.runs >= 1000 {
         for (rule, name, ..) in Rule::ALL {
-            section.expect(sum.coverage.0[*rule as usize] > 0, || {
-                format!("rule {name} was held against nothing")
-            });
+            section
+                .expect(sum.coverage.0[*rule as usize] > 0, || format!("rule {name} had no case to check"));
         }
     }
     for (seed, broken) in &sum.broken {
@@ -125,9 +124,9 @@ fn print_shortest(seed: u64, section: &mut Section) {
     let ran = short.live();
     let broken = ran.broken.clone().unwrap_or(broken);
     println!("{}seed {seed}: {broken}", ran.transcript());
-    let again = format!("again: cargo assurance simulate --seed {seed} --steps {}", short.spelled());
-    println!("{again}\n");
-    section.broke(format!("seed {seed} in {} steps; {again}", short.steps.len()));
+    let hint = format!("replay: cargo assurance simulate --seed {seed} --steps {}", short.spelled());
+    println!("{hint}\n");
+    section.broke(format!("seed {seed} in {} steps; {hint}", short.steps.len()));
 }
 
 /// Runs one scenario again, and prints its history.
@@ -136,7 +135,7 @@ fn replay(settings: &Settings, seed: u64, section: &mut Section) {
         None => ScenarioRun::of(seed),
         Some(text) => match ScenarioRun::spelled_out(seed, text) {
             Some(scenario_run) => scenario_run,
-            None => return section.broke(format!("--steps {text} is no list like 3,7-9")),
+            None => return section.broke(format!("--steps {text} is not a list such as 3,7-9")),
         },
     };
     let ran = scenario_run.live();

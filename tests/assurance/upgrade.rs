@@ -29,7 +29,7 @@ const LOG: &str = "ostler.db-wal";
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     if let Err(error) = mounts::can_mount() {
         section.broke(format!(
-            "no file system can be mounted here, as root can; there is no full disk then: {error}"
+            "this campaign cannot mount a file system. Run it as root on a machine with loop devices. {error}"
         ));
         return;
     }
@@ -37,7 +37,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let newest = newest_schema();
     section.expect(OLD.len() + 1 == newest as usize, || {
         format!(
-            "there are {newest} schemas, and files of {} old ones: one was released without its file",
+            "there are {newest} schema versions, but files of {} old ones: one was released without its file",
             OLD.len()
         )
     });
@@ -99,11 +99,11 @@ impl Old {
     }
 
     fn try_all(&self, runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
-        section.count("released schemas brought up", 1);
+        section.count("released schemas upgraded", 1);
         self.keeps_every_row(runtime, section)?;
         self.is_cut(section)?;
         self.is_killed(section, if settings.long { 120 } else { 24 })?;
-        self.has_no_room(section, if settings.long { 1 } else { 31 })?;
+        self.runs_out_of_space(section, if settings.long { 1 } else { 31 })?;
         self.is_newer(section)
     }
 
@@ -122,10 +122,10 @@ impl Old {
             .query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
             .map_err(output)?;
         section.expect(check == "ok" && strays == 0, || {
-            format!("{when}: {check}, {strays} rows belong to none")
+            format!("{when}: integrity check: {check}; {strays} rows violate a foreign key")
         });
         let version = version_of(&data.join(FILE_NAME)).map_err(output)?;
-        section.expect(version > self.version, || format!("{when}: it is still of schema {version}"));
+        section.expect(version > self.version, || format!("{when}: the schema version is still {version}"));
         Ok(())
     }
 
@@ -140,10 +140,12 @@ impl Old {
             .and_then(|sql| sql.query_row("SELECT count(*) FROM workspaces", [], |row| row.get(0)))
             .map_err(output)?;
         section.expect(rows.len() == there as usize, || {
-            format!("of {there} workspaces {} can be read", rows.len())
+            format!("{} of {there} workspaces can be read", rows.len())
         });
         section.count("workspaces read through the store", rows.len() as u64);
-        section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
+        section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || {
+            "memory differs from the tables".into()
+        });
         section.expect(runtime.block_on(store.trash()).is_ok(), || "the trash cannot be read".into());
         section.expect(runtime.block_on(store.events_after(0, 1_000_000)).is_ok(), || {
             "events cannot be read".into()
@@ -153,10 +155,11 @@ impl Old {
         // The copy equals the original in content and schema.
         let copy = Connection::open(self.backup(data)).map_err(output)?;
         let copied = Tables::read(&copy).map_err(output)?;
-        section.expect(copied == self.rows, || format!("{}: the copy is not the original", self.schema));
+        section
+            .expect(copied == self.rows, || format!("{}: the copy differs from the original", self.schema));
         drop(copy);
         section.expect(version_of(&self.backup(data)).ok() == Some(self.version), || {
-            "the copy's version".into()
+            "the copy has another schema version".into()
         });
 
         // Opening it again changes nothing, in the database or the copy. Compares content instead of bytes: the last
@@ -218,7 +221,9 @@ impl Old {
             fs::remove_dir_all(&data).map_err(output)?;
         }
         section.count("logs of an upgrade cut around every frame", old + new);
-        section.expect(old > 0 && new > 0, || format!("cuts showed {old} old and {new} new ones"));
+        section.expect(old > 0 && new > 0, || {
+            format!("the cuts left {old} old and {new} new databases, and must leave both")
+        });
         memory.leave()
     }
 
@@ -228,10 +233,11 @@ impl Old {
         let version: u32 = sql.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(output)?;
         let rows = Tables::read(&sql).map_err(output)?;
         if version == self.version {
-            section.expect(rows == self.rows, || format!("{when}: called old, and is between old and new"));
+            section
+                .expect(rows == self.rows, || format!("{when}: the version is old, but the content is not"));
         } else {
             for lost in self.rows.lost_in(&rows).into_iter().take(5) {
-                section.broke(format!("{when}, called new: {lost}"));
+                section.broke(format!("{when}, with the new version: {lost}"));
             }
         }
         Ok(version == self.version)
@@ -245,7 +251,7 @@ impl Old {
             let data = directory.path().join("data");
             self.put(&data)?;
             let daemon = Daemon::start(directory.path(), &data)?;
-            // First a part of the copy, then a part of the log, then a part of the time after.
+            // The first third is killed during the copy, the second during the upgrade, the rest afterwards.
             let share = number * 3 % times;
             let size = self.bytes.len() as u64 * share / times;
             let file = match number * 3 / times {
@@ -276,16 +282,17 @@ impl Old {
             let copy = Connection::open(self.backup(&data)).map_err(output)?;
             let copied = Tables::read(&copy).map_err(output)?;
             section.expect(copied == self.rows, || {
-                format!("killed, number {number}: the copy is not the original")
+                format!("killed, number {number}: the copy differs from the original")
             });
             drop(copy);
             let left: Vec<_> = names(&data).into_iter().filter(|name| name.contains("backup")).collect();
-            section.expect(left.len() == 1, || format!("killed, then opened, and this is left: {left:?}"));
+            section
+                .expect(left.len() == 1, || format!("killed, then opened: there must be one copy: {left:?}"));
         }
-        section.count("… and left the old schema", old);
-        section.count("… and left the new schema", new);
+        section.count("of them with the old schema afterwards", old);
+        section.count("of them with the new schema afterwards", new);
         section.expect(old > 0 && new > 0, || {
-            format!("kills left {old} old and {new} new ones: they hit one side only")
+            format!("the kills left {old} old and {new} new databases, and must leave both")
         });
         Ok(())
     }
@@ -298,14 +305,14 @@ impl Old {
         section.expect(rows.rows() >= self.rows.rows(), || "rows are gone after a kill".into());
         let version = version_of(&data.join(FILE_NAME)).map_err(output)?;
         section.expect(version > self.version, || {
-            format!("opened after a kill, it is still of schema {version}")
+            format!("opened after a kill, the schema version is still {version}")
         });
         Ok(())
     }
 
     /// From no space at all to enough, in steps of `step` pages: the upgrade is refused with the data untouched, or it
     /// succeeds.
-    fn has_no_room(&self, section: &mut Section, step: usize) -> Result<(), String> {
+    fn runs_out_of_space(&self, section: &mut Section, step: usize) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(output)?;
         let pages = self.bytes.len().div_ceil(4096);
         let (mut refused, mut upgraded) = (0, 0);
@@ -318,53 +325,55 @@ impl Old {
                 Ok(store) => {
                     upgraded += 1;
                     if upgraded % 16 == 1 {
-                        self.expect_upgraded(section, &data, &format!("with {spare} pages of room"))?;
+                        self.expect_upgraded(section, &data, &format!("with {spare} free pages"))?;
                     }
                     close(store, &data);
                 }
                 Err(error) => {
                     refused += 1;
-                    let words = error.to_string();
-                    section.expect(advises(&words) && !words.contains("restore a backup"), || {
-                        format!("with {spare} pages of room the refusal gives the wrong advice: {words}")
+                    let message = error.to_string();
+                    section.expect(advises(&message) && !message.contains("restore a backup"), || {
+                        format!("with {spare} free pages, the refusal gives the wrong advice: {message}")
                     });
                     // Checking it takes disk space, too.
                     let elsewhere = tempfile::tempdir().map_err(output)?;
                     for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
                         fs::copy(data.join(file), elsewhere.path().join(file)).map_err(output)?;
                     }
-                    let old = self.expect_old_or_new(section, elsewhere.path(), "without room")?;
-                    section.expect(old, || format!("with {spare} pages of room it is refused and upgraded"));
+                    let old = self.expect_old_or_new(section, elsewhere.path(), "without free space")?;
+                    section.expect(old, || format!("with {spare} free pages, it is refused, but upgraded"));
                     section.expect(fs::read(data.join(FILE_NAME)).ok().as_ref() == Some(&self.bytes), || {
-                        format!("with {spare} pages of room it is refused, and not untouched")
+                        format!("with {spare} free pages, it is refused, but changed")
                     });
-                    let halves: Vec<_> =
-                        names(&data).into_iter().filter(|name| self.is_half(&data.join(name))).collect();
-                    section.expect(halves.is_empty(), || {
+                    let incomplete: Vec<_> = names(&data)
+                        .into_iter()
+                        .filter(|name| self.is_incomplete_copy(&data.join(name)))
+                        .collect();
+                    section.expect(incomplete.is_empty(), || {
                         format!(
-                            "with {spare} pages of room, what calls itself a copy and is none: {halves:?}"
+                            "with {spare} free pages, incomplete copies under final names: {incomplete:?}"
                         )
                     });
                     disk.remount("size=64m")?;
                     close(Store::open(&data).map_err(output)?, &data);
                     if refused % 16 == 1 {
-                        self.expect_upgraded(section, &data, "with room at last")?;
+                        self.expect_upgraded(section, &data, "with free space again")?;
                     }
                 }
             }
             disk.leave()?;
         }
-        section.count("upgrades refused for want of room, and untouched", refused);
-        section.count("upgrades with just enough room", upgraded);
+        section.count("upgrades refused for lack of space, and unchanged", refused);
+        section.count("upgrades with enough space", upgraded);
         section.expect(refused > 0 && upgraded > 0, || {
-            format!("{refused} refused, {upgraded} upgraded: one side only")
+            format!("{refused} refused, {upgraded} upgraded: both are needed")
         });
         Ok(())
     }
 
     /// Whether a file has the name of a complete copy, which messages recommend as a replacement for a damaged
     /// database, without being complete.
-    fn is_half(&self, path: &Path) -> bool {
+    fn is_incomplete_copy(&self, path: &Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let claims = name.starts_with("ostler.backup-") && path.extension().is_some_and(|end| end == "db");
         let whole = || {
@@ -462,10 +471,10 @@ impl Daemon {
     }
 
     /// Polls without a pause, because the awaited state is short.
-    fn kill_when(mut self, come: impl Fn() -> bool) -> Result<(), String> {
-        while !come() {
+    fn kill_when(mut self, reached: impl Fn() -> bool) -> Result<(), String> {
+        while !reached() {
             if let Some(status) = self.0.try_wait().map_err(output)? {
-                return Err(format!("the daemon ended by itself: {status}"));
+                return Err(format!("the daemon exited unexpectedly: {status}"));
             }
             std::thread::yield_now();
         }
@@ -476,13 +485,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // No effect, unless a failure skipped it before.
+        // No effect if it was already killed and reaped.
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
 }
 
-/// Copies every row `copies` times, with new keys, and with every word that its columns allow.
+/// Copies every row `copies` times, with new keys, and with every keyword that its columns allow.
 ///
 /// It knows columns, not tables, so the next old schema needs no change here. Unique values are made unique by column
 /// name or type; all others stay as the old version wrote them.

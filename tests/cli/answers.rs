@@ -19,7 +19,7 @@ macro_rules! both {
 #[test]
 fn ls_shows_the_tree() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     both!(daemon, "ls", ["ls"]);
     assert_snapshot!("ls_flat", daemon.run(&["ls", "--flat"]).transcript());
 }
@@ -42,32 +42,33 @@ fn ls_suggests_adopt_when_registry_was_lost() {
                     "volumes":[],"adopted":true,"detail":""}"#;
     let outcome = [&br#"{"items":["#[..], item, br#"],"recovering":true}"#].concat();
     daemon.answers_bytes("POST /adopt", 200, &outcome);
-    let said = daemon.run(&["ls"]).stderr;
-    for told in ["recovering", "1 workspace that it does not know", "ostler adopt --all", "ostler doctor"] {
-        assert!(said.contains(told), "no {told:?} in {said}");
+    let stderr = daemon.run(&["ls"]).stderr;
+    for expected in ["recovering", "1 workspace that it does not know", "ostler adopt --all", "ostler doctor"]
+    {
+        assert!(stderr.contains(expected), "no {expected:?} in {stderr}");
     }
-    assert!(!said.contains("ostler create"), "a lost registry is reported as a new one: {said}");
+    assert!(!stderr.contains("ostler create"), "a lost registry is reported as a new one: {stderr}");
 
     let daemon = FakeDaemon::start();
     daemon.answers_bytes("GET /workspaces", 200, b"[]");
     daemon.answers_bytes("POST /adopt", 500, br#"{"error":"the engine gave no answer"}"#);
-    let said = daemon.run(&["ls"]).stderr;
-    assert!(said.contains("could not be listed") && said.contains("ostler doctor"), "{said}");
+    let stderr = daemon.run(&["ls"]).stderr;
+    assert!(stderr.contains("could not be listed") && stderr.contains("ostler doctor"), "{stderr}");
 }
 
 #[test]
 fn ls_reports_that_registry_is_recovering() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready"}"#);
     assert_eq!(daemon.run(&["ls"]).stderr, "");
 
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     daemon.answers_bytes("GET /ready", 200, br#"{"status":"ready","recovering":true}"#);
     let ls = daemon.run(&["ls"]);
-    for said in ["recovering", "ostler adopt --dry-run"] {
-        assert!(ls.stderr.contains(said), "no {said:?} in {}", ls.stderr);
+    for expected in ["recovering", "ostler adopt --dry-run"] {
+        assert!(ls.stderr.contains(expected), "no {expected:?} in {}", ls.stderr);
     }
     assert_eq!(ls.stderr.lines().count(), 1, "{}", ls.stderr);
 }
@@ -158,12 +159,12 @@ fn adopt_without_selection_is_a_dry_run() {
     daemon.answers("POST /adopt", 200, &fixtures::adoption(true));
     both!(daemon, "adopt_asks", ["adopt"]);
     both!(daemon, "adopt_all", ["adopt", "--all"]);
-    let asked = |which: &str, all, dry_run| {
+    let adopt_request = |which: &str, all, dry_run| {
         format!(r#"POST /adopt {{"which":{which},"all":{all},"dry_run":{dry_run},"instance":null}}"#)
     };
     let requests = daemon.requests();
-    assert_eq!(requests[0], asked("[]", false, true));
-    assert_eq!(requests[2], asked("[]", true, false));
+    assert_eq!(requests[0], adopt_request("[]", false, true));
+    assert_eq!(requests[2], adopt_request("[]", true, false));
 }
 
 #[test]
@@ -253,7 +254,7 @@ fn cli_command_fails_when_daemon_stops_responding() {
 #[test]
 fn cli_command_runs_with_warning_when_config_file_is_invalid() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &fixtures::household());
+    daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     let location = crate::support::cli::home();
     let file = location.path().join("broken.toml");
     std::fs::write(&file, "[sweep]\nnope = 1\n").unwrap();

@@ -83,7 +83,7 @@ pub(super) fn tester() -> WorkspaceView {
 }
 
 /// A tree with every kind of row.
-pub(super) fn household() -> Vec<WorkspaceView> {
+pub(super) fn sample_workspaces() -> Vec<WorkspaceView> {
     let grandchild = "8b3e2e70-2f21-4e7a-9d20-2c6e3d904f33";
     let below = |parent: &str, view: WorkspaceView| WorkspaceView { parent_id: Some(parent.into()), ..view };
     vec![

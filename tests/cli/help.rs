@@ -42,5 +42,5 @@ fn completions_and_manual_pages_cover_the_commands() {
     let pages = home.path().join("man1");
     let ran = run_in(&home, &["man", "--dir", pages.to_str().unwrap()], &[], "");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(pages.join("ostler-create.1").exists(), "a command has no page");
+    assert!(pages.join("ostler-create.1").exists(), "the manual page of `create` is missing");
 }

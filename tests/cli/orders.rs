@@ -1,4 +1,4 @@
-//! Orders: requests sent, waiting, and messages printed.
+//! Commands that change workspaces: requests sent, waiting, and messages printed.
 
 use insta::assert_snapshot;
 use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};
@@ -220,14 +220,14 @@ fn recreate_mentions_old_container_only_when_it_is_replaced() {
     let daemon = FakeDaemon::start();
     daemon.answers(&by_id(), 200, &fixtures::builder("online"));
     daemon.answers("GET /workspaces/builder", 200, &fixtures::builder("online"));
-    for (more, told) in [(&["--no-wait"][..], Some("will be moved to the trash")), (&[], None)] {
+    for (more, expected) in [(&["--no-wait"][..], Some("will be moved to the trash")), (&[], None)] {
         let query = if more.is_empty() { "" } else { "?wait=false" };
         daemon.answers(&format!("POST /workspaces/builder/recreate{query}"), 200, &outcome("provisioning"));
         let ran = daemon.run(&[&["recreate", "builder"], more].concat());
         assert_eq!(ran.code, 0, "{}", ran.stderr);
-        match told {
-            Some(told) => assert!(ran.stderr.contains(told), "{}", ran.stderr),
-            // The container is the same before and after, because another start came first.
+        match expected {
+            Some(expected) => assert!(ran.stderr.contains(expected), "{}", ran.stderr),
+            // The container is the same before and after, because another start was processed first.
             None => assert!(!ran.stderr.contains("trash"), "{}", ran.stderr),
         }
     }
@@ -294,7 +294,7 @@ fn rm_prints_undelete_command_or_purge_result() {
 fn rm_without_cascade_fails_and_lists_children() {
     let daemon = FakeDaemon::start();
     let child = |name: &str| Child { id: fixtures::TESTER.into(), name: name.into() };
-    let asked = RemoveOutcome {
+    let confirmation = RemoveOutcome {
         detail: None,
         status: "confirmation_required".into(),
         cascade_deleted: 0,
@@ -303,7 +303,7 @@ fn rm_without_cascade_fails_and_lists_children() {
         children: vec![child("tester"), child("night shift")],
         children_count: 2,
     };
-    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 409, &asked);
+    daemon.answers("DELETE /workspaces/builder?confirm=false&purge=false", 409, &confirmation);
     assert_snapshot!("rm_children", daemon.run(&["rm", "builder"]).transcript());
     assert_snapshot!("rm_children_json", daemon.run(&["rm", "builder", "--json"]).transcript());
 }

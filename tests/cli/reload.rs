@@ -41,9 +41,9 @@ impl Served {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         fs::write(home.path().join("config.toml"), text(port, config)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_ostler"));
-        let nobody = format!("unix://{}", home.path().join("nobody.sock").display());
+        let absent_engine = format!("unix://{}", home.path().join("absent.sock").display());
         command.arg("serve").env_clear().env("HOME", home.path()).env("OSTLER_DATA_DIR", home.path());
-        command.env("OSTLER_RUNTIME_DIR", home.path().join("run")).env("OSTLER_ENGINE_SOCKET", nobody);
+        command.env("OSTLER_RUNTIME_DIR", home.path().join("run")).env("OSTLER_ENGINE_SOCKET", absent_engine);
         command.env("OSTLER_CONFIG", home.path().join("config.toml"));
         let log = File::create(home.path().join("log")).unwrap();
         let served = Self { daemon: spawn(command, log), home, port };
@@ -69,12 +69,12 @@ impl Served {
     }
 
     fn run_with(&self, file: &Path, args: &[&str]) -> Ran {
-        let nobody = format!("unix://{}", self.home.path().join("nobody.sock").display());
+        let absent_engine = format!("unix://{}", self.home.path().join("absent.sock").display());
         let run = self.home.path().join("run");
         let env = [
             ("OSTLER_CONFIG", file.to_str().unwrap()),
             ("OSTLER_RUNTIME_DIR", run.to_str().unwrap()),
-            ("OSTLER_ENGINE_SOCKET", nobody.as_str()),
+            ("OSTLER_ENGINE_SOCKET", absent_engine.as_str()),
         ];
         run_in(&self.home, args, &env, "")
     }
@@ -86,9 +86,9 @@ impl Served {
 
     /// Key and required action of every difference found by `config show`.
     fn differences(&self) -> Vec<(String, String)> {
-        let effective = self.json(&["config", "show"]);
+        let shown = self.json(&["config", "show"]);
         let of = |one: &Value, key: &str| one[key].as_str().unwrap().to_owned();
-        let found = effective["daemon"]["differences"].as_array().unwrap().iter();
+        let found = shown["daemon"]["differences"].as_array().unwrap().iter();
         found.map(|one| (of(one, "key"), of(one, "applied_by"))).collect()
     }
 
@@ -118,7 +118,7 @@ const CREATE: [&str; 5] = ["create", "one", "--runtime", "extra", "--no-wait"];
 #[test]
 fn reload_adds_runtime_from_changed_file() {
     let served = Served::start("");
-    assert_eq!(served.doctor()["verdict"], "ok", "no value differs yet");
+    assert_eq!(served.doctor()["verdict"], "ok", "a value differs before the change");
     served.write(EXTRA);
 
     let refused = served.run(&CREATE);
@@ -132,13 +132,13 @@ fn reload_adds_runtime_from_changed_file() {
     }
     assert_eq!(served.differences(), owned(&[("runtimes.extra", "reload")]));
     let check = served.run(&["config", "check"]);
-    let told = "the running daemon has other values for runtimes.extra: `ostler reload` applies them\n";
-    assert!(check.code == 0 && check.stdout.ends_with(told), "{}", check.transcript());
+    let expected = "the running daemon has other values for runtimes.extra: `ostler reload` applies them\n";
+    assert!(check.code == 0 && check.stdout.ends_with(expected), "{}", check.transcript());
     assert_eq!(served.doctor()["verdict"], "warn", "{}", served.doctor());
 
     let reloaded = served.run(&["reload"]);
     insta::assert_snapshot!("reload", reloaded.transcript());
-    assert_eq!(served.differences(), [], "the daemon runs with the file");
+    assert_eq!(served.differences(), [], "the daemon still differs from the file");
     assert_eq!(served.doctor()["verdict"], "ok", "{}", served.doctor());
     let created = served.run(&CREATE);
     assert_eq!(created.code, 0, "{}", created.transcript());
@@ -159,14 +159,10 @@ fn reload_lists_settings_that_need_a_daemon_restart() {
         "{}",
         served.doctor()
     );
-    let effective = served.run(&["config", "show"]).stdout;
-    let last = effective.lines().last().unwrap();
+    let shown = served.run(&["config", "show"]).stdout;
+    let last = shown.lines().last().unwrap();
     let cells: Vec<_> = last.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
-    assert_eq!(
-        cells,
-        ["ports", "\"21000-28999\"", "\"25000-25100\"", "a restart of the daemon"],
-        "{effective}"
-    );
+    assert_eq!(cells, ["ports", "\"21000-28999\"", "\"25000-25100\"", "a restart of the daemon"], "{shown}");
 }
 
 #[test]
@@ -191,7 +187,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     assert!(refused.code == 2 && refused.stderr.contains("config.toml"), "{}", refused.transcript());
 
     served.write(EXTRA);
-    assert_eq!(served.run(&["reload"]).code, 0, "a correct file is applied again");
+    assert_eq!(served.run(&["reload"]).code, 0, "a corrected file is not applied");
 }
 
 /// `--config <(generate)` is a pipe, and empty when it is read a second time.
@@ -207,7 +203,7 @@ fn reload_refuses_pipe_as_config_file() {
     let doctor = served.run_with(&good, &["doctor"]);
     assert!(doctor.stdout.contains("not a regular file"), "{}", doctor.transcript());
     let created = served.run_with(&good, &CREATE);
-    assert_eq!(created.code, 0, "the runtime stays known: {}", created.transcript());
+    assert_eq!(created.code, 0, "the runtime is not configured any more: {}", created.transcript());
 }
 
 #[test]
@@ -215,14 +211,14 @@ fn config_show_says_when_daemon_reads_a_different_file() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
     let other = served.home.path().join("other.toml");
     fs::write(&other, text(served.port, "[sweep]\nunknown_grace = \"8m\"")).unwrap();
-    let effective = served.run_with(&other, &["config", "show"]).stdout;
-    let last = effective.lines().last().unwrap();
-    assert!(last.starts_with("sweep.unknown_grace"), "{effective}");
+    let shown = served.run_with(&other, &["config", "show"]).stdout;
+    let last = shown.lines().last().unwrap();
+    assert!(last.starts_with("sweep.unknown_grace"), "{shown}");
     assert!(
         last.ends_with("the daemon reads [HOME]/config.toml, with its own environment and flags)"),
-        "{effective}"
+        "{shown}"
     );
-    assert_eq!(served.differences(), [], "with the daemon's file there is no difference");
+    assert_eq!(served.differences(), [], "the daemon differs from its own file");
 }
 
 #[test]
@@ -260,5 +256,5 @@ fn sighup_stops_daemon_after_its_terminal_was_closed() {
         ended = served.daemon.try_wait().unwrap();
         ended.is_some()
     });
-    assert!(ended.unwrap().success(), "it exits as on SIGTERM: {ended:?}");
+    assert!(ended.unwrap().success(), "the daemon did not exit as on SIGTERM: {ended:?}");
 }

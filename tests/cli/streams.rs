@@ -64,9 +64,10 @@ fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(ids, [3, 4, 5, 7]);
-    let asked: Vec<_> = daemon.requests().into_iter().filter(|asked| asked.contains("stream")).collect();
+    let stream_requests: Vec<_> =
+        daemon.requests().into_iter().filter(|request| request.contains("stream")).collect();
     assert_eq!(
-        asked[..2],
+        stream_requests[..2],
         [
             "GET /events/stream?transient=false  [Last-Event-ID: 4]",
             "GET /events/stream?transient=false  [Last-Event-ID: 5]"

@@ -1,4 +1,4 @@
-//! Differences on a terminal: colour, width, and a command that gets the terminal itself.
+//! Output on a terminal: colour, width, and commands that use the terminal directly.
 
 use std::{
     fs::File,
@@ -21,57 +21,58 @@ use crate::support::cli::FakeDaemon;
 
 /// A pseudo-terminal: the user's side and the side of the process.
 pub(super) struct Terminal {
-    person: File,
-    process: File,
+    user_side: File,
+    process_side: File,
 }
 
 impl Terminal {
     pub(super) fn open(columns: u16) -> Self {
         // A child that inherited the user's side would keep the terminal open.
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let person = openpt(flags).unwrap();
-        grantpt(&person).unwrap();
-        unlockpt(&person).unwrap();
-        let name = ptsname(&person, Vec::new()).unwrap();
+        let user_side = openpt(flags).unwrap();
+        grantpt(&user_side).unwrap();
+        unlockpt(&user_side).unwrap();
+        let name = ptsname(&user_side, Vec::new()).unwrap();
         let name = std::ffi::OsStr::from_bytes(name.to_bytes());
-        let process = File::options().read(true).write(true).open(name).unwrap();
-        tcsetwinsize(&process, Winsize { ws_row: 30, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
-        Self { person: person.into(), process }
+        let process_side = File::options().read(true).write(true).open(name).unwrap();
+        tcsetwinsize(&process_side, Winsize { ws_row: 30, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
+        Self { user_side: user_side.into(), process_side }
     }
 
     pub(super) fn run(&self, mut command: Command) -> Child {
-        let end = || self.process.try_clone().unwrap();
+        let end = || self.process_side.try_clone().unwrap();
         command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
     }
 
     fn is_raw(&self) -> bool {
-        !tcgetattr(&self.process).unwrap().local_modes.contains(LocalModes::ICANON)
+        !tcgetattr(&self.process_side).unwrap().local_modes.contains(LocalModes::ICANON)
     }
 
     /// The screen content, once no process writes to it any more.
     fn screen(self) -> String {
-        let Self { mut person, process } = self;
-        drop(process);
-        let mut effective = Vec::new();
+        let Self { mut user_side, process_side } = self;
+        drop(process_side);
+        let mut screen = Vec::new();
         // Reading a closed terminal ends with an error.
-        drop(person.read_to_end(&mut effective));
-        String::from_utf8(effective).unwrap().replace("\r\n", "\n")
+        drop(user_side.read_to_end(&mut screen));
+        String::from_utf8(screen).unwrap().replace("\r\n", "\n")
     }
 }
 
 #[test]
 fn colour_is_printed_only_on_terminal_without_no_color() {
     let daemon = FakeDaemon::start();
-    daemon.answers("GET /workspaces", 200, &fixtures::household());
-    let effective = |no_color: &str| {
+    daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
+    let screen_with = |no_color: &str| {
         let terminal = Terminal::open(200);
         let mut command = daemon.command(&["ls"]);
         command.env("NO_COLOR", no_color);
         assert!(terminal.run(command).wait().unwrap().success());
         terminal.screen()
     };
-    assert!(effective("").contains("\u{1b}["), "{}", effective(""));
-    assert_eq!(effective("1"), daemon.run(&["ls"]).stdout);
+    assert!(screen_with("").contains("\u{1b}["), "{}", screen_with(""));
+    assert_eq!(screen_with("1"), daemon.run(&["ls"]).stdout);
 }
 
 /// A row stays on one line, however narrow the terminal is.
@@ -101,15 +102,16 @@ fn shell_sets_terminal_to_raw_mode_and_restores_it() {
         daemon.requests().iter().any(|sent| sent == r#"POST /exec/e1/resize {"columns":100,"rows":30}"#)
     });
     // In raw mode, the carriage return arrives unchanged and Ctrl-C arrives as a byte.
-    (&terminal.person).write_all(b"\x03exit\r").unwrap();
+    (&terminal.user_side).write_all(b"\x03exit\r").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(7));
     assert!(!terminal.is_raw(), "the terminal was left raw");
     assert_eq!(daemon.exec_input(), "\u{3}exit\r");
     assert!(terminal.screen().ends_with("bye\n"));
-    let asked = &daemon.requests()[0];
+    let exec_request = &daemon.requests()[0];
     assert!(
-        asked.ends_with(r#"{"command":["sh"],"tty":true,"stdin":true,"env":{"TERM":"xterm"},"user":null}"#),
-        "{asked}"
+        exec_request
+            .ends_with(r#"{"command":["sh"],"tty":true,"stdin":true,"env":{"TERM":"xterm"},"user":null}"#),
+        "{exec_request}"
     );
 }
 

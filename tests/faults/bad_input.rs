@@ -1,4 +1,4 @@
-//! User errors and failing disks: a clear message, a next step, and nothing half created.
+//! User errors and failing disks: a clear message, a next step, and nothing left half created.
 
 use std::{
     fs,
@@ -19,22 +19,22 @@ use crate::support::{
 
 /// Asserts that a command failed with this exit code and that its message contains all of these words.
 #[track_caller]
-fn assert_refused(said: &CommandOutput, code: i32, words: &[&str]) {
-    assert_eq!(said.code, code, "{said:?}");
+fn assert_refused(output: &CommandOutput, code: i32, words: &[&str]) {
+    assert_eq!(output.code, code, "{output:?}");
     for word in words {
-        assert!(said.stderr.contains(word), "`{word}` is missing: {said:?}");
+        assert!(output.stderr.contains(word), "`{word}` is missing: {output:?}");
     }
 }
 
 /// Asserts that the site has no rows, containers or volumes.
 #[track_caller]
 fn assert_nothing_made(site: &Site) {
-    assert_eq!(site.json(["ls"]).as_array().unwrap().len(), 0, "a row was made");
+    assert_eq!(site.json(["ls"]).as_array().unwrap().len(), 0, "a row was created");
     let instance = site.instance();
-    assert!(containers(&instance).is_empty(), "a container was made");
+    assert!(containers(&instance).is_empty(), "a container was created");
     let made: Vec<_> =
         volumes(&instance).into_iter().filter(|name| *name != format!("ostler-{instance}")).collect();
-    assert!(made.is_empty(), "volumes were made: {made:?}");
+    assert!(made.is_empty(), "volumes were created: {made:?}");
 }
 
 #[test]
@@ -50,18 +50,18 @@ fn invalid_commands_are_refused_without_creating_anything() {
         (vec!["create", &long, "--image", image()], 2, vec!["70 characters", "63"]),
         (vec!["create", "w"], 2, vec!["image", "--image"]),
         (vec!["create", "w", "--image", "two words"], 2, vec!["two words", "white space"]),
-        (vec!["create", "w", "--image", image(), "--parent", "nobody"], 3, vec!["parent", "nobody"]),
+        (vec!["create", "w", "--image", image(), "--parent", "absent"], 3, vec!["parent", "absent"]),
         (vec!["create", "w", "--image", image(), "--parent", "w"], 3, vec!["parent", "`w`"]),
         (vec!["create", "w", "--image", image(), "--tier", "9"], 2, vec!["9"]),
         (vec!["create", "w", "--image", image(), "--runtime", "nonesuch"], 2, vec!["nonesuch", "plain"]),
         (vec!["create", "w", "--image", image(), "--env", "=x"], 2, vec!["name"]),
         (vec!["create", "w", "--image", image(), "--dir", "/no/such/dir"], 2, vec!["/no/such/dir"]),
         (vec!["create", "w", "--image", image(), "--tier", "1", "--dir", "/tmp"], 2, vec!["tier 1", "--dir"]),
-        (vec!["show", "nobody"], 3, vec!["nobody", "ostler ls"]),
+        (vec!["show", "absent"], 3, vec!["absent", "ostler ls"]),
         (vec!["start", "../health"], 3, vec!["../health"]),
         (vec!["rm", "00000000-0000-0000-0000-000000000000"], 3, vec!["00000000"]),
         (vec!["restart", "a b?c#d%41"], 3, vec!["a b?c#d%41"]),
-        (vec!["trash", "restore", "nothing"], 3, vec!["nothing", "trash ls"]),
+        (vec!["trash", "restore", "no-entry"], 3, vec!["no-entry", "trash ls"]),
         (vec!["sweep", "run", "tidy"], 3, vec!["tidy", "reap_removed"]),
     ] {
         assert_refused(&site.ostler(arguments.iter().copied()), code, &words);
@@ -75,8 +75,8 @@ fn create_with_unavailable_image_fails_with_next_step() {
     site.serve();
     converge(&site);
     for (name, image) in [("missing", "localhost/ostler-no-such:1"), ("malformed", "localhost/UPPER:@@")] {
-        let said = site.ostler(["create", name, "--image", image]);
-        assert_refused(&said, 1, &[image, "is not on this machine", "podman images", "ostler why"]);
+        let output = site.ostler(["create", name, "--image", image]);
+        assert_refused(&output, 1, &[image, "is not on this machine", "podman images", "ostler why"]);
         let row = site.show(name);
         assert_eq!((text(&row["status"]), text(&row["failure"])), ("failed".into(), "start_error".into()));
         site.ostler(["rm", name]).well();
@@ -86,7 +86,7 @@ fn create_with_unavailable_image_fails_with_next_step() {
     assert_eq!(
         site.json(["trash", "ls"]).as_array().unwrap().len(),
         0,
-        "what was never made lies in the trash"
+        "a workspace without a container is in the trash"
     );
 }
 
@@ -94,9 +94,9 @@ fn create_with_unavailable_image_fails_with_next_step() {
 fn create_with_missing_program_fails_and_points_to_logs() {
     let mut site = Site::new(HASTY);
     site.serve();
-    let said = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
-    // The init process starts; the log says that it did not find the program.
-    assert_refused(&said, 1, &["lost", "exit code", "ostler why", "ostler logs lost"]);
+    let output = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
+    // The init process starts; the container log reports the missing program.
+    assert_refused(&output, 1, &["lost", "exit code", "ostler why", "ostler logs lost"]);
     let log = site.ostler(["logs", "lost"]);
     assert!(format!("{}{}", log.stdout, log.stderr).contains("No such file"), "{log:?}");
     assert_eq!(text(&site.show("lost")["status"]), "offline");
@@ -118,15 +118,15 @@ fn start_fails_when_host_port_was_taken_while_paused() {
     let (config, port) = one_port();
     let mut site = Site::new(&config);
     site.serve();
-    make(&site, "sleeper");
-    site.ostler(["stop", "sleeper"]).well();
-    let squatter = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let said = site.ostler(["start", "sleeper"]);
-    assert_refused(&said, 1, &["is in use", &port.to_string(), "ostler start"]);
+    make(&site, "paused");
+    site.ostler(["stop", "paused"]).well();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let output = site.ostler(["start", "paused"]);
+    assert_refused(&output, 1, &["is in use", &port.to_string(), "ostler start"]);
     converge(&site);
     assert_truthful(&site);
-    drop(squatter);
-    site.ostler(["start", "sleeper"]).well();
+    drop(listener);
+    site.ostler(["start", "paused"]).well();
     converge(&site);
     assert_truthful(&site);
 }
@@ -137,8 +137,8 @@ fn create_fails_with_reason_when_port_range_is_exhausted() {
     let mut site = Site::new(&config);
     site.serve();
     make(&site, "first");
-    let said = site.ostler(creation("second", &[]));
-    assert_refused(&said, 1, &["no port is free", &port.to_string(), "ports"]);
+    let output = site.ostler(creation("second", &[]));
+    assert_refused(&output, 1, &["no port is free", &port.to_string(), "ports"]);
     assert_eq!(text(&site.show("second")["failure"]), "start_error");
     assert_eq!(text(&site.show("first")["status"]), "online");
     converge(&site);
@@ -194,21 +194,21 @@ fn create_on_full_disk_fails_and_leaves_nothing_half_created() {
     // SQLite may still write into the remaining space of its log, so workspaces are created until that fails.
     for number in 0.. {
         let name = format!("during-{number}");
-        let said = site.ostler(creation(&name, &["--no-wait"]));
-        let effective = site.ostler(["show", &name]);
-        if said.code == 0 {
-            assert_eq!(effective.code, 0, "what was said to be made is not there: {effective:?}");
+        let output = site.ostler(creation(&name, &["--no-wait"]));
+        let shown = site.ostler(["show", &name]);
+        if output.code == 0 {
+            assert_eq!(shown.code, 0, "a workspace reported as created does not exist: {shown:?}");
             continue;
         }
-        assert_refused(&said, 1, &["disk"]);
-        assert_eq!(effective.code, 3, "what was refused is there: {effective:?}");
+        assert_refused(&output, 1, &["disk"]);
+        assert_eq!(shown.code, 3, "a refused workspace exists: {shown:?}");
         break;
     }
     let listed = site.ostler(["ls"]);
     assert!(listed.stdout.contains("before"), "{listed:?}");
     assert!(
         listed.stderr.contains("out of date"),
-        "nothing can be stored, and ls does not say so: {listed:?}"
+        "`ls` does not report that the registry cannot be written: {listed:?}"
     );
     let instance = site.instance();
     let rows = site.json(["ls"]);
@@ -224,7 +224,7 @@ fn create_on_full_disk_fails_and_leaves_nothing_half_created() {
         fs::remove_file(filling).unwrap();
     }
     converge(&site);
-    assert_eq!(site.ostler(["ls"]).stderr, "", "there is room again");
+    assert_eq!(site.ostler(["ls"]).stderr, "", "`ls` still prints a warning");
     assert_truthful(&site);
     make(&site, "after");
     converge(&site);
@@ -238,18 +238,18 @@ fn daemon_start_on_full_disk_does_not_report_damaged_database() {
     let mut site = Site::new(HASTY);
     let _disk = Mounted::on(&site, &["-t", "tmpfs", "-o", "size=4m", "ostler-test"]);
     let filling = fill(&site.data_dir());
-    let assert_told = |why: &str| {
+    let assert_reports_full_disk = |why: &str| {
         assert!(why.contains("disk is full") || why.contains("Free some disk space"), "{why}");
         assert!(!why.contains("damaged") && !why.contains("Report this"), "{why}");
     };
-    assert_told(&site.try_serve().expect_err("a registry was made on a full disk"));
+    assert_reports_full_disk(&site.try_serve().expect_err("a registry was created on a full disk"));
     fs::remove_file(filling).unwrap();
     site.serve();
     let instance = site.instance();
     site.stop();
     let filling = fill(&site.data_dir());
     if let Err(why) = site.try_serve() {
-        assert_told(&why);
+        assert_reports_full_disk(&why);
     }
     fs::remove_file(filling).unwrap();
     site.kill();
@@ -263,13 +263,13 @@ fn create_is_rolled_back_when_mirror_cannot_be_written() {
     let mut site = Site::new(HASTY);
     site.serve();
     converge(&site);
-    let in_the_way = site.data_dir().join("instance.json.new");
-    fs::create_dir(&in_the_way).unwrap();
-    let said = site.ostler(creation("unmirrored", &[]));
-    assert_refused(&said, 1, &["mirror", "writable"]);
+    let blocking_directory = site.data_dir().join("instance.json.new");
+    fs::create_dir(&blocking_directory).unwrap();
+    let output = site.ostler(creation("unmirrored", &[]));
+    assert_refused(&output, 1, &["mirror", "writable"]);
     converge(&site);
     assert_nothing_made(&site);
-    fs::remove_dir(&in_the_way).unwrap();
+    fs::remove_dir(&blocking_directory).unwrap();
     make(&site, "unmirrored");
     converge(&site);
     assert_truthful(&site);
@@ -285,7 +285,7 @@ fn daemon_refuses_to_start_on_read_only_data_directory() {
     let data = site.data_dir().display().to_string();
     let read_only = Mounted::on(&site, &["--bind", &data]);
     mount(&["-o", "remount,bind,ro"], &site.data_dir());
-    let why = site.try_serve().expect_err("a daemon served what it cannot write");
+    let why = site.try_serve().expect_err("a daemon started on a read-only data directory");
     assert!(why.contains(&data) && why.contains("Read-only") && why.contains("writable"), "{why}");
     drop(read_only);
     site.serve();

@@ -1,4 +1,4 @@
-//! Concurrent orders, and clients that disconnect.
+//! Concurrent commands, and clients that disconnect.
 
 use std::{
     process::{Child, Stdio},
@@ -52,7 +52,7 @@ fn spawned(site: &Site, arguments: &[&str]) -> Child {
     command.spawn().expect("the binary starts")
 }
 
-fn end(mut child: Child) {
+fn kill_and_wait(mut child: Child) {
     child.kill().expect("a child is killed");
     child.wait().expect("a child ends");
 }
@@ -68,7 +68,7 @@ fn stop_completes_when_its_client_is_killed() {
     proxy.set_rules([Rule::on("POST", "/stop", Fault::DelayAnswer(gate.clone())).times(1)]);
     let client = spawned(&site, &["stop", "left"]);
     until("the stop is under way", || (proxy.count("POST", "/stop") > before).then_some(()));
-    end(client);
+    kill_and_wait(client);
     gate.open();
     until("it is stopped", || {
         let row = site.show("left");
@@ -83,15 +83,18 @@ fn stop_completes_when_its_client_is_killed() {
 fn daemon_shutdown_does_not_wait_for_streaming_clients() {
     let mut site = Site::new(HASTY);
     site.serve();
-    make(&site, "heard");
-    let followers =
-        [["events", "--follow"].as_slice(), &["logs", "--follow", "heard"]].map(|verb| spawned(&site, verb));
-    until("both listen", || (connections(&site) >= followers.len()).then_some(()));
+    make(&site, "followed");
+    let followers = [["events", "--follow"].as_slice(), &["logs", "--follow", "followed"]]
+        .map(|verb| spawned(&site, verb));
+    until("both are connected", || (connections(&site) >= followers.len()).then_some(()));
     site.stop();
-    assert!(!site.log().contains("did not finish before the shutdown limit"), "it waited for a listener");
-    followers.into_iter().for_each(end);
+    assert!(
+        !site.log().contains("did not finish before the shutdown limit"),
+        "the shutdown waited for a client"
+    );
+    followers.into_iter().for_each(kill_and_wait);
     site.serve();
-    assert_eq!(text(&site.show("heard")["status"]), "online");
+    assert_eq!(text(&site.show("followed")["status"]), "online");
     converge(&site);
     assert_truthful(&site);
 }

@@ -40,7 +40,7 @@ struct Scenario {
     prepare: fn(&mut Stage, usize),
     /// The action during which the daemon is killed. Returns when it is done or the daemon was killed.
     act: fn(&mut Stage, usize),
-    /// Minimum number of steps; with fewer, the scenario does not test what it claims.
+    /// Minimum number of steps; with fewer, the test fails because it covers too little.
     steps: usize,
 }
 
@@ -86,24 +86,24 @@ impl Stage {
     }
 
     /// Lets the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
-    fn while_nothing_can_be_begun(&self, work: impl FnOnce(&Site)) {
-        let looks = || self.proxy.count("GET", "/volumes/");
-        self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
-        let before = looks();
+    fn while_operations_cannot_begin(&self, work: impl FnOnce(&Site)) {
+        let inspections = || self.proxy.count("GET", "/volumes/");
+        self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "degraded".into()))]);
+        let before = inspections();
         work(&self.site);
-        until("an order was given up", || (looks() > before).then_some(()));
+        until("an operation was abandoned", || (inspections() > before).then_some(()));
         self.proxy.set_rules([]);
     }
 }
 
-/// Kills the process named in a lock file and waits until it is dead.
+/// Kills the process named in a lock file and waits until it has exited.
 fn kill(lock: &Path) {
     let pid = std::fs::read_to_string(lock).expect("a daemon holds its lock");
     let pid: i32 = pid.trim().parse().expect("the lock names a process");
     let process = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(process, rustix::process::Signal::KILL).expect("the daemon is killed");
     let stat = PathBuf::from(format!("/proc/{pid}/stat"));
-    until("the daemon is dead", || match std::fs::read_to_string(&stat) {
+    until("the daemon has exited", || match std::fs::read_to_string(&stat) {
         Ok(stat) => {
             stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')).then_some(())
         }
@@ -132,7 +132,7 @@ fn every_step(scenario: &Scenario, moment: Moment) {
         (scenario.act)(&mut stage, step);
         stage.disarm();
         if !stage.was_killed() {
-            assert!(step >= scenario.steps, "only {step} steps were seen: {:#?}", stage.proxy.seen());
+            assert!(step >= scenario.steps, "only {step} steps were recorded: {:#?}", stage.proxy.seen());
             return;
         }
         let seen = stage.proxy.seen();
@@ -182,9 +182,9 @@ fn daemon_killed_at_any_step_of_restart_converges() {
 fn daemon_killed_at_any_step_of_recreate_converges() {
     survives(&Scenario {
         sweep: "",
-        set: |stage| drop(make(&stage.site, "anew")),
-        prepare: |stage, _| drop(stage.site.ostler(["start", "anew"]).well()),
-        act: |stage, _| drop(stage.site.ostler(["recreate", "anew"])),
+        set: |stage| drop(make(&stage.site, "recreated")),
+        prepare: |stage, _| drop(stage.site.ostler(["start", "recreated"]).well()),
+        act: |stage, _| drop(stage.site.ostler(["recreate", "recreated"])),
         steps: 5,
     });
 }
@@ -213,7 +213,7 @@ fn daemon_killed_at_any_step_of_removal_converges() {
         },
         act: |stage, _| {
             stage.site.ostler(["rm", "gone"]);
-            stage.until("it lies in the trash", |site| trash_state(site, "gone").as_deref() == Some("kept"));
+            stage.until("it is in the trash", |site| trash_state(site, "gone").as_deref() == Some("kept"));
         },
         steps: 2,
     });
@@ -226,7 +226,7 @@ fn daemon_killed_at_any_step_of_undelete_converges() {
         set: |stage| drop(make(&stage.site, "back")),
         prepare: |stage, _| {
             stage.site.ostler(["rm", "back"]).well();
-            stage.until("it lies in the trash", |site| trash_state(site, "back").as_deref() == Some("kept"));
+            stage.until("it is in the trash", |site| trash_state(site, "back").as_deref() == Some("kept"));
         },
         act: |stage, _| drop(stage.site.ostler(["undelete", "back"])),
         steps: 1,
@@ -243,11 +243,11 @@ fn daemon_killed_at_any_step_of_reap_removed_converges() {
                 stage.site.ostler(["undelete", "left"]).well();
                 stage.site.ostler(["start", "left"]).well();
             }
-            stage.while_nothing_can_be_begun(|site| drop(site.ostler(["rm", "left"]).well()));
+            stage.while_operations_cannot_begin(|site| drop(site.ostler(["rm", "left"]).well()));
         },
         act: |stage, _| {
             stage.site.ostler(["sweep", "run", "reap_removed"]);
-            stage.until("it lies in the trash", |site| trash_state(site, "left").as_deref() == Some("kept"));
+            stage.until("it is in the trash", |site| trash_state(site, "left").as_deref() == Some("kept"));
         },
         steps: 2,
     });
@@ -260,13 +260,13 @@ fn daemon_killed_at_any_step_of_reap_unknown_converges() {
         set: nothing,
         prepare: |stage, step| {
             let instance: uuid::Uuid = stage.site.instance().parse().unwrap();
-            let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ (1 + step as u128));
-            run_manually(&instance.to_string(), &nobody.to_string(), 1);
+            let unknown_id = uuid::Uuid::from_u128(instance.as_u128() ^ (1 + step as u128));
+            run_manually(&instance.to_string(), &unknown_id.to_string(), 1);
         },
         act: |stage, step| {
             let known =
                 |site: &Site| site.ostler(["trash", "ls", "--json"]).stdout.matches("\"kept\"").count();
-            stage.until("the unknown container lies in the trash", |site| {
+            stage.until("the unknown container is in the trash", |site| {
                 site.ostler(["sweep", "run", "reap_unknown"]);
                 known(site) > step
             });
@@ -292,7 +292,7 @@ fn daemon_killed_at_any_step_of_settle_converges() {
             run_manually(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
         },
         act: |stage, _| {
-            stage.until("everything is settled", |site| {
+            stage.until("all containers are settled", |site| {
                 site.ostler(["sweep", "run", "settle"]);
                 let all = containers(&site.instance());
                 all.iter().all(|container| !container.runs)
@@ -343,7 +343,7 @@ fn daemon_killed_at_any_step_of_empty_trash_converges() {
             let name = format!("rubbish-{step}");
             let id = text(&stage.site.show(&name)["id"]);
             stage.site.ostler(["rm", &name]);
-            stage.until("it is deleted for good", |site| {
+            stage.until("it is deleted permanently", |site| {
                 site.ostler(["sweep", "run", "empty_trash"]);
                 trash_state(site, &name).is_none()
                     && containers(&site.instance()).iter().all(|container| container.workspace != id)

@@ -1,4 +1,4 @@
-//! Orders while Podman does not answer: accepted, shown as not done, and carried out when it is back.
+//! Operations while Podman does not answer: accepted, shown as pending, and carried out when it answers again.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -25,25 +25,25 @@ fn stop_and_create_are_queued_and_shown_while_podman_is_down() {
     let stopped = site.ostler(["stop", "worker"]);
     assert!(
         stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman answers"),
-        "a stop that is written down is no failure: {stopped:?}"
+        "an accepted stop is not a failure: {stopped:?}"
     );
-    let effective = site.show("worker");
+    let row = site.show("worker");
     assert_eq!(
-        (&effective["status"], &effective["operation"]),
+        (&row["status"], &row["operation"]),
         (&"paused".into(), &"stop: waiting until Podman answers".into())
     );
     let why = site.ostler(["why", "worker"]).stdout;
     assert!(why.contains("waiting until Podman answers") && why.contains("could not be stopped"), "{why}");
-    assert_eq!(state(), "running", "nothing can stop it yet");
+    assert_eq!(state(), "running", "the container was stopped without Podman");
 
     let created = site.ostler(super::creation("late", &["--no-wait"]));
     assert!(created.code == 0 && created.stderr.contains("when Podman answers"), "{created:?}");
-    until("the start is shown to wait", || {
+    until("the start is shown as waiting", || {
         (site.show("late")["operation"] == "start: waiting until Podman answers").then_some(())
     });
 
     proxy.listen();
-    until("what was ordered meanwhile is done", || {
+    until("the accepted operations are done", || {
         let (worker, late) = (site.show("worker"), site.show("late"));
         let waits = !worker["operation"].is_null() || !late["operation"].is_null();
         (state() == "exited" && late["status"] == "online" && !waits).then_some(())
@@ -61,54 +61,54 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
     site.serve();
-    for name in ["sleeper", "asleep", "up", "gone", "back"] {
+    for name in ["idle", "dormant", "up", "gone", "back"] {
         super::make(&site, name);
     }
-    site.ostler(["hibernate", "asleep"]).well();
+    site.ostler(["hibernate", "dormant"]).well();
     let container = |name: &str| site.show(name)["container_id"].as_str().unwrap().to_owned();
-    let (sleeper, gone) = (container("sleeper"), container("gone"));
+    let (idle, gone) = (container("idle"), container("gone"));
     let state = |container: &str| inspected(container, "{{.State.Status}}");
     let up = site.show("up");
     site.ostler(["rm", "back"]).well();
     until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
     proxy.refuse();
 
-    let hibernated = site.ostler(["hibernate", "sleeper"]);
+    let hibernated = site.ostler(["hibernate", "idle"]);
     assert!(
         hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman answers"),
-        "a hibernation that is written down is no failure: {hibernated:?}"
+        "an accepted hibernation is not a failure: {hibernated:?}"
     );
-    let effective = site.show("sleeper");
+    let row = site.show("idle");
     assert_eq!(
-        (&effective["status"], &effective["operation"]),
+        (&row["status"], &row["operation"]),
         (&"hibernating".into(), &"stop: waiting until Podman answers".into()),
-        "its container still runs"
+        "the status is wrong while its container runs"
     );
-    assert_eq!(state(&sleeper).as_deref(), Some("running"));
+    assert_eq!(state(&idle).as_deref(), Some("running"));
 
     for (order, name, status) in [
-        ("wake", "asleep", "hibernated"),
-        ("start", "asleep", "hibernated"),
+        ("wake", "dormant", "hibernated"),
+        ("start", "dormant", "hibernated"),
         ("restart", "up", "online"),
         ("recreate", "up", "online"),
-        ("wake", "sleeper", "hibernating"),
+        ("wake", "idle", "hibernating"),
     ] {
         let refused = site.ostler([order, name]);
         assert!(
             refused.code == 1 && refused.stderr.contains("nothing was started"),
-            "{order} says that it did nothing: {refused:?}"
+            "{order} does not report that it changed nothing: {refused:?}"
         );
-        let effective = site.show(name);
-        assert_eq!(effective["status"], status, "{order}: {effective}");
-        let waits = effective["operation"].as_str().unwrap_or_default().starts_with("start");
-        assert!(!waits, "{order} is not tried again, and nothing may say so: {effective}");
+        let row = site.show(name);
+        assert_eq!(row["status"], status, "{order}: {row}");
+        let waits = row["operation"].as_str().unwrap_or_default().starts_with("start");
+        assert!(!waits, "{order} is not retried, but is shown as waiting: {row}");
     }
     assert_eq!(site.show("up")["incarnation"], up["incarnation"]);
 
     let removed = site.ostler(["rm", "gone"]);
     assert!(
         removed.code == 0 && removed.stdout.contains("when Podman answers"),
-        "its container runs on until then: {removed:?}"
+        "the removal does not report that it is pending: {removed:?}"
     );
 
     let undeleted = site.ostler(["undelete", "back"]);
@@ -116,13 +116,13 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     assert_eq!(site.show("back")["status"], "paused");
 
     proxy.listen();
-    until("what was accepted is done, and nothing else", || {
+    until("the accepted operations are done, and no others", || {
         site.sweep_all();
-        let (sleeping, asleep, now) = (site.show("sleeper"), site.show("asleep"), site.show("up"));
-        let stopped = [&sleeper, &gone].map(|container| state(container).as_deref() != Some("running"));
-        (sleeping["status"] == "hibernated" && stopped == [true, true] && in_trash(&site) == ["gone"]).then(
+        let (idle_row, dormant, now) = (site.show("idle"), site.show("dormant"), site.show("up"));
+        let stopped = [&idle, &gone].map(|container| state(container).as_deref() != Some("running"));
+        (idle_row["status"] == "hibernated" && stopped == [true, true] && in_trash(&site) == ["gone"]).then(
             || {
-                assert_eq!((&asleep["status"], &now["status"]), (&"hibernated".into(), &"online".into()));
+                assert_eq!((&dormant["status"], &now["status"]), (&"hibernated".into(), &"online".into()));
                 assert_eq!(now["incarnation"], up["incarnation"]);
             },
         )
@@ -131,10 +131,11 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
 
 /// The doctor's check of the agent listeners.
 fn listen_of(site: &Site) -> Value {
-    let said = site.ostler(["doctor", "--json"]);
-    let report: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|why| panic!("{why}: {said:?}"));
+    let output = site.ostler(["doctor", "--json"]);
+    let report: Value =
+        serde_json::from_str(&output.stdout).unwrap_or_else(|why| panic!("{why}: {output:?}"));
     let checks = report["checks"].as_array().expect("a report has checks");
-    checks.iter().find(|check| check["name"] == "listen").expect("it tells where agents are heard").clone()
+    checks.iter().find(|check| check["name"] == "listen").expect("the doctor has a check `listen`").clone()
 }
 
 #[test]
@@ -146,12 +147,12 @@ fn agents_reach_daemon_started_while_podman_is_down() {
     let container = site.show("kid")["container_id"].as_str().unwrap().to_owned();
     let gateway = inspected(&container, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}").unwrap();
     let gateway = SocketAddr::new(gateway.parse().expect("an address"), site.network_port());
-    let is_heard = || TcpStream::connect(gateway).is_ok();
-    assert!(is_heard(), "containers reach {gateway}");
+    let is_reachable = || TcpStream::connect(gateway).is_ok();
+    assert!(is_reachable(), "containers reach {gateway}");
 
     for frozen in [false, true] {
         site.stop();
-        assert!(!is_heard(), "nobody listens at {gateway}");
+        assert!(!is_reachable(), "the daemon still listens at {gateway}");
         if frozen {
             proxy.listen();
             proxy.set_rules([Rule::when(|_| true, Fault::Hang)]);
@@ -159,12 +160,12 @@ fn agents_reach_daemon_started_while_podman_is_down() {
             proxy.refuse();
         }
         site.serve();
-        until("agents reach it again, without Podman", || is_heard().then_some(()));
+        until("agents reach it again, without Podman", || is_reachable().then_some(()));
         let listen = listen_of(&site);
         let found = listen["found"].as_str().unwrap();
         assert!(
             found.contains(&gateway.to_string()) && listen["verdict"] != "fail",
-            "the doctor tells what is bound, frozen: {frozen}: {listen}"
+            "the doctor does not show the bound address, frozen: {frozen}: {listen}"
         );
         let answer = site.ostler(["message", "kid", "hi"]);
         assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
@@ -176,10 +177,10 @@ fn agents_reach_daemon_started_while_podman_is_down() {
     }
     let seen = proxy.seen();
     let more = &seen[asked..];
-    let notes = more.iter().filter(|request| request.path.contains(&container)).count();
-    assert_eq!(notes, 0, "each message asks a frozen Podman: {more:?}");
+    let lookups = more.iter().filter(|request| request.path.contains(&container)).count();
+    assert_eq!(lookups, 0, "each message requests the container from a frozen Podman: {more:?}");
 
     proxy.set_rules([]);
-    until("the engine's answer is in force", || (listen_of(&site)["verdict"] == "ok").then_some(()));
-    assert!(is_heard(), "the address is kept when Podman is back");
+    until("the engine's answer is applied", || (listen_of(&site)["verdict"] == "ok").then_some(()));
+    assert!(is_reachable(), "the address is not bound after Podman answers again");
 }

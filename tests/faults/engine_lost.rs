@@ -1,5 +1,5 @@
-//! An engine that is gone, hangs, refuses, or belongs to another user or storage: no pass acts and every answer gives
-//! the reason. When the engine is back, the passes do the remaining work.
+//! An engine that is missing, hangs, refuses, or belongs to another user or storage: no pass acts and every answer
+//! gives the reason. When the engine answers again, the passes do the remaining work.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -24,8 +24,8 @@ use crate::support::{
     podman::{podman, podman_output},
 };
 
-/// Work for every pass that takes something away.
-struct Temptation {
+/// Work for every pass that removes or stops an object.
+struct PendingWork {
     /// Container that runs although its workspace was removed.
     removed: String,
     /// Container that runs and is unknown to the registry.
@@ -36,7 +36,7 @@ struct Temptation {
     orphan: String,
 }
 
-impl Temptation {
+impl PendingWork {
     /// Prepares all of it, and leaves the site without a daemon.
     fn prepare(site: &mut Site, proxy: &EngineProxy) -> Self {
         site.serve();
@@ -54,30 +54,33 @@ impl Temptation {
         site.kill();
         podman_output(["rm", &orphan.1]);
         podman_output(["start", &resting.1]);
-        let nobody = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
-        let unknown = run_manually(&site.instance(), &nobody.to_string(), 1);
+        let unknown_id = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
+        let unknown = run_manually(&site.instance(), &unknown_id.to_string(), 1);
         Self { removed: removed.1, unknown, resting: resting.1, orphan: orphan.0 }
     }
 
     #[track_caller]
-    fn assert_resisted(&self, site: &Site) {
-        let there = containers(&site.instance());
+    fn assert_untouched(&self, site: &Site) {
+        let existing = containers(&site.instance());
         for id in [&self.removed, &self.unknown, &self.resting] {
-            let container = there.iter().find(|container| container.id == *id);
-            let container = container.unwrap_or_else(|| panic!("{id} is gone: {there:#?}"));
-            assert!(container.runs && !container.name.contains("trash"), "it was touched: {container:?}");
+            let container = existing.iter().find(|container| container.id == *id);
+            let container = container.unwrap_or_else(|| panic!("{id} is missing: {existing:#?}"));
+            assert!(
+                container.runs && !container.name.contains("trash"),
+                "a container was changed: {container:?}"
+            );
         }
         assert_eq!(live_digests(site, &self.orphan).len(), 1, "a token was revoked");
     }
 
     #[track_caller]
-    fn assert_given_in_to(&self, site: &Site) {
-        until("the passes have done what was left", || {
+    fn assert_done_eventually(&self, site: &Site) {
+        until("the passes have done the remaining work", || {
             sweep(site, &[]);
-            let there = containers(&site.instance());
-            let at_rest = there.iter().all(|container| !container.runs);
+            let existing = containers(&site.instance());
+            let at_rest = existing.iter().all(|container| !container.runs);
             let move_to_trash = [&self.removed, &self.unknown].iter().all(|id| {
-                there.iter().any(|container| container.id == **id && container.name.contains("trash"))
+                existing.iter().any(|container| container.id == **id && container.name.contains("trash"))
             });
             (at_rest && move_to_trash && live_digests(site, &self.orphan).is_empty()).then_some(())
         });
@@ -91,17 +94,20 @@ impl Temptation {
 fn assert_idle(site: &Site, why: &str) {
     for run in sweep(site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)) {
         assert_eq!(run["outcome"], "untrusted", "{run:#}");
-        assert!(text(&run["detail"]).contains(why), "`{why}` is not told: {run:#}");
+        assert!(text(&run["detail"]).contains(why), "`{why}` is not reported: {run:#}");
         assert_eq!(run["actions"], Value::Array(Vec::new()), "{run:#}");
     }
     let doctor = site.ostler(["doctor"]);
-    assert!(doctor.code == 1 && doctor.stdout.contains(why), "the doctor does not tell `{why}`: {doctor:?}");
+    assert!(
+        doctor.code == 1 && doctor.stdout.contains(why),
+        "the doctor does not report `{why}`: {doctor:?}"
+    );
     assert!(doctor.stdout.contains("no sweep pass changes anything"), "{doctor:?}");
     assert!(site.ostler(["ls"]).well().contains("resting"));
     let start = site.ostler(["start", "resting"]);
     assert!(
         start.code == 1 && start.stderr.contains(why),
-        "a start that cannot be says no reason: {start:?}"
+        "a start without an engine reports no reason: {start:?}"
     );
     assert_eq!(site.show("resting")["status"], "paused");
 }
@@ -111,21 +117,26 @@ fn changes(proxy: &EngineProxy) -> usize {
 }
 
 /// One cause of failure: how it begins, how it is reported, and how it ends.
-fn is_endured(config: &str, comes: impl Fn(&EngineProxy), why: &str, goes: impl Fn(&EngineProxy)) {
+fn assert_survives_engine_fault(
+    config: &str,
+    begin_fault: impl Fn(&EngineProxy),
+    why: &str,
+    end_fault: impl Fn(&EngineProxy),
+) {
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
-    let temptation = Temptation::prepare(&mut site, &proxy);
+    let pending_work = PendingWork::prepare(&mut site, &proxy);
     proxy.listen();
-    // Set only now, so that a busy engine is not taken for one that hangs during the preparation.
+    // Set only now, so that a busy engine does not time out during the preparation.
     site.configure(config);
-    comes(&proxy);
+    begin_fault(&proxy);
     let before = changes(&proxy);
     site.serve();
     assert_idle(&site, why);
-    assert_eq!(changes(&proxy), before, "something was asked to change");
-    temptation.assert_resisted(&site);
-    goes(&proxy);
-    temptation.assert_given_in_to(&site);
+    assert_eq!(changes(&proxy), before, "a changing request was sent");
+    pending_work.assert_untouched(&site);
+    end_fault(&proxy);
+    pending_work.assert_done_eventually(&site);
 }
 
 fn every_request(fault: &Fault) -> Rule {
@@ -134,52 +145,52 @@ fn every_request(fault: &Fault) -> Rule {
 
 #[test]
 fn daemon_changes_nothing_while_engine_socket_is_missing() {
-    let gone = |proxy: &EngineProxy| {
+    let remove_socket = |proxy: &EngineProxy| {
         proxy.refuse();
         fs::remove_file(proxy.socket_path()).unwrap();
     };
-    is_endured(HASTY, gone, "No such file", EngineProxy::listen);
+    assert_survives_engine_fault(HASTY, remove_socket, "No such file", EngineProxy::listen);
 }
 
 #[test]
 fn daemon_changes_nothing_while_engine_refuses_connections() {
-    is_endured(HASTY, EngineProxy::refuse, "onnection refused", EngineProxy::listen);
+    assert_survives_engine_fault(HASTY, EngineProxy::refuse, "onnection refused", EngineProxy::listen);
 }
 
 #[test]
 fn daemon_changes_nothing_while_engine_hangs() {
     let config = HASTY.replace("read_deadline = \"10s\"", "read_deadline = \"3s\"");
-    let hangs = |proxy: &EngineProxy| proxy.set_rules([every_request(&Fault::Hang)]);
-    let still_running = |proxy: &EngineProxy| {
+    let hang = |proxy: &EngineProxy| proxy.set_rules([every_request(&Fault::Hang)]);
+    let end_hang = |proxy: &EngineProxy| {
         proxy.set_rules([]);
         proxy.cut();
     };
-    is_endured(&config, hangs, "no answer within 3 s", still_running);
+    assert_survives_engine_fault(&config, hang, "no answer within 3 s", end_hang);
 }
 
 #[test]
 fn daemon_changes_nothing_while_engine_answers_500() {
     let degraded = Fault::Status(500, "database is locked".into());
     let degraded = |proxy: &EngineProxy| proxy.set_rules([every_request(&degraded)]);
-    is_endured(HASTY, degraded, "database is locked", |proxy| proxy.set_rules([]));
+    assert_survives_engine_fault(HASTY, degraded, "database is locked", |proxy| proxy.set_rules([]));
 }
 
 #[test]
 fn daemon_changes_nothing_while_engine_answers_404_to_everything() {
-    let empty = Fault::Status(404, "no such thing".into());
-    let empty = |proxy: &EngineProxy| proxy.set_rules([every_request(&empty)]);
+    let not_found = Fault::Status(404, "no such thing".into());
+    let not_found = |proxy: &EngineProxy| proxy.set_rules([every_request(&not_found)]);
     let proxy = EngineProxy::start();
     let mut site = Site::on(proxy.socket_path(), HASTY);
-    let temptation = Temptation::prepare(&mut site, &proxy);
+    let pending_work = PendingWork::prepare(&mut site, &proxy);
     proxy.listen();
-    empty(&proxy);
+    not_found(&proxy);
     site.serve();
     for run in sweep(&site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)) {
         assert_eq!(run["outcome"], "untrusted", "{run:#}");
     }
-    temptation.assert_resisted(&site);
+    pending_work.assert_untouched(&site);
     proxy.set_rules([]);
-    temptation.assert_given_in_to(&site);
+    pending_work.assert_done_eventually(&site);
 }
 
 #[test]
@@ -189,21 +200,21 @@ fn daemon_changes_nothing_while_engine_socket_is_inaccessible() {
     if rustix::process::geteuid().is_root() {
         site.run_as(1000);
     }
-    let agent_listeners = proxy.socket_path().parent().unwrap().to_owned();
-    let open = |mode| fs::set_permissions(&agent_listeners, Permissions::from_mode(mode)).unwrap();
+    let socket_directory = proxy.socket_path().parent().unwrap().to_owned();
+    let open = |mode| fs::set_permissions(&socket_directory, Permissions::from_mode(mode)).unwrap();
     let open_socket = || fs::set_permissions(proxy.socket_path(), Permissions::from_mode(0o666)).unwrap();
     open(0o755);
     open_socket();
-    let temptation = Temptation::prepare(&mut site, &proxy);
+    let pending_work = PendingWork::prepare(&mut site, &proxy);
     proxy.listen();
     open_socket();
     // Mode 000 excludes even the owner, in case the tests do not run as root.
     open(0o000);
     site.serve();
     assert_idle(&site, "Permission denied");
-    temptation.assert_resisted(&site);
+    pending_work.assert_untouched(&site);
     open(0o755);
-    temptation.assert_given_in_to(&site);
+    pending_work.assert_done_eventually(&site);
 }
 
 #[test]
@@ -213,11 +224,11 @@ fn unknown_grace_starts_over_after_engine_outage() {
     let mut site = Site::on(proxy.socket_path(), &config);
     site.serve();
     converge(&site);
-    let nobody = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
-    run_manually(&site.instance(), &nobody.to_string(), 1);
+    let unknown_id = uuid::Uuid::from_u128(site.instance().parse::<uuid::Uuid>().unwrap().as_u128() ^ 1);
+    run_manually(&site.instance(), &unknown_id.to_string(), 1);
     let watched = sweep(&site, &["reap_unknown"]);
     assert_eq!(watched[0]["watching"].as_array().unwrap().len(), 1, "{watched:#}");
-    proxy.set_rules([every_request(&Fault::Status(500, "unwell".into()))]);
+    proxy.set_rules([every_request(&Fault::Status(500, "degraded".into()))]);
     let begun = Instant::now();
     until("the grace is over", || {
         assert_eq!(sweep(&site, &["reap_unknown"])[0]["outcome"], "untrusted");
@@ -225,7 +236,11 @@ fn unknown_grace_starts_over_after_engine_outage() {
     });
     proxy.set_rules([]);
     let back = sweep(&site, &["reap_unknown"]);
-    assert_eq!(back[0]["actions"], Value::Array(Vec::new()), "time nobody was looking counted: {back:#}");
+    assert_eq!(
+        back[0]["actions"],
+        Value::Array(Vec::new()),
+        "the engine outage counted towards the grace: {back:#}"
+    );
     assert_eq!(back[0]["watching"].as_array().unwrap().len(), 1, "{back:#}");
 }
 
@@ -271,7 +286,7 @@ impl Drop for OtherStorage {
 }
 
 /// Points a symbolic link to another socket.
-fn lead(link: &Path, to: &Path) {
+fn point_link(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).unwrap();
     fs::rename(new, link).unwrap();
@@ -283,29 +298,29 @@ fn different_storage_is_not_trusted_until_operator_accepts_it() {
     let other = OtherStorage::start();
     let location = TempDir::new().unwrap();
     let link = location.path().join("podman.sock");
-    lead(&link, proxy.socket_path());
+    point_link(&link, proxy.socket_path());
     let mut site = Site::on(&link, HASTY);
-    let temptation = Temptation::prepare(&mut site, &proxy);
+    let pending_work = PendingWork::prepare(&mut site, &proxy);
     proxy.listen();
-    lead(&link, &other.socket());
+    point_link(&link, &other.socket());
     site.serve();
     assert_idle(&site, "another storage");
-    temptation.assert_resisted(&site);
-    lead(&link, proxy.socket_path());
-    temptation.assert_given_in_to(&site);
+    pending_work.assert_untouched(&site);
+    point_link(&link, proxy.socket_path());
+    pending_work.assert_done_eventually(&site);
 
     make(&site, "moved");
-    lead(&link, &other.socket());
+    point_link(&link, &other.socket());
     let sentinel = |run: &Value| text(&run["detail"]).contains("--accept-engine");
     assert!(sweep(&site, &[]).as_array().unwrap().iter().filter(|run| requires_engine(run)).all(sentinel));
-    assert_eq!(site.show("moved")["status"], "online", "unknown moves no status");
+    assert_eq!(site.show("moved")["status"], "online", "an untrusted listing changed a status");
     site.ostler(["doctor", "--accept-engine"]).well();
-    until("what is not in the new engine is offline", || {
+    until("a workspace missing in the new engine is offline", || {
         sweep(&site, &["check_containers"]);
         (site.show("moved")["status"] == "offline").then_some(())
     });
-    lead(&link, proxy.socket_path());
-    until("what runs in the old engine is online", || {
+    point_link(&link, proxy.socket_path());
+    until("a workspace running in the old engine is online", || {
         sweep(&site, &["check_containers"]);
         (site.show("moved")["status"] == "online").then_some(())
     });

@@ -1,4 +1,4 @@
-//! One registry never runs twice.
+//! At most one daemon runs with one registry.
 
 use std::{
     path::Path,
@@ -18,13 +18,13 @@ use crate::support::{
 #[track_caller]
 fn refused(command: &mut Command) -> CommandOutput {
     let ended = command.arg("serve").stdin(Stdio::null()).output().expect("the binary runs");
-    let said = CommandOutput {
+    let output = CommandOutput {
         code: ended.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&ended.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&ended.stderr).into_owned(),
     };
-    assert_eq!(said.code, 1, "a daemon that may not serve ended otherwise: {said:?}");
-    said
+    assert_eq!(output.code, 1, "a daemon that must not start did not exit with code 1: {output:?}");
+    output
 }
 
 /// Copies a site's data directory to another site, like `cp -a`.
@@ -41,10 +41,10 @@ fn at_runtime_dir<'a>(command: &'a mut Command, site: &Site) -> &'a mut Command 
 fn second_daemon_on_same_data_directory_is_refused_with_pid() {
     let mut site = Site::new(HASTY);
     site.serve();
-    let said = refused(&mut site.command());
-    assert!(said.stderr.contains(&site.data_dir().display().to_string()), "{said:?}");
-    assert!(said.stderr.contains(&format!("process {}", site.pid())), "{said:?}");
-    assert!(said.stderr.contains("--data-dir"), "no next step: {said:?}");
+    let output = refused(&mut site.command());
+    assert!(output.stderr.contains(&site.data_dir().display().to_string()), "{output:?}");
+    assert!(output.stderr.contains(&format!("process {}", site.pid())), "{output:?}");
+    assert!(output.stderr.contains("--data-dir"), "no next step: {output:?}");
     site.ostler(["ls"]).well();
     let copy = site.ostler(["doctor", "--accept-copy"]);
     assert!(copy.code != 0 && copy.stderr.contains(&format!("process {}", site.pid())), "{copy:?}");
@@ -57,28 +57,28 @@ fn copied_data_directory_is_refused_until_operator_accepts_it() {
     make(&original, "kept");
     original.stop();
     copy(&original, &copied);
-    let said = refused(&mut copied.command());
-    for told in [copied.data_dir().display().to_string().as_str(), "is a copy", "doctor --accept-copy"] {
-        assert!(said.stderr.contains(told), "`{told}` is missing: {said:?}");
+    let output = refused(&mut copied.command());
+    for expected in [copied.data_dir().display().to_string().as_str(), "is a copy", "doctor --accept-copy"] {
+        assert!(output.stderr.contains(expected), "`{expected}` is missing: {output:?}");
     }
     let doctor = copied.ostler(["doctor"]);
-    assert!(doctor.stdout.contains("is a copy"), "the doctor does not say what a start would: {doctor:?}");
+    assert!(doctor.stdout.contains("is a copy"), "the doctor does not report the copy: {doctor:?}");
     assert!(!doctor.stdout.contains("start it: `ostler serve`"), "{doctor:?}");
 
     // The copy is accepted, but the original is being served: only one of them runs.
     original.serve();
     copied.ostler(["doctor", "--accept-copy"]).well();
-    let said = refused(at_runtime_dir(&mut copied.command(), &original));
-    assert!(said.stderr.contains(&original.instance()), "{said:?}");
-    assert!(said.stderr.contains(&format!("process {}", original.pid())), "{said:?}");
+    let output = refused(at_runtime_dir(&mut copied.command(), &original));
+    assert!(output.stderr.contains(&original.instance()), "{output:?}");
+    assert!(output.stderr.contains(&format!("process {}", original.pid())), "{output:?}");
     assert_eq!(original.show("kept")["status"], "online");
 
     original.stop();
     copied.serve();
     assert_eq!(copied.show("kept")["status"], "online");
-    let said = refused(at_runtime_dir(&mut original.command(), &copied));
-    assert!(said.stderr.contains(&format!("process {}", copied.pid())), "{said:?}");
-    // The original continued meanwhile. The copy does not know what came later, and holds it.
+    let output = refused(at_runtime_dir(&mut original.command(), &copied));
+    assert!(output.stderr.contains(&format!("process {}", copied.pid())), "{output:?}");
+    // The original continued meanwhile. The copy does not contain the later changes, and is recovering.
     let doctor = copied.ostler(["doctor"]);
     assert!(doctor.stdout.contains("recovering since"), "{doctor:?}");
     copied.ostler(["adopt", "--all"]).well();
@@ -92,9 +92,9 @@ fn stale_socket_of_killed_daemon_does_not_block_start() {
     site.serve();
     site.kill();
     assert!(Path::new(&site.data_dir().join("ostler.sock")).exists());
-    let said = site.ostler(["ls"]);
-    assert_eq!(said.code, 5, "{said:?}");
-    assert!(said.stderr.contains("ostler serve"), "no next step: {said:?}");
+    let output = site.ostler(["ls"]);
+    assert_eq!(output.code, 5, "{output:?}");
+    assert!(output.stderr.contains("ostler serve"), "no next step: {output:?}");
     site.serve();
     site.ostler(["ls"]).well();
 }

@@ -1,4 +1,4 @@
-//! A start that takes effect after its caller has given up.
+//! A start that takes effect after its caller has timed out.
 //!
 //! Dropping a call does not cancel it in the engine. However late the start takes effect, in the end there is one
 //! container and one live token, and the process has that token.
@@ -25,7 +25,7 @@ use crate::support::{
 
 const STARTS: (&str, &str) = ("POST", "/start");
 
-fn impatient() -> String {
+fn with_short_deadline() -> String {
     HASTY.replace("[engine]\n", "[engine]\nchange_deadline = \"2s\"\n")
 }
 
@@ -41,10 +41,10 @@ fn container_of(request: &Request) -> String {
 #[track_caller]
 fn assert_one_of_each(site: &Site, name: &str) {
     let row = site.until_status(name, "online");
-    let there = containers(&site.instance());
-    assert_eq!(there.len(), 1, "{there:#?}");
-    assert_eq!(there[0].id, text(&row["container_id"]));
-    assert_one_token(site, &text(&row["id"]), &there[0].id);
+    let existing = containers(&site.instance());
+    assert_eq!(existing.len(), 1, "{existing:#?}");
+    assert_eq!(existing[0].id, text(&row["container_id"]));
+    assert_one_token(site, &text(&row["id"]), &existing[0].id);
     converge(site);
     assert_truthful(site);
 }
@@ -52,14 +52,14 @@ fn assert_one_of_each(site: &Site, name: &str) {
 #[test]
 fn start_answered_after_deadline_leaves_one_container_and_token() {
     let proxy = EngineProxy::start();
-    let mut site = Site::on(proxy.socket_path(), &impatient());
+    let mut site = Site::on(proxy.socket_path(), &with_short_deadline());
     site.serve();
     let gate = Gate::default();
     proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::DelayAnswer(gate.clone())).times(1)]);
     site.ostler(creation("late", &[])).well();
     gate.open();
     assert_one_of_each(&site, "late");
-    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the first start was taken for good");
+    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the first start was not repeated");
 }
 
 #[test]
@@ -77,13 +77,13 @@ fn container_removed_during_start_is_replaced() {
     });
     site.ostler(["start", "w"]).well();
     assert_one_of_each(&site, "w");
-    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "nothing was removed");
+    assert!(proxy.count(STARTS.0, STARTS.1) >= 2, "the container was not removed during the start");
 }
 
 /// The answer to the first start is lost, and the start takes effect just before the request that `when` matches.
 fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) {
     let proxy = EngineProxy::start();
-    let mut site = Site::on(proxy.socket_path(), &impatient());
+    let mut site = Site::on(proxy.socket_path(), &with_short_deadline());
     site.serve();
     let (lost, took_effect) = (Mutex::new(None), Arc::new(AtomicBool::new(false)));
     let done = Arc::clone(&took_effect);
@@ -102,7 +102,7 @@ fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) 
         }
     });
     site.ostler(creation("late", &[])).well();
-    assert!(took_effect.load(Ordering::Acquire), "the late start did not come");
+    assert!(took_effect.load(Ordering::Acquire), "the late start did not take effect");
     assert_one_of_each(&site, "late");
 }
 
@@ -124,7 +124,7 @@ fn late_start_before_retry_starts_container_leaves_one_token() {
 #[test]
 fn late_start_after_pause_is_stopped() {
     let proxy = EngineProxy::start();
-    let mut site = Site::on(proxy.socket_path(), &impatient());
+    let mut site = Site::on(proxy.socket_path(), &with_short_deadline());
     site.serve();
     make(&site, "late");
     site.ostler(["stop", "late"]).well();
@@ -133,7 +133,7 @@ fn late_start_after_pause_is_stopped() {
     until("a start is lost", || (proxy.count(STARTS.0, STARTS.1) > 1).then_some(()));
     let stop = std::thread::scope(|threads| {
         let stopping = threads.spawn(|| site.ostler(["stop", "late"]));
-        until("it is to be paused", || (site.show("late")["status"] == "paused").then_some(()));
+        until("its status is paused", || (site.show("late")["status"] == "paused").then_some(()));
         stopping.join().expect("the command runs")
     });
     stop.well();
@@ -153,7 +153,7 @@ fn late_start_after_pause_is_stopped() {
 #[test]
 fn starts_with_lost_answers_leave_one_container_and_token() {
     let proxy = EngineProxy::start();
-    let mut site = Site::on(proxy.socket_path(), &impatient());
+    let mut site = Site::on(proxy.socket_path(), &with_short_deadline());
     site.serve();
     // Each start takes effect, and no answer arrives.
     proxy.set_rules([Rule::on(STARTS.0, STARTS.1, Fault::DropAfter)]);

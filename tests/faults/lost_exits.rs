@@ -1,4 +1,4 @@
-//! A container whose exit Podman does not learn of, because conmon, which reports it, was killed first. Podman shows it
+//! Exits that Podman does not detect, because conmon, which reports them, was killed first. Podman shows the container
 //! as running forever, and neither a stop nor a start changes that.
 
 use std::fs;
@@ -14,7 +14,7 @@ use crate::support::{
     podman::{directory_of, has_ended, image, inspected, podman},
 };
 
-/// Kills conmon and then the process, and waits until the process is gone.
+/// Kills conmon and then the process, and waits until the process has exited.
 #[track_caller]
 fn lose_exit(container: &str) {
     end_while(container, "running");
@@ -37,16 +37,16 @@ fn end_while(container: &str, state: &str) {
         kill_process(process, Signal::KILL).expect("it can be killed");
     }
     let process = pids.split(' ').next_back().expect("there are two");
-    until("its process is gone", || has_ended(process).then_some(()));
-    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman heard of it");
+    until("its process has exited", || has_ended(process).then_some(()));
+    assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman detected the exit");
 }
 
 /// Creates a workspace that ignores SIGTERM, and kills it while it is being stopped.
 #[track_caller]
 fn stuck_in_stopping(site: &Site, name: &str) -> String {
-    let reset_liveness =
+    let ignoring_sigterm =
         ["--", "sh", "-c", "trap '' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 1; done"];
-    site.ostler(["create", name, "--image", image()].into_iter().chain(reset_liveness)).well();
+    site.ostler(["create", name, "--image", image()].into_iter().chain(ignoring_sigterm)).well();
     let container = site.show(name)["container_id"].as_str().expect("it has a container").to_owned();
     end_while_stopping(&container);
     container
@@ -95,19 +95,19 @@ fn operations_recover_container_stuck_in_stopping() {
 fn exit_unknown_to_podman_is_recovered_by_new_container() {
     let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
     site.serve();
-    let id = make(&site, "unheard");
+    let id = make(&site, "undetected");
     let work = directory_of(&format!("ostler-{id}-work")).join("work");
     fs::write(&work, "must stay").expect("the work volume can be written to");
-    let old = site.show("unheard")["container_id"].as_str().expect("it has a container").to_owned();
+    let old = site.show("undetected")["container_id"].as_str().expect("it has a container").to_owned();
     lose_exit(&old);
     until("it is online in a new container", || {
         site.sweep_all();
-        let row = site.show("unheard");
+        let row = site.show("undetected");
         (row["status"] == "online" && row["container_id"] != old.as_str()).then_some(())
     });
-    assert_eq!(fs::read_to_string(&work).expect("the work is there"), "must stay");
+    assert_eq!(fs::read_to_string(&work).expect("the work file exists"), "must stay");
     let entry = site.trash().into_iter().find(|entry| entry["reason"] == "replaced");
-    assert_eq!(entry.expect("the old container is kept")["state"], "kept");
+    assert_eq!(entry.expect("the old container is in the trash")["state"], "kept");
     converge(&site);
     assert_truthful(&site);
     site.ostler(["trash", "empty", "--yes"]).well();

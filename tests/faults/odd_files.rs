@@ -53,14 +53,14 @@ fn restart_succeeds_despite_unusual_config_file() {
     for (what, make) in odd {
         clear(&config);
         make();
-        let said = site.ostler(["restart", "worker"]);
+        let output = site.ostler(["restart", "worker"]);
         let row = site.show("worker");
-        assert_eq!((said.code, &row["status"]), (0, &"online".into()), "{what}: {said:?} {row}");
+        assert_eq!((output.code, &row["status"]), (0, &"online".into()), "{what}: {output:?} {row}");
         if what == "longer than 1 MiB" {
             assert_eq!(
                 fs::metadata(&config).expect("it is there").len(),
                 2 << 20,
-                "the agent's own was replaced"
+                "the agent's own file was replaced"
             );
         } else {
             assert_eq!(fs::read_to_string(&config).expect("it is a file"), "model: local\n", "{what}");
@@ -82,11 +82,11 @@ fn restart_succeeds_despite_unusual_token_file() {
     for (what, make) in odd {
         clear(&token);
         make();
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o000)).expect("root may");
-        let said = site.ostler(["restart", "worker"]);
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o000)).expect("root may change modes");
+        let output = site.ostler(["restart", "worker"]);
         let row = site.show("worker");
-        assert_eq!((said.code, &row["status"]), (0, &"online".into()), "{what}: {said:?} {row}");
-        assert!(site.live_instance_token_matches("worker"), "{what}: the token is another");
+        assert_eq!((output.code, &row["status"]), (0, &"online".into()), "{what}: {output:?} {row}");
+        assert!(site.live_instance_token_matches("worker"), "{what}: the token is not valid");
         let kept = fs::read_to_string(directory.join("config.yaml")).expect("the configuration is there");
         assert_eq!(kept, "model: local\n", "{what}: the token was written through the link");
     }

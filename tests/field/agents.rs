@@ -1,4 +1,4 @@
-//! Agents as receivers, imitating existing servers: their answers are written byte by byte.
+//! Agents that receive messages, imitating existing servers: their answers are raw bytes.
 
 #![allow(clippy::disallowed_methods, reason = "real servers, whose tasks are tokio's")]
 
@@ -27,7 +27,7 @@ const REPLY: &str =
 
 /// Behaviour of a server when it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Habit {
+enum Behaviour {
     /// A complete answer with its length.
     Plain,
     /// A chunked answer.
@@ -61,15 +61,15 @@ impl Drop for Server {
 }
 
 impl Server {
-    async fn listen(port: u16, habit: Habit) -> (Self, SocketAddr) {
+    async fn listen(port: u16, behaviour: Behaviour) -> (Self, SocketAddr) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("a bound listener has an address");
         let asked = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&asked);
         let serving = tokio::spawn(async move {
             loop {
                 let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(serve(stream, habit, Arc::clone(&count)));
+                tokio::spawn(serve(stream, behaviour, Arc::clone(&count)));
             }
         });
         (Self { asked, serving }, address)
@@ -98,55 +98,55 @@ async fn read(stream: &mut TcpStream) -> Option<Vec<u8>> {
     }
 }
 
-async fn serve(mut stream: TcpStream, habit: Habit, asked: Arc<AtomicUsize>) {
+async fn serve(mut stream: TcpStream, behaviour: Behaviour, asked: Arc<AtomicUsize>) {
     while read(&mut stream).await.is_some() {
         asked.fetch_add(1, Ordering::SeqCst);
         let length = REPLY.len();
         let json = "content-type: application/json\r\n";
-        let (head, body) = match habit {
-            Habit::Plain | Habit::Slow => {
+        let (head, body) = match behaviour {
+            Behaviour::Plain | Behaviour::Slow => {
                 (format!("HTTP/1.1 200 OK\r\n{json}content-length: {length}\r\n\r\n"), REPLY.to_owned())
             }
-            Habit::Chunked => (
+            Behaviour::Chunked => (
                 format!("HTTP/1.1 200 OK\r\n{json}transfer-encoding: chunked\r\n\r\n"),
                 format!("5\r\n{}\r\n{:x}\r\n{}\r\n0\r\n\r\n", &REPLY[..5], length - 5, &REPLY[5..]),
             ),
-            Habit::ChunkedCut => (
+            Behaviour::ChunkedCut => (
                 format!("HTTP/1.1 200 OK\r\n{json}transfer-encoding: chunked\r\n\r\n"),
                 format!("5\r\n{}\r\n", &REPLY[..5]),
             ),
-            Habit::Sse => (
+            Behaviour::Sse => (
                 "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n".to_owned(),
                 format!("data: {REPLY}\n\n"),
             ),
-            Habit::Redirect => (
+            Behaviour::Redirect => (
                 "HTTP/1.1 307 Temporary Redirect\r\nlocation: /workspaces/x/stop\r\ncontent-length: 0\r\n\r\n".to_owned(),
                 String::new(),
             ),
-            Habit::Status(status) => (
+            Behaviour::Status(status) => (
                 format!("HTTP/1.1 {status} So\r\n{json}content-length: {length}\r\n\r\n"),
                 REPLY.to_owned(),
             ),
-            Habit::ShortOfLength => (
+            Behaviour::ShortOfLength => (
                 format!("HTTP/1.1 200 OK\r\n{json}content-length: {}\r\n\r\n", length + 9),
                 REPLY.to_owned(),
             ),
-            Habit::NoContent => ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), String::new()),
+            Behaviour::NoContent => ("HTTP/1.1 204 No Content\r\n\r\n".to_owned(), String::new()),
         };
         let _left = stream.write_all(head.as_bytes()).await;
-        if habit == Habit::Slow {
+        if behaviour == Behaviour::Slow {
             // The head may or may not have been read before the body is sent; both must work.
             tokio::task::yield_now().await;
         }
         let _left = stream.write_all(body.as_bytes()).await;
         if !matches!(
-            habit,
-            Habit::Plain
-                | Habit::Slow
-                | Habit::Chunked
-                | Habit::Status(_)
-                | Habit::Redirect
-                | Habit::NoContent
+            behaviour,
+            Behaviour::Plain
+                | Behaviour::Slow
+                | Behaviour::Chunked
+                | Behaviour::Status(_)
+                | Behaviour::Redirect
+                | Behaviour::NoContent
         ) {
             return;
         }
@@ -161,7 +161,7 @@ fn hello() -> Value {
 }
 
 /// Sends a message; `None` if the answer was recognised as truncated.
-async fn whole(from: &AgentClient<'_>, to: &AgentClient<'_>) -> Option<(u16, String)> {
+async fn complete_answer(from: &AgentClient<'_>, to: &AgentClient<'_>) -> Option<(u16, String)> {
     let mut wire = Wire::open(from.registry.address).await;
     let ask = from.message(to).token(&from.token).json(hello()).header("Connection", "close");
     wire.write(&ask.bytes()).await;
@@ -173,46 +173,53 @@ async fn whole(from: &AgentClient<'_>, to: &AgentClient<'_>) -> Option<(u16, Str
 async fn agent_answer_is_passed_on_complete_or_is_visibly_truncated() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
-    for (number, habit) in [
-        Habit::Plain,
-        Habit::Slow,
-        Habit::Chunked,
-        Habit::Sse,
-        Habit::NoContent,
-        Habit::Status(400),
-        Habit::Status(404),
-        Habit::Status(409),
-        Habit::Status(429),
-        Habit::Status(500),
-        Habit::Status(503),
-        Habit::ChunkedCut,
-        Habit::ShortOfLength,
+    for (number, behaviour) in [
+        Behaviour::Plain,
+        Behaviour::Slow,
+        Behaviour::Chunked,
+        Behaviour::Sse,
+        Behaviour::NoContent,
+        Behaviour::Status(400),
+        Behaviour::Status(404),
+        Behaviour::Status(409),
+        Behaviour::Status(429),
+        Behaviour::Status(500),
+        Behaviour::Status(503),
+        Behaviour::ChunkedCut,
+        Behaviour::ShortOfLength,
     ]
     .into_iter()
     .enumerate()
     {
-        let (server, address) = Server::listen(0, habit).await;
+        let (server, address) = Server::listen(0, behaviour).await;
         let to = registry.external_at(&format!("to {number}"), &format!("http://{address}/")).await;
-        let answer = whole(&from, &to).await;
-        match habit {
-            Habit::Plain | Habit::Slow | Habit::Chunked => {
-                assert_eq!(answer, Some((200, REPLY.to_owned())), "{habit:?}");
+        let answer = complete_answer(&from, &to).await;
+        match behaviour {
+            Behaviour::Plain | Behaviour::Slow | Behaviour::Chunked => {
+                assert_eq!(answer, Some((200, REPLY.to_owned())), "{behaviour:?}");
             }
-            Habit::Sse => assert_eq!(answer, Some((200, format!("data: {REPLY}\n\n"))), "{habit:?}"),
-            Habit::NoContent => assert_eq!(answer, Some((204, String::new())), "{habit:?}"),
-            Habit::Status(status) => assert_eq!(answer, Some((status, REPLY.to_owned())), "{habit:?}"),
-            Habit::ChunkedCut | Habit::ShortOfLength => {
-                assert!(answer.is_none_or(|(status, _)| status == 502), "{habit:?} looks whole");
+            Behaviour::Sse => assert_eq!(answer, Some((200, format!("data: {REPLY}\n\n"))), "{behaviour:?}"),
+            Behaviour::NoContent => assert_eq!(answer, Some((204, String::new())), "{behaviour:?}"),
+            Behaviour::Status(status) => {
+                assert_eq!(answer, Some((status, REPLY.to_owned())), "{behaviour:?}");
             }
-            Habit::Redirect => unreachable!("it has a test of its own"),
+            Behaviour::ChunkedCut | Behaviour::ShortOfLength => {
+                assert!(
+                    answer.is_none_or(|(status, _)| status == 502),
+                    "{behaviour:?}: a truncated answer was passed on as complete"
+                );
+            }
+            Behaviour::Redirect => unreachable!("redirects have their own test"),
         }
-        assert_eq!(server.asked(), 1, "{habit:?}: a message is sent once");
+        assert_eq!(server.asked(), 1, "{behaviour:?}: a message is sent once");
         // One row per message, with a status that matches the outcome.
         let rows = to.ask(Ask::get(format!("/workspaces/{}/activity", to.id))).await.well();
-        assert_eq!(rows.as_array().unwrap().len(), 1, "{habit:?}: {rows}");
-        let is_well =
-            matches!(habit, Habit::Plain | Habit::Slow | Habit::Chunked | Habit::Sse | Habit::NoContent);
-        assert_eq!(rows[0]["status"], if is_well { "ok" } else { "error" }, "{habit:?}: {rows}");
+        assert_eq!(rows.as_array().unwrap().len(), 1, "{behaviour:?}: {rows}");
+        let is_ok = matches!(
+            behaviour,
+            Behaviour::Plain | Behaviour::Slow | Behaviour::Chunked | Behaviour::Sse | Behaviour::NoContent
+        );
+        assert_eq!(rows[0]["status"], if is_ok { "ok" } else { "error" }, "{behaviour:?}: {rows}");
     }
 }
 
@@ -221,14 +228,14 @@ async fn agent_answer_is_passed_on_complete_or_is_visibly_truncated() {
 async fn redirects_of_an_agent_are_not_followed() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
-    let (server, address) = Server::listen(0, Habit::Redirect).await;
+    let (server, address) = Server::listen(0, Behaviour::Redirect).await;
     let to = registry.external_at("to", &format!("http://{address}/")).await;
-    let (status, _) = whole(&from, &to).await.expect("an answer");
+    let (status, _) = complete_answer(&from, &to).await.expect("an answer");
     assert_eq!(status, 502, "a redirect is not passed on either");
     assert_eq!(server.asked(), 1, "a message is sent once");
 }
 
-/// It listens on another port than its container publishes, or never.
+/// The agent listens on a port that its container does not publish, or never.
 #[tokio::test(flavor = "multi_thread")]
 async fn message_fails_with_a_reason_when_agent_never_listens() {
     let registry = Registry::start().await;

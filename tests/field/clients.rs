@@ -31,7 +31,7 @@ enum Program {
 /// A running program; its cursor is its only state.
 struct Poller<'r> {
     program: Program,
-    principal_token: AgentClient<'r>,
+    agent: AgentClient<'r>,
     cursor: Option<String>,
     /// Whether it has stopped for good, as the CLI does on most errors.
     stopped: bool,
@@ -42,8 +42,8 @@ struct Poller<'r> {
 }
 
 impl<'r> Poller<'r> {
-    fn new(program: Program, principal_token: AgentClient<'r>) -> Self {
-        Self { program, principal_token, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
+    fn new(program: Program, agent: AgentClient<'r>) -> Self {
+        Self { program, agent, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
     }
 
     /// Polls once; returns the number of rows taken as new messages.
@@ -58,8 +58,8 @@ impl<'r> Poller<'r> {
             Program::Bridge => Vec::new(),
         };
         query.extend(self.cursor.as_ref().map(|cursor| format!("since_id={cursor}")));
-        let path = format!("/workspaces/{}/activity?{}", self.principal_token.id, query.join("&"));
-        let answer = self.principal_token.ask(Ask::get(path)).await;
+        let path = format!("/workspaces/{}/activity?{}", self.agent.id, query.join("&"));
+        let answer = self.agent.ask(Ask::get(path)).await;
         match answer.status {
             200 => {}
             410 => {
@@ -101,9 +101,9 @@ impl<'r> Poller<'r> {
                 let mut reply =
                     Ask::post(format!("/workspaces/{peer}/a2a")).json(message(&format!("re: {text}")));
                 if self.program == Program::Sdk {
-                    reply = reply.header("X-Workspace-ID", &self.principal_token.id);
+                    reply = reply.header("X-Workspace-ID", &self.agent.id);
                 }
-                self.principal_token.ask(reply).await.well();
+                self.agent.ask(reply).await.well();
             }
             (Program::Sdk, None) if kind == Some("canvas_user") => self.notify(&text).await,
             (Program::Sdk, None) => self.raised += 1,
@@ -115,35 +115,32 @@ impl<'r> Poller<'r> {
 
     async fn notify(&self, text: &str) {
         let body = json!({ "message": format!("re: {text}") });
-        self.principal_token
-            .ask(Ask::post(format!("/workspaces/{}/notify", self.principal_token.id)).json(body))
-            .await
-            .well();
+        self.agent.ask(Ask::post(format!("/workspaces/{}/notify", self.agent.id)).json(body)).await.well();
     }
 }
 
 /// Registers like the program: the SDK without a mode and with a url in its own scheme.
-async fn register(program: Program, principal_token: &AgentClient<'_>) {
+async fn register(program: Program, agent: &AgentClient<'_>) {
     let body = match program {
         Program::Sdk => json!({ "url": "remote://no-inbound" }),
         Program::Cli | Program::Bridge => json!({ "url": "", "delivery_mode": "poll" }),
     };
-    principal_token.register(body).await.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
+    agent.register(body).await.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_client_takes_each_message_and_never_its_own_replies() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
-        let principal_token = registry.external("poller", json!({})).await;
-        register(program, &principal_token).await;
+        let agent = registry.external("poller", json!({})).await;
+        register(program, &agent).await;
         let peer = registry.external("peer", json!({ "delivery_mode": "poll" })).await;
-        let mut poller = Poller::new(program, principal_token.clone());
-        assert_eq!(poller.poll().await, 0, "{program:?}: nothing has come yet");
+        let mut poller = Poller::new(program, agent.clone());
+        assert_eq!(poller.poll().await, 0, "{program:?}: no message was sent yet");
         for number in 0..3 {
-            peer.tell(&principal_token, message(&format!("peer {number}"))).await.well();
-            let user = Ask::post(format!("/workspaces/{}/a2a", principal_token.id))
-                .json(message(&format!("user {number}")));
+            peer.send_message(&agent, message(&format!("peer {number}"))).await.well();
+            let user =
+                Ask::post(format!("/workspaces/{}/a2a", agent.id)).json(message(&format!("user {number}")));
             registry.order(user).await.well();
         }
         for _ in 0..4 {
@@ -154,7 +151,7 @@ async fn polling_client_takes_each_message_and_never_its_own_replies() {
             assert_eq!(
                 poller.poll().await,
                 0,
-                "{program:?} takes old rows for new ones: {:?}",
+                "{program:?} treats old rows as new messages: {:?}",
                 poller.handled
             );
         }
@@ -170,7 +167,7 @@ async fn polling_client_takes_each_message_and_never_its_own_replies() {
         // The programs themselves read the first page twice, and the SDK fails on each of its own notices once.
         assert!(before <= 2 * 6 + 6, "{program:?} was called {before} times");
         assert!(!poller.stopped, "{program:?} has stopped");
-        // Its replies are with the peer, one per call of its handler, and none is under itself.
+        // Its replies are stored under the peer, one per call of its handler, and none under itself.
         let path = format!("/workspaces/{}/activity?type=a2a_receive&limit=500", peer.id);
         let replies = peer.ask(Ask::get(path)).await.well();
         let replies = replies.as_array().unwrap().len();
@@ -183,16 +180,13 @@ async fn polling_client_takes_each_message_and_never_its_own_replies() {
 async fn polling_client_restarts_without_a_cursor_after_a_410() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
-        let principal_token = registry.external("poller", json!({})).await;
-        register(program, &principal_token).await;
-        let mut poller = Poller::new(program, principal_token.clone());
+        let agent = registry.external("poller", json!({})).await;
+        register(program, &agent).await;
+        let mut poller = Poller::new(program, agent.clone());
         poller.cursor = Some("00000000-0000-4000-8000-000000000000".into());
         poller.poll().await;
-        assert_eq!(poller.cursor, None, "{program:?}: it cleared its cursor");
-        registry
-            .order(Ask::post(format!("/workspaces/{}/a2a", principal_token.id)).json(message("user")))
-            .await
-            .well();
+        assert_eq!(poller.cursor, None, "{program:?} kept its cursor after a 410");
+        registry.order(Ask::post(format!("/workspaces/{}/a2a", agent.id)).json(message("user"))).await.well();
         assert_eq!(poller.poll().await, 1, "{program:?}");
         assert!(!poller.stopped);
     }
@@ -202,11 +196,11 @@ async fn polling_client_restarts_without_a_cursor_after_a_410() {
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_client_is_not_rate_limited_at_its_usual_rate() {
     let registry = Registry::start().await;
-    let principal_token = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
-    let mut poller = Poller::new(Program::Cli, principal_token.clone());
+    let agent = registry.external("poller", json!({ "delivery_mode": "poll" })).await;
+    let mut poller = Poller::new(Program::Cli, agent.clone());
     for _ in 0..60 {
         poller.poll().await;
-        principal_token.heartbeat(json!({})).await.well();
+        agent.heartbeat(json!({})).await.well();
     }
     assert!(!poller.stopped);
 }
@@ -222,7 +216,7 @@ async fn register_without_a_token_is_refused() {
     assert_eq!(one.status().await, "awaiting_agent");
 }
 
-/// The loop that a runtime runs besides its heartbeats: each ended delegation is reported once, to itself and to its
+/// Imitates the loop of a runtime beside its heartbeats: it reports each ended delegation once, to itself and to its
 /// user.
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_loop_reports_each_delegation_result_once() {
@@ -231,25 +225,25 @@ async fn heartbeat_loop_reports_each_delegation_result_once() {
     let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
     let path = |what: &str| format!("/workspaces/{}/{what}", one.id);
     let delegated = one.ask(Ask::post(path("delegate")).json(gone)).await;
-    assert_eq!(delegated.status, 202, "a runtime takes nothing else: {delegated:?}");
+    assert_eq!(delegated.status, 202, "a runtime accepts no other status: {delegated:?}");
     let id = delegated.json()["delegation_id"].clone();
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     until("the loop has a result", async || {
         one.heartbeat(json!({})).await.well();
         let rows = one.ask(Ask::get(path("delegations"))).await.well();
         let ended = |row: &&Value| row["status"] == "completed" || row["status"] == "failed";
         for row in rows.as_array().unwrap().iter().filter(ended) {
-            assert_eq!(row["source_id"], json!(one.id), "it takes only its own");
-            if told.insert(row["delegation_id"].to_string()) {
-                assert_eq!(row["method"], "delegate_result", "the result comes before its delegation");
+            assert_eq!(row["source_id"], json!(one.id), "a foreign delegation was listed");
+            if reported.insert(row["delegation_id"].to_string()) {
+                assert_eq!(row["method"], "delegate_result", "the result is listed before its delegation");
                 one.ask(Ask::post(path("a2a")).json(message("it ended"))).await.well();
                 one.ask(Ask::post(path("notify")).json(json!({ "message": "it ended" }))).await.well();
             }
         }
-        (!told.is_empty()).then_some(())
+        (!reported.is_empty()).then_some(())
     })
     .await;
-    assert_eq!(told.len(), 1);
+    assert_eq!(reported.len(), 1);
     // `check_task_status` takes the first row with that id, complete.
     let rows = one.ask(Ask::get(path("delegations"))).await.well();
     let first = rows.as_array().unwrap().iter().find(|row| row["delegation_id"] == id).unwrap().clone();

@@ -1,7 +1,7 @@
 //! The official a2a-sdk, unmodified: as a server in real containers, and as a client of ostler's proxy.
 //!
 //! Its image is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and reports what
-//! is missing: a test that skips itself proves nothing.
+//! is missing: a skipped test would prove nothing.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -33,17 +33,17 @@ fn image() -> &'static str {
     BUILT.get_or_init(|| {
         socket_path();
         let cache = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("sdk-agent");
-        fs::create_dir_all(&cache).expect("the cache is made");
+        fs::create_dir_all(&cache).expect("the cache directory is created");
         let lock = fs::File::create(cache.join("lock")).expect("a lock file");
-        lock.lock().expect("the lock is given");
+        lock.lock().expect("the lock is acquired");
         let mut build = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/sdk-agent/build"));
         build.arg(IMAGE).arg(&cache).env_remove("OSTLER_ENGINE_SOCKET").env_remove("CONTAINER_HOST");
         if let Some(configuration) = configuration() {
             build.env("CONTAINERS_CONF", configuration);
         }
         let made = build.output().expect("the build runs");
-        let said = String::from_utf8_lossy(&made.stderr);
-        assert!(made.status.success(), "the image of the a2a-sdk was not built: {said}");
+        let stderr = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "the image of the a2a-sdk was not built: {stderr}");
     });
     IMAGE
 }
@@ -68,8 +68,8 @@ fn create(site: &Site, name: &str) -> String {
 fn answered(site: &Site, id: &str, text: &str) -> Result<(), String> {
     let answer = site.admin("POST", &format!("/workspaces/{id}/a2a"), hello(text));
     let expected = format!("echo: {text}");
-    let told = format!("{answer:?}");
-    if told.contains(&expected) { Ok(()) } else { Err(told) }
+    let printed = format!("{answer:?}");
+    if printed.contains(&expected) { Ok(()) } else { Err(printed) }
 }
 
 /// Prints a count and asserts that there are no failures.
@@ -90,15 +90,15 @@ fn sdk_agent_answers_after_create_and_after_wake_up() {
         site.ostler(["rm", "--purge", &name]).well();
     }
     report("right after create", &failures, rounds);
-    let id = create(&site, "sleeper");
-    site.until_status("sleeper", "online");
+    let id = create(&site, "idle");
+    site.until_status("idle", "online");
     for round in 0..rounds {
         let path = format!("/workspaces/{id}/hibernate");
-        let slept = site.admin("POST", &path, Value::Null).expect(200).json();
-        assert_eq!(slept["status"], "hibernated", "{slept}");
-        failures.extend(answered(&site, &id, &format!("asleep {round}")).err());
+        let hibernated = site.admin("POST", &path, Value::Null).expect(200).json();
+        assert_eq!(hibernated["status"], "hibernated", "{hibernated}");
+        failures.extend(answered(&site, &id, &format!("hibernated {round}")).err());
     }
-    report("to a sleeper", &failures, rounds);
+    report("to a hibernated workspace", &failures, rounds);
     sdk_client_reads_answers_through_the_proxy(&site, &id);
 }
 
@@ -117,14 +117,14 @@ fn sdk_client_reads_answers_through_the_proxy(site: &Site, id: &str) {
     let asks = [("1.0", token), ("0.3", token), ("1.0", "no-token")];
     let asks = asks.map(|(version, token)| format!("{version} {url} {token} by {version}")).join("\n");
     let mut input = client.stdin.take().expect("a pipe");
-    input.write_all((asks + "\n").as_bytes()).expect("it reads");
+    input.write_all((asks + "\n").as_bytes()).expect("the client reads its input");
     drop(input);
-    let output = client.wait_with_output().expect("it ends");
-    let told = String::from_utf8_lossy(&output.stdout);
-    let lines: Vec<_> = told.lines().collect();
+    let output = client.wait_with_output().expect("the client exits");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<_> = printed.lines().collect();
     // The SDK prints a refusal on several lines.
-    assert!(lines.len() >= 3, "{told}");
-    assert_eq!(&lines[..2], ["echo: by 1.0", "echo: by 0.3"], "{told}");
-    assert!(lines[2].starts_with("failed: "), "a stranger was answered: {told}");
+    assert!(lines.len() >= 3, "{printed}");
+    assert_eq!(&lines[..2], ["echo: by 1.0", "echo: by 0.3"], "{printed}");
+    assert!(lines[2].starts_with("failed: "), "a client without a token got an answer: {printed}");
     eprintln!("the a2a-sdk's client: answered in protocol 1.0 and 0.3; without a token {}", lines[2]);
 }

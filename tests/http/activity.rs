@@ -33,16 +33,16 @@ fn hello(text: &str) -> Value {
     })
 }
 
-async fn get(hand: &AgentClient<'_>, query: &str) -> Answer {
-    hand.ask(Ask::get(format!("/workspaces/{}/activity{query}", hand.id))).await
+async fn get(client: &AgentClient<'_>, query: &str) -> Answer {
+    client.ask(Ask::get(format!("/workspaces/{}/activity{query}", client.id))).await
 }
 
-async fn rows(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
-    get(hand, query).await.well().as_array().expect("a bare array").clone()
+async fn rows(client: &AgentClient<'_>, query: &str) -> Vec<Value> {
+    get(client, query).await.well().as_array().expect("a bare array").clone()
 }
 
-async fn report(hand: &AgentClient<'_>, body: Value) -> Answer {
-    hand.ask(Ask::post(format!("/workspaces/{}/activity", hand.id)).json(body)).await
+async fn report(client: &AgentClient<'_>, body: Value) -> Answer {
+    client.ask(Ask::post(format!("/workspaces/{}/activity", client.id)).json(body)).await
 }
 
 fn summaries(rows: &[Value]) -> Vec<&str> {
@@ -102,7 +102,7 @@ async fn invalid_activity_report_is_refused_with_the_protocol_error() {
     let path = format!("/workspaces/{}/activity", one.id);
     one.ask(Ask::post(&path).body("nonsense")).await.refuses(400, "invalid request body");
     registry.ask(Ask::post(&path).json(json!({}))).await.refuses(401, "missing workspace auth token");
-    assert!(rows(&one, "").await.is_empty(), "what was refused is not written");
+    assert!(rows(&one, "").await.is_empty(), "a refused report was stored");
 }
 
 /// Existing clients expect 401, which hides the ids that exist; only an admin gets 404 for a missing workspace.
@@ -118,17 +118,17 @@ async fn unknown_workspace_is_refused_like_a_foreign_workspace() {
         }
     }
     registry.order(Ask::get("/workspaces/one/activity")).await.is(200, "[]");
-    assert_eq!(registry.order(Ask::get("/workspaces/nobody/activity")).await.status, 404);
+    assert_eq!(registry.order(Ask::get("/workspaces/unknown/activity")).await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn activity_is_filtered_by_type_source_and_peer() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::replying(Reply::This(200, "application/json", REPLY.into())).await;
     let one = registry.external_at("one", &agent.url()).await;
     let two = registry.online("two").await;
     report(&one, json!({ "activity_type": "error", "summary": "own", "target_id": two.id })).await.well();
-    two.tell(&one, hello("from two")).await.is(200, REPLY);
+    two.send_message(&one, hello("from two")).await.is(200, REPLY);
     let message = Ask::post(format!("/workspaces/{}/a2a", one.id)).json(hello("from a user"));
     registry.order(message).await.is(200, REPLY);
     for (query, expected) in [
@@ -193,10 +193,10 @@ async fn activity_cursor_returns_later_rows_oldest_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proxied_message_is_one_activity_row_of_its_target() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::replying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
-    from.tell(&to, hello("hi")).await.is(200, REPLY);
+    from.send_message(&to, hello("hi")).await.is(200, REPLY);
     let all = rows(&to, "").await;
     assert_eq!(all.len(), 1, "{all:#?}");
     let row = &all[0];
@@ -215,7 +215,10 @@ async fn proxied_message_is_one_activity_row_of_its_target() {
         assert_eq!(row[key], value, "{key} of {row}");
     }
     assert!(row["duration_ms"].is_i64());
-    assert!(rows(&from, "").await.is_empty(), "nothing under the caller: no poll meets its own sends");
+    assert!(
+        rows(&from, "").await.is_empty(),
+        "the caller got a row, so its polls would return its own messages"
+    );
     // A user's message has no source.
     let message = Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("hello"));
     registry.order(message).await.is(200, REPLY);
@@ -226,17 +229,17 @@ async fn proxied_message_is_one_activity_row_of_its_target() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failed_message_is_an_activity_row_with_status_error() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::This(404, "text/plain", b"no such thing".to_vec())).await;
+    let agent = Agent::replying(Reply::This(404, "text/plain", b"no such thing".to_vec())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
-    assert_eq!(from.tell(&to, hello("hi")).await.status, 404);
+    assert_eq!(from.send_message(&to, hello("hi")).await.status, 404);
     let row = rows(&to, "").await.remove(0);
     assert_eq!(row["status"], "error");
     assert_eq!(row["summary"], "A2A request to to failed: the agent responded with 404 Not Found");
-    assert!(row.get("response_body").is_none(), "text is no JSON: {row}");
+    assert!(row.get("response_body").is_none(), "a text body was stored as JSON: {row}");
     // A message that does not reach its target at all.
     to.order("pause").await.well();
-    assert_eq!(from.tell(&to, hello("hi")).await.status, 409);
+    assert_eq!(from.send_message(&to, hello("hi")).await.status, 409);
     let rows = registry.order(Ask::get("/workspaces/to/activity")).await.well();
     assert_eq!((rows.as_array().unwrap().len(), &rows[0]["status"]), (2, &json!("error")));
     assert!(rows[0]["summary"].as_str().unwrap().starts_with("A2A request to to failed: "), "{rows}");
@@ -246,10 +249,10 @@ async fn failed_message_is_an_activity_row_with_status_error() {
 async fn large_bodies_are_stored_as_their_size_only() {
     let registry = Registry::start().await;
     let large = format!(r#"{{"jsonrpc":"2.0","id":"1","result":"{}"}}"#, "x".repeat(20 << 10));
-    let agent = Agent::saying(Reply::This(200, "application/json", large.clone().into_bytes())).await;
+    let agent = Agent::replying(Reply::This(200, "application/json", large.clone().into_bytes())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
-    from.tell(&to, hello(&"y".repeat(20 << 10))).await.is(200, &large);
+    from.send_message(&to, hello(&"y".repeat(20 << 10))).await.is(200, &large);
     let row = rows(&to, "").await.remove(0);
     assert_eq!(row["response_body"], json!({ "truncated": true, "bytes": large.len() }));
     assert_eq!(row["request_body"]["truncated"], true);
@@ -278,7 +281,7 @@ async fn activity_is_bounded_by_count_and_bytes() {
     };
     registry.store.log_activity((0..700).map(|number| row(number, 1)).collect()).await.unwrap();
     let all = rows(&one, "?limit=500").await;
-    assert_eq!((all.len(), &all[499]["summary"]), (500, &json!("200")), "the newest are kept");
+    assert_eq!((all.len(), &all[499]["summary"]), (500, &json!("200")), "the newest rows were not kept");
     registry.store.log_activity((1000..1010).map(|number| row(number, 1 << 20)).collect()).await.unwrap();
     let all = rows(&one, "?limit=500").await;
     assert!((1..=4).contains(&all.len()), "{} rows of 1 MiB are kept", all.len());
@@ -288,12 +291,12 @@ async fn activity_is_bounded_by_count_and_bytes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn activity_survives_daemon_restart() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::This(200, "application/json", REPLY.into())).await;
+    let agent = Agent::replying(Reply::This(200, "application/json", REPLY.into())).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (id, token) = (to.id.clone(), to.token.clone());
     let from = registry.online("from").await;
-    from.tell(&to, hello("hi")).await.is(200, REPLY);
+    from.send_message(&to, hello("hi")).await.is(200, REPLY);
     let registry = registry.restart().await;
     let to = AgentClient { registry: &registry, id, token };
-    assert_eq!(rows(&to, "").await.len(), 1, "what was gathered is written before the end");
+    assert_eq!(rows(&to, "").await.len(), 1, "buffered rows were not written at shutdown");
 }

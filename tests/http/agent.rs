@@ -41,7 +41,7 @@ pub(super) struct RecordedRequest {
 }
 
 impl RecordedRequest {
-    /// All values of the header that proves that ostler sends the request.
+    /// All values of the header by which ostler proves that it sent the request.
     pub(super) fn proofs(&self) -> Vec<String> {
         let values = self.headers.get_all("x-ostler-proof").iter();
         values.map(|value| value.to_str().expect("a proof is ASCII").to_owned()).collect()
@@ -75,21 +75,22 @@ impl Drop for Agent {
 
 impl Agent {
     /// Listens on a port chosen by the kernel.
-    pub(super) async fn saying(reply: Reply) -> Self {
+    pub(super) async fn replying(reply: Reply) -> Self {
         Self::at(0, reply).await
     }
 
     /// Listens on a given port, where the fake engine publishes a container.
     pub(super) async fn at(port: u16, reply: Reply) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.expect("the port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("a bound listener has an address");
         let inner = Arc::new(Inner {
             reply: Mutex::new(reply),
             requests: Mutex::default(),
             left: AtomicUsize::new(0),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&inner));
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        let serving =
+            tokio::spawn(async move { axum::serve(listener, router).await.expect("the server runs") });
         Self { address, inner, serving }
     }
 
@@ -101,7 +102,7 @@ impl Agent {
         self.inner.requests.lock().unwrap().clone()
     }
 
-    /// Number of clients that disconnected before they had the whole answer.
+    /// Number of clients that disconnected before the answer was complete.
     pub(super) fn left(&self) -> usize {
         self.inner.left.load(Ordering::SeqCst)
     }
@@ -126,7 +127,7 @@ impl Drop for Watch {
 
 async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.expect("the request is whole");
+    let body = axum::body::to_bytes(body, usize::MAX).await.expect("the request is complete");
     let path = parts.uri.to_string();
     inner.requests.lock().unwrap().push(RecordedRequest { path, headers: parts.headers, body });
     let mut watch = Watch(Arc::clone(&inner), false);

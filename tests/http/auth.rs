@@ -27,7 +27,7 @@ impl Route {
 /// Every route, read from the router's source.
 fn routes() -> Vec<Route> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/http/router.rs");
-    let source = fs::read_to_string(source).expect("the router's source is there");
+    let source = fs::read_to_string(source).expect("the router's source can be read");
     let mut routes = Vec::new();
     for line in source.split(".route(").skip(1) {
         let Some((path, handlers)) =
@@ -42,7 +42,7 @@ fn routes() -> Vec<Route> {
             }
         }
     }
-    assert!(routes.len() > 40, "the router's source is not read right: {} routes", routes.len());
+    assert!(routes.len() > 40, "too few routes were found in the router's source: {}", routes.len());
     routes
 }
 
@@ -67,12 +67,12 @@ async fn only_health_and_ready_answer_without_a_token() {
 async fn unknown_token_is_refused_on_every_route() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let mut strange = one.token.clone().into_bytes();
-    strange[10] = if strange[10] == b'A' { b'B' } else { b'A' };
-    let strange = String::from_utf8(strange).unwrap();
+    let mut unknown = one.token.clone().into_bytes();
+    unknown[10] = if unknown[10] == b'A' { b'B' } else { b'A' };
+    let unknown = String::from_utf8(unknown).unwrap();
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         let ask = Ask::new(&route.method, route.filled(&one.id)).header("X-Workspace-ID", &one.id);
-        let answer = registry.ask(ask.token(&strange).json(json!({}))).await;
+        let answer = registry.ask(ask.token(&unknown).json(json!({}))).await;
         answer.refuses(401, "invalid workspace auth token");
     }
 }
@@ -92,7 +92,7 @@ fn body_about(path: &str, other: &str) -> serde_json::Value {
 async fn token_is_refused_for_another_workspace_except_on_peer_routes() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    // Peers may show each other and send messages to each other.
+    // Peers may read each other's view and send messages to each other.
     let of_peers = [("GET", "/workspaces/{reference}"), ("POST", "/workspaces/{reference}/a2a")];
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         if of_peers.contains(&(route.method.as_str(), route.path.as_str())) {
@@ -110,9 +110,9 @@ async fn token_is_refused_for_another_workspace_except_on_peer_routes() {
             answer.refuses(401, "invalid workspace auth token");
         }
     }
-    let (effective, before) = (other.show().await, registry.status(&other.id).await);
-    assert_eq!((before.as_str(), &effective["agent_card"]), ("online", &json!(null)), "{effective}");
-    // A workspace cannot send in the name of another.
+    let (view, before) = (other.show().await, registry.status(&other.id).await);
+    assert_eq!((before.as_str(), &view["agent_card"]), ("online", &json!(null)), "{view}");
+    // A workspace cannot send as another workspace.
     let forged = Ask::post(format!("/workspaces/{}/a2a", other.id)).header("X-Workspace-ID", &other.id);
     one.ask(forged.json(json!({ "method": "x" }))).await.refuses(401, "invalid workspace auth token");
 }
@@ -187,7 +187,7 @@ async fn ids_are_case_insensitive_in_path_header_and_body() {
     }
     one.ask(Ask::get(format!("/registry/{own}/peers"))).await.well();
     let found = one.ask(Ask::get(format!("/registry/discover/{peer}")).header("X-Workspace-ID", &own)).await;
-    assert_eq!(found.well()["id"], json!(other.id), "an id is written in lower case");
+    assert_eq!(found.well()["id"], json!(other.id), "ids are returned in lower case");
     for path in [format!("/workspaces/{own}"), format!("/events/{own}"), format!("/workspaces/{}", &own[..8])]
     {
         registry.order(Ask::get(path)).await.well();
@@ -298,7 +298,7 @@ async fn restart_issues_a_new_token_and_revokes_the_old_one() {
     let token = registry.token_in_volume(&one.id).await;
     assert_ne!(token, one.token);
     one.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
-    assert_eq!(one.status().await, "provisioning", "a token of the last incarnation proves nothing");
+    assert_eq!(one.status().await, "provisioning", "a token of the previous incarnation brought it online");
     let one = AgentClient { token, ..one };
     one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     assert_eq!(one.status().await, "online");

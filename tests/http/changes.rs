@@ -20,7 +20,7 @@ async fn config(registry: &Registry, id: &str) -> String {
     let Some(MountSource::Volume(volume)) =
         mounts.iter().find(|mount| mount.target == "/configs").map(|mount| &mount.source)
     else {
-        panic!("its configuration is in a volume: {mounts:?}")
+        panic!("no config volume in {mounts:?}")
     };
     String::from_utf8(state.volumes[volume].files["config.yaml"].clone()).unwrap()
 }
@@ -42,12 +42,12 @@ async fn changed_env_and_command_take_effect_on_recreate() {
     let changed = change(&registry, &one.id, body).await;
     changed.is(200, r#"{"status":"updated","needs_restart":true,"needs_recreate":true}"#);
 
-    let effective = registry.show(&one.id).await;
-    assert_eq!(effective["drifted"], true, "{effective}");
-    let told = registry.event(&one.id, "WORKSPACE_UPDATED").await;
-    assert_eq!(told["payload"]["env"], json!(["LEVEL", "NEW", "OLD"]), "{told}");
-    assert_eq!(told["payload"]["command"], "changed", "{told}");
-    assert!(!told.to_string().contains("top-secret"), "a value may be a secret: {told}");
+    let view = registry.show(&one.id).await;
+    assert_eq!(view["drifted"], true, "{view}");
+    let event = registry.event(&one.id, "WORKSPACE_UPDATED").await;
+    assert_eq!(event["payload"]["env"], json!(["LEVEL", "NEW", "OLD"]), "{event}");
+    assert_eq!(event["payload"]["command"], "changed", "{event}");
+    assert!(!event.to_string().contains("top-secret"), "a value may be a secret: {event}");
 
     one.order("recreate").await.well();
     let row = registry.row(&one.id).await;
@@ -59,7 +59,7 @@ async fn changed_env_and_command_take_effect_on_recreate() {
     assert_eq!(registry.show(&one.id).await["drifted"], false);
 
     change(&registry, &one.id, json!({ "command": [] })).await.well();
-    assert!(registry.row(&one.id).await.spec.command.is_empty(), "the image's own command again");
+    assert!(registry.row(&one.id).await.spec.command.is_empty(), "the image's own command applies");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,13 +70,13 @@ async fn changed_config_is_written_once_at_the_next_start() {
     let changed = change(&registry, &one.id, json!({ "config": "second" })).await.well();
     assert_eq!((&changed["needs_restart"], changed.get("needs_recreate")), (&json!(true), None), "{changed}");
     assert!(changed["notes"].to_string().contains("overwrites the configuration file"), "{changed}");
-    let effective = registry.show(&one.id).await;
+    let view = registry.show(&one.id).await;
+    assert_eq!((&view["config_pending"], &view["drifted"]), (&json!(true), &json!(false)), "{view}");
     assert_eq!(
-        (&effective["config_pending"], &effective["drifted"]),
-        (&json!(true), &json!(false)),
-        "{effective}"
+        config(&registry, &one.id).await,
+        "of the agent",
+        "the file of a running workspace was overwritten"
     );
-    assert_eq!(config(&registry, &one.id).await, "of the agent", "nothing is written while it runs");
 
     one.order("restart").await.well();
     assert_eq!(config(&registry, &one.id).await, "second");
@@ -84,7 +84,7 @@ async fn changed_config_is_written_once_at_the_next_start() {
 
     write_config(&registry, &one.id, "of the agent");
     one.order("restart").await.well();
-    assert_eq!(config(&registry, &one.id).await, "of the agent", "its own change was overwritten");
+    assert_eq!(config(&registry, &one.id).await, "of the agent", "the agent's change was overwritten");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +116,7 @@ async fn change_is_refused_when_create_refuses_the_same_value() {
         assert_eq!(changed.text(), created.text(), "{wrong}");
     }
     let sandbox = change(&registry, &one.id, json!({ "tier": 1 })).await;
-    assert_eq!(sandbox.status, 400, "tier 1 has no place for its directory: {sandbox:?}");
+    assert_eq!(sandbox.status, 400, "tier 1 mounts no work directory: {sandbox:?}");
     assert_eq!(registry.row(&one.id).await.spec, before);
 }
 
@@ -142,18 +142,18 @@ async fn work_volume_and_host_directory_cannot_replace_each_other() {
 
     let body = json!({ "workspace_dir": "/srv/two", "workspace_access": "read_only" });
     change(&registry, &of_directory.id, body).await.well();
-    let effective = registry.show(&of_directory.id).await;
+    let view = registry.show(&of_directory.id).await;
     assert_eq!(
-        (&effective["workspace_dir"], &effective["workspace_access"]),
+        (&view["workspace_dir"], &view["workspace_access"]),
         (&json!("/srv/two"), &json!("read_only")),
-        "{effective}"
+        "{view}"
     );
     of_directory.order("recreate").await.well();
     let row = registry.row(&of_directory.id).await;
     let mounts = registry.world.state().containers[&row.container.unwrap()].spec.mounts.clone();
-    let location = mounts.iter().find(|mount| mount.target == "/workspace").unwrap();
-    let bound = matches!(&location.source, MountSource::HostDirectory(directory) if directory == "/srv/two");
-    assert!(bound && location.read_only, "{location:?}");
+    let mount = mounts.iter().find(|mount| mount.target == "/workspace").unwrap();
+    let bound = matches!(&mount.source, MountSource::HostDirectory(directory) if directory == "/srv/two");
+    assert!(bound && mount.read_only, "{mount:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

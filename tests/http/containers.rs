@@ -86,7 +86,7 @@ async fn token_file_contains_the_token_without_a_newline() {
     };
     let files = &state.volumes[volume].files;
     let token = &files[".auth_token"];
-    assert_eq!(token.len(), 43, "no newline");
+    assert_eq!(token.len(), 43, "the token file has no newline");
     assert!(token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)));
     assert_eq!(files["config.yaml"], b"name: one\n", "{id}");
 }
@@ -106,9 +106,9 @@ async fn workspace_shows_limits_and_spec_without_env_values() {
     let made = registry.order(ask("two")).await.json();
     let note = "limits on memory and cpu are not enforced: Podman ignores them on this host";
     assert_eq!(made["notes"], json!([note]));
-    let effective = registry.order(Ask::get("/workspaces/two")).await.json();
-    assert_eq!(effective["limits_note"], note);
-    assert_eq!((&effective["command"], &effective["config_bytes"]), (&json!(["serve", "--all"]), &json!(12)));
-    assert_eq!(effective["env_names"], json!(["API_KEY", "LEVEL"]));
-    assert!(!effective.to_string().contains("of-the-operator"), "a value may be a secret: {effective}");
+    let view = registry.order(Ask::get("/workspaces/two")).await.json();
+    assert_eq!(view["limits_note"], note);
+    assert_eq!((&view["command"], &view["config_bytes"]), (&json!(["serve", "--all"]), &json!(12)));
+    assert_eq!(view["env_names"], json!(["API_KEY", "LEVEL"]));
+    assert!(!view.to_string().contains("of-the-operator"), "a value may be a secret: {view}");
 }

@@ -20,7 +20,7 @@ use crate::support::{
 
 const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"kind":"text","text":"done"}]}}"#;
 
-fn well() -> Reply {
+fn ok_reply() -> Reply {
     Reply::This(200, "application/json", REPLY.into())
 }
 
@@ -33,7 +33,7 @@ async fn list(of: &AgentClient<'_>) -> Vec<Value> {
     of.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
 
-/// The first row of a delegation that has ended, found the way a runtime looks for it.
+/// The first row of a delegation that has ended, found as a runtime finds it.
 async fn ended(of: &AgentClient<'_>, id: &str) -> Value {
     until(&format!("delegation {id} ends"), async || {
         let rows = list(of).await;
@@ -74,27 +74,27 @@ fn database(registry: &Registry) -> Connection {
 fn row_state(registry: &Registry, id: DelegationId) -> (String, Option<String>) {
     let query = "SELECT status, error FROM delegations WHERE id = ?1";
     let row = database(registry).query_row(query, [id.0.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)));
-    row.expect("there is such a row")
+    row.expect("the row exists")
 }
 
-/// Lets updates fail as on a full disk.
+/// Makes updates fail as on a full disk.
 const FULL: &str = "CREATE TRIGGER full BEFORE UPDATE ON delegations
                     BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
 
-fn hasty() -> Options {
+fn fast_clock() -> Options {
     Options { speed: 20, ..Options::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_is_sent_and_its_result_can_be_polled() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(well()).await;
+    let agent = Agent::replying(ok_reply()).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
     from.ask(Ask::get(format!("/workspaces/{}/delegations", from.id))).await.is(200, "[]");
     let answer = delegate(&from, json!({ "target_id": to.id, "task": "dig" })).await;
-    let told = answer.has(202, &["delegation_id", "status", "target_id"]);
-    assert_eq!((&told["status"], &told["target_id"]), (&json!("delegated"), &json!(to.id)));
+    let body = answer.has(202, &["delegation_id", "status", "target_id"]);
+    assert_eq!((&body["status"], &body["target_id"]), (&json!("delegated"), &json!(to.id)));
     let id = id_of(&answer);
     let result = ended(&from, &id).await;
     assert_eq!(
@@ -127,12 +127,12 @@ async fn delegation_is_sent_and_its_result_can_be_polled() {
     let methods: Vec<_> = rows.iter().map(|row| (&row["method"], &row["status"])).collect();
     let completed = json!("completed");
     assert_eq!(methods, [(&json!("delegate_result"), &completed), (&json!("delegate"), &completed)]);
-    assert_ne!(rows[0]["id"], rows[1]["id"], "each row has an id of its own");
+    assert_ne!(rows[0]["id"], rows[1]["id"], "two rows have the same id");
     // The request that the agent received.
-    let requests = &agent.requests()[0];
-    assert_eq!(requests.proofs(), [to.proof()]);
-    let body = requests.json();
-    assert_eq!(requests.headers["x-workspace-id"], from.id.as_str());
+    let request = &agent.requests()[0];
+    assert_eq!(request.proofs(), [to.proof()]);
+    let body = request.json();
+    assert_eq!(request.headers["x-workspace-id"], from.id.as_str());
     assert_eq!(body["params"]["message"]["messageId"], json!(id));
     assert_eq!(body["params"]["metadata"]["delegation_id"], json!(id));
     assert_eq!(body["params"]["message"]["parts"][0]["text"], "dig");
@@ -166,29 +166,29 @@ async fn delegation_fails_when_target_is_unknown_or_forbidden() {
     let one = registry.online("one").await;
     let child = registry.online_below("child", &one).await;
     let other = registry.online("other").await;
-    for (target, word) in
+    for (target, expected) in
         [("00000000-0000-4000-8000-000000000000", "not found"), (&child.id, "access denied")]
     {
-        let from = if word == "not found" { &one } else { &other };
+        let from = if expected == "not found" { &one } else { &other };
         let id = id_of(&delegate(from, json!({ "target_id": target, "task": "t" })).await);
         let row = ended(from, &id).await;
-        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(word), "{row}");
+        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(expected), "{row}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idempotency_key_prevents_a_second_delivery_unless_it_failed() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(well()).await;
+    let agent = Agent::replying(ok_reply()).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.online("from").await;
     let body = json!({ "target_id": to.id, "task": "dig", "idempotency_key": "k" });
     let id = id_of(&delegate(&from, body.clone()).await);
     ended(&from, &id).await;
     let again = delegate(&from, body.clone()).await;
-    let told = again.has(200, &["delegation_id", "idempotent_hit", "status", "target_id"]);
-    assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("completed")));
-    assert_eq!(agent.requests().len(), 1, "done once");
+    let repeated = again.has(200, &["delegation_id", "idempotent_hit", "status", "target_id"]);
+    assert_eq!((&repeated["delegation_id"], &repeated["status"]), (&json!(id), &json!("completed")));
+    assert_eq!(agent.requests().len(), 1, "the task was sent again");
     // Keys are scoped to the delegator.
     let other = registry.online("other").await;
     assert_ne!(id_of(&delegate(&other, body.clone()).await), id);
@@ -207,7 +207,7 @@ async fn idempotency_key_prevents_a_second_delivery_unless_it_failed() {
 async fn delegation_reports_the_failure_of_the_agent() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
-    for (number, (reply, word)) in [
+    for (number, (reply, expected)) in [
         (
             Reply::This(500, "text/plain", b"broken".to_vec()),
             "responded with 500 Internal Server Error: broken",
@@ -225,11 +225,11 @@ async fn delegation_reports_the_failure_of_the_agent() {
     .into_iter()
     .enumerate()
     {
-        let agent = Agent::saying(reply).await;
+        let agent = Agent::replying(reply).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
         let row = ended(&from, &id).await;
-        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(word), "{row}");
+        assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains(expected), "{row}");
     }
 }
 
@@ -239,7 +239,8 @@ async fn delegation_to_a_polling_agent_is_queued() {
     let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
     let from = registry.online("from").await;
     let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "dig" })).await);
-    until("it is queued", async || (list(&from).await[0]["status"] == "queued").then_some(())).await;
+    until("the delegation is queued", async || (list(&from).await[0]["status"] == "queued").then_some(()))
+        .await;
     let rows = to.ask(Ask::get(format!("/workspaces/{}/activity?type=a2a_receive", to.id))).await.well();
     assert_eq!(rows[0]["request_body"]["params"]["metadata"]["delegation_id"], json!(id));
 }
@@ -254,8 +255,8 @@ async fn runtime_records_and_updates_its_own_delegations() {
         Ask::post(format!("/workspaces/{}/delegations/record", one.id)).json(body)
     };
     for _ in 0..2 {
-        let told = one.ask(record()).await.has(202, &["delegation_id", "status"]);
-        assert_eq!((&told["delegation_id"], &told["status"]), (&json!(id), &json!("recorded")));
+        let recorded = one.ask(record()).await.has(202, &["delegation_id", "status"]);
+        assert_eq!((&recorded["delegation_id"], &recorded["status"]), (&json!(id), &json!("recorded")));
     }
     registry.ask(record()).await.refuses(401, "missing workspace auth token");
     let path = format!("/workspaces/{}/delegations/{id}/update", one.id);
@@ -263,13 +264,13 @@ async fn runtime_records_and_updates_its_own_delegations() {
     let odd = one.ask(update(json!({ "status": "queued" }))).await;
     odd.refuses(400, "status must be 'completed' or 'failed'");
     let body = json!({ "status": "completed", "response_preview": "é".repeat(400) });
-    let told = one.ask(update(body)).await.has(200, &["delegation_id", "status"]);
-    assert_eq!(told["status"], "completed");
+    let updated = one.ask(update(body)).await.has(200, &["delegation_id", "status"]);
+    assert_eq!(updated["status"], "completed");
     let rows = list(&one).await;
     assert_eq!((rows.len(), rows[0]["response_preview"].as_str().unwrap().len()), (2, 300), "{rows:#?}");
     // A final status does not change.
-    let told = one.ask(update(json!({ "status": "failed", "error": "late" }))).await.well();
-    assert_eq!(told["status"], "completed");
+    let updated = one.ask(update(json!({ "status": "failed", "error": "late" }))).await.well();
+    assert_eq!(updated["status"], "completed");
     let foreign = two.ask(Ask::post(format!("/workspaces/{}/delegations/{id}/update", two.id)).json(json!({
         "status": "failed"
     })));
@@ -303,15 +304,15 @@ async fn open_delegations_are_limited_per_workspace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
     let registry = Registry::start().await;
-    let silent = Agent::saying(Reply::Nothing).await;
-    let agent = Agent::saying(well()).await;
+    let silent = Agent::replying(Reply::Nothing).await;
+    let agent = Agent::replying(ok_reply()).await;
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let sent =
         id_of(&delegate(&from, json!({ "target_id": slow, "task": "t", "idempotency_key": "k" })).await);
-    until("it is sent", async || (silent.requests().len() == 1).then_some(())).await;
-    // A delegation that a crash kept from being sent.
+    until("the delegation is sent", async || (silent.requests().len() == 1).then_some(())).await;
+    // A delegation that was not sent because of a crash.
     let pending = DelegationId(Uuid::from_u128(9));
     let new = NewDelegation {
         id: pending,
@@ -329,7 +330,7 @@ async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
     let row = ended(&from, &sent).await;
     assert_eq!(row["status"], "failed");
     assert!(row["error"].as_str().unwrap().contains("restarted"), "{row}");
-    assert_eq!(silent.requests().len(), 1, "not sent a second time");
+    assert_eq!(silent.requests().len(), 1, "the interrupted delegation was sent again");
     assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
     assert_eq!(agent.requests().len(), 1);
     // Its key is free again, so the task can be delegated again.
@@ -341,7 +342,7 @@ async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn delegator_with_many_open_delegations_does_not_block_others() {
     let registry = Registry::start().await;
-    let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
+    let (silent, agent) = (Agent::replying(Reply::Nothing).await, Agent::replying(ok_reply()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let (greedy, other) = (registry.online("greedy").await, registry.online("other").await);
@@ -350,10 +351,10 @@ async fn delegator_with_many_open_delegations_does_not_block_others() {
         let ask = Ask::post(format!("/workspaces/{}/delegate", greedy.id)).json(task);
         assert_eq!(registry.order(ask).await.status, 202, "number {number}");
     }
-    until("its share is sent", async || (silent.requests().len() >= 8).then_some(())).await;
+    until("the allowed number is sent", async || (silent.requests().len() >= 8).then_some(())).await;
     let id = id_of(&delegate(&other, json!({ "target_id": to, "task": "dig" })).await);
     assert_eq!(ended(&other, &id).await["status"], "completed");
-    assert_eq!(silent.requests().len(), 8, "the greedy one's others wait until some of these have ended");
+    assert_eq!(silent.requests().len(), 8, "more than eight delegations of one workspace are in flight");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -402,21 +403,21 @@ async fn delegation_keeps_only_the_beginning_of_a_long_answer() {
     .enumerate()
     {
         let answer = json!({ "jsonrpc": "2.0", "id": "1", "result": result }).to_string();
-        let agent = Agent::saying(Reply::This(200, "application/json", answer.into())).await;
+        let agent = Agent::replying(Reply::This(200, "application/json", answer.into())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
         let row = ended(&from, &id).await;
         let field = if status == "completed" { "response_preview" } else { "error" };
-        let told = row[field].as_str().unwrap_or_default();
-        assert!(row["status"] == status && told.contains(text), "{row}");
-        assert_eq!(agent.requests().len(), 1, "a long answer is one: the task is not sent again");
+        let shown = row[field].as_str().unwrap_or_default();
+        assert!(row["status"] == status && shown.contains(text), "{row}");
+        assert_eq!(agent.requests().len(), 1, "the task was sent again after a long answer");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_is_sent_when_the_store_is_writable_again() {
-    let registry = Registry::wanting(hasty()).await;
-    let agent = Agent::saying(well()).await;
+    let registry = Registry::wanting(fast_clock()).await;
+    let agent = Agent::replying(ok_reply()).await;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.online("from").await;
     database(&registry).execute_batch(FULL).unwrap();
@@ -433,7 +434,7 @@ async fn delegation_is_sent_when_the_store_is_writable_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn task_older_than_its_limit_is_not_sent_after_restart() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(well()).await;
+    let agent = Agent::replying(ok_reply()).await;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let late = begun_before(&from, &to, Duration::from_hours(50), true).await;
@@ -451,20 +452,20 @@ async fn task_older_than_its_limit_is_not_sent_after_restart() {
     assert_eq!(ended(&from, &timely.to_string()).await["status"], "completed");
     let row = ended(&from, &late.to_string()).await;
     assert!(row["status"] == "failed" && row["error"].as_str().unwrap().contains("not sent"), "{row}");
-    assert_eq!(agent.requests().len(), 1, "only the timely one is sent");
+    assert_eq!(agent.requests().len(), 1, "the overdue delegation was sent");
 }
 
 /// While open delegations of the previous daemon cannot be loaded, new ones wait. Each is then known twice and must be
 /// sent once.
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_is_sent_once_even_if_queued_twice() {
-    let registry = Registry::wanting(hasty()).await;
-    let (silent, agent) = (Agent::saying(Reply::Nothing).await, Agent::saying(well()).await);
+    let registry = Registry::wanting(fast_clock()).await;
+    let (silent, agent) = (Agent::replying(Reply::Nothing).await, Agent::replying(ok_reply()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
     let to = registry.external_at("to", &agent.url()).await.id;
     let from = registry.external("from", json!({})).await;
     let old = id_of(&delegate(&from, json!({ "target_id": slow, "task": "old" })).await);
-    until("it is sent", async || (silent.requests().len() == 1).then_some(())).await;
+    until("the delegation is sent", async || (silent.requests().len() == 1).then_some(())).await;
     database(&registry).execute_batch(FULL).unwrap();
     let (id, token) = (from.id.clone(), from.token.clone());
     let registry = registry.restart().await;
@@ -474,9 +475,9 @@ async fn delegation_is_sent_once_even_if_queued_twice() {
     database(&registry).execute_batch("DROP TRIGGER full").unwrap();
     ended(&from, &old).await;
     ended(&from, &last).await;
-    until("it is sent", async || (silent.requests().len() > 1).then_some(())).await;
-    let sent = silent.requests().iter().filter(|requests| requests.json()["id"] == json!(new)).count();
-    assert_eq!((sent, agent.requests().len()), (1, 1), "each is sent once");
+    until("the delegation is sent", async || (silent.requests().len() > 1).then_some(())).await;
+    let sent = silent.requests().iter().filter(|request| request.json()["id"] == json!(new)).count();
+    assert_eq!((sent, agent.requests().len()), (1, 1), "a delegation was sent twice or not at all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -497,19 +498,27 @@ async fn recording_a_known_id_depends_on_its_owner_and_status() {
     assert_eq!(record(&one, &own).await.status, 202);
     assert_eq!(update(&one, &own, "failed").await, "failed");
     for _ in 0..2 {
-        assert_eq!(record(&one, &own).await.status, 202, "a failed one is recorded again, and that twice");
+        assert_eq!(
+            record(&one, &own).await.status,
+            202,
+            "a failed delegation can be recorded again, also repeatedly"
+        );
     }
     let rows = list(&one).await;
     assert_eq!((rows.len(), &rows[0]["status"]), (1, &json!("pending")), "{rows:#?}");
     assert_eq!(update(&one, &own, "completed").await, "completed");
     assert_eq!(record(&one, &own).await.status, 202);
-    assert_eq!(list(&one).await[0]["status"], "completed", "one that is completed keeps its end");
+    assert_eq!(list(&one).await[0]["status"], "completed", "a completed delegation keeps its status");
     // A delegation that ostler carries out.
     let gone = json!({ "target_id": "00000000-0000-4000-8000-000000000000", "task": "t" });
     let carried = id_of(&delegate(&one, gone).await);
     ended(&one, &carried).await;
     assert_eq!(record(&one, &carried).await.status, 202);
-    assert_eq!(ended(&one, &carried).await["status"], "failed", "it keeps its end");
+    assert_eq!(
+        ended(&one, &carried).await["status"],
+        "failed",
+        "a delegation that ostler carries out keeps its status"
+    );
     // A delegation of another workspace.
     let taken = record(&two, &own).await;
     taken.refuses(409, "delegation_id is in use: record the delegation under a new one");
@@ -528,17 +537,17 @@ async fn recorded_id_and_idempotency_key_do_not_collide() {
     assert_ne!(id_of(&delegate(&one, keyed).await), id);
 }
 
-/// The target keeps sending its answer without end, so only the time limit ends the delegation.
+/// The target's answer never ends, so only the time limit ends the delegation.
 #[tokio::test(flavor = "multi_thread")]
 async fn delegation_fails_after_30_minutes_of_an_endless_answer() {
     let registry = Registry::wanting(Options { speed: 600, ..Options::default() }).await;
     let (events, endless) = tokio::sync::mpsc::unbounded_channel();
-    let agent = Agent::saying(Reply::Events(endless)).await;
+    let agent = Agent::replying(Reply::Events(endless)).await;
     let to = registry.external_at("to", &agent.url()).await;
     let from = registry.external("from", json!({})).await;
     let begun = registry.clock.now();
     let id = id_of(&delegate(&from, json!({ "target_id": to.id, "task": "t" })).await);
-    let row = until("it ends", async || {
+    let row = until("the delegation ends", async || {
         to.heartbeat(json!({})).await;
         let _sent = events.send(" ".into());
         let rows = list(&from).await;
@@ -547,21 +556,21 @@ async fn delegation_fails_after_30_minutes_of_an_endless_answer() {
     .await;
     assert!(row["error"].as_str().unwrap().contains("did not respond within 30 minutes"), "{row}");
     assert!(registry.clock.now().since(begun) >= Duration::from_mins(30));
-    until("the agent is let go", async || (agent.left() == 1).then_some(())).await;
+    until("the connection to the agent is closed", async || (agent.left() == 1).then_some(())).await;
 }
 
 /// The agent closed the connection after the first attempt and may have done the task; both attempts carry the same id.
 #[tokio::test(flavor = "multi_thread")]
 async fn task_is_sent_at_most_twice_when_the_connection_closes() {
-    let registry = Registry::wanting(hasty()).await;
+    let registry = Registry::wanting(fast_clock()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let to = registry.external_at("to", &url).await.id;
     let from = registry.online("from").await;
     let requests = async || {
-        let (mut stream, _) = listener.accept().await.expect("it is connected to");
+        let (mut stream, _) = listener.accept().await.expect("a connection");
         let mut read = vec![0; 16 << 10];
-        let length = stream.read(&mut read).await.expect("it is asked");
+        let length = stream.read(&mut read).await.expect("a request");
         String::from_utf8_lossy(&read[..length]).into_owned()
     };
     let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);

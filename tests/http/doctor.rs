@@ -24,7 +24,7 @@ async fn doctor_queries_a_frozen_engine_concurrently() {
     let mut doctor = Wire::open(registry.address).await;
     doctor.write(&Ask::get("/doctor").token(&registry.admin).bytes()).await;
     // A pass lists nothing before it has found the sentinel volume, so only the doctor lists containers here.
-    until("all its questions are asked, and none is answered", async || {
+    until("the doctor has sent all its requests", async || {
         let requests = requests.lock().unwrap();
         ["describe", "inspect_volume", "list_containers"]
             .iter()

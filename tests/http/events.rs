@@ -48,16 +48,16 @@ impl Listener {
                 let event = field("event: ").expect("a type");
                 return ReceivedEvent { id, event, data: serde_json::from_str(&data).expect("JSON") };
             }
-            let chunk = self.wire.chunk().await.expect("it is whole").expect("it goes on");
+            let chunk = self.wire.chunk().await.expect("a complete chunk").expect("the stream is open");
             self.text += &String::from_utf8(chunk).expect("UTF-8");
         }
     }
 
     async fn next_stored(&mut self) -> ReceivedEvent {
         loop {
-            let heard = self.next().await;
-            if heard.id.is_some() {
-                return heard;
+            let received = self.next().await;
+            if received.id.is_some() {
+                return received;
             }
         }
     }
@@ -79,15 +79,15 @@ async fn event_list_has_the_last_hundred_events_newest_first() {
         let role = json!({ "role": format!("number {number}") });
         registry.order(Ask::new("PATCH", format!("/workspaces/{}", by.id)).json(role)).await.well();
     }
-    let told = registry.order(Ask::get("/events")).await.well();
-    let told = told.as_array().unwrap();
-    assert_eq!(told.len(), 100);
-    let numbers: Vec<_> = told.iter().map(|event| event["payload"]["role"].to_string()).collect();
+    let events = registry.order(Ask::get("/events")).await.well();
+    let events = events.as_array().unwrap();
+    assert_eq!(events.len(), 100);
+    let numbers: Vec<_> = events.iter().map(|event| event["payload"]["role"].to_string()).collect();
     assert_eq!(numbers, (20..120).rev().map(|number| format!("\"number {number}\"")).collect::<Vec<_>>());
-    for event in told {
+    for event in events {
         assert_eq!(keys_of(event), ["created_at", "event_type", "id", "payload", "workspace_id"]);
     }
-    let ids: Vec<_> = told.iter().map(|event| event["id"].as_i64().unwrap()).collect();
+    let ids: Vec<_> = events.iter().map(|event| event["id"].as_i64().unwrap()).collect();
     assert!(ids.is_sorted_by(|newer, older| newer > older), "{ids:?}");
     let of_other = registry.events_of(&other.id).await;
     assert!(!of_other.is_empty() && of_other.iter().all(|event| event["workspace_id"] == json!(other.id)));
@@ -100,14 +100,21 @@ async fn stream_delivers_an_event_as_it_is_listed() {
     let one = registry.online("one").await;
     let mut listener = Listener::begin(&registry, None).await;
     one.order("pause").await.well();
-    let heard = listener.next_stored().await;
-    assert_eq!((heard.event.as_str(), &heard.data["payload"]["name"]), ("WORKSPACE_PAUSED", &json!("one")));
-    assert_eq!(keys_of(&heard.data), ["created_at", "event_type", "id", "payload", "workspace_id"]);
+    let received = listener.next_stored().await;
     assert_eq!(
-        (heard.data["id"].as_i64(), &heard.data["event_type"]),
-        (heard.id, &json!("WORKSPACE_PAUSED"))
+        (received.event.as_str(), &received.data["payload"]["name"]),
+        ("WORKSPACE_PAUSED", &json!("one"))
     );
-    assert_eq!(heard.data, registry.event(&one.id, "WORKSPACE_PAUSED").await, "the same as it is listed");
+    assert_eq!(keys_of(&received.data), ["created_at", "event_type", "id", "payload", "workspace_id"]);
+    assert_eq!(
+        (received.data["id"].as_i64(), &received.data["event_type"]),
+        (received.id, &json!("WORKSPACE_PAUSED"))
+    );
+    assert_eq!(
+        received.data,
+        registry.event(&one.id, "WORKSPACE_PAUSED").await,
+        "the stream and the list differ"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -117,23 +124,19 @@ async fn heartbeat_and_task_events_are_transient_and_have_no_id() {
     let stored = registry.events_of(&one.id).await.len();
     let mut listener = Listener::begin(&registry, None).await;
     one.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 9, "current_task": "dig" })).await.well();
-    let heard = listener.next().await;
-    assert_eq!((heard.id, heard.event.as_str()), (None, "WORKSPACE_HEARTBEAT"), "{heard:?}");
-    assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "uptime_seconds": 9 }));
-    assert_eq!(keys_of(&heard.data), ["created_at", "event_type", "payload", "workspace_id"]);
-    assert_eq!(heard.data["workspace_id"], json!(one.id));
-    let heard = listener.next().await;
-    assert_eq!((heard.id, heard.event.as_str()), (None, "TASK_UPDATED"), "{heard:?}");
-    assert_eq!(heard.data["payload"], json!({ "active_tasks": 2, "current_task": "dig" }));
+    let received = listener.next().await;
+    assert_eq!((received.id, received.event.as_str()), (None, "WORKSPACE_HEARTBEAT"), "{received:?}");
+    assert_eq!(received.data["payload"], json!({ "active_tasks": 2, "uptime_seconds": 9 }));
+    assert_eq!(keys_of(&received.data), ["created_at", "event_type", "payload", "workspace_id"]);
+    assert_eq!(received.data["workspace_id"], json!(one.id));
+    let received = listener.next().await;
+    assert_eq!((received.id, received.event.as_str()), (None, "TASK_UPDATED"), "{received:?}");
+    assert_eq!(received.data["payload"], json!({ "active_tasks": 2, "current_task": "dig" }));
     one.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 10, "current_task": "dig" })).await.well();
     assert_eq!(listener.next().await.event, "WORKSPACE_HEARTBEAT");
     one.order("pause").await.well();
-    assert_eq!(
-        listener.next().await.event,
-        "WORKSPACE_PAUSED",
-        "the task did not change: nothing was told of it"
-    );
-    assert_eq!(registry.events_of(&one.id).await.len(), stored + 1, "what is passing is not stored");
+    assert_eq!(listener.next().await.event, "WORKSPACE_PAUSED", "an unchanged task emits no event");
+    assert_eq!(registry.events_of(&one.id).await.len(), stored + 1, "transient events are not stored");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,21 +162,21 @@ async fn stream_resumes_after_the_last_event_id_even_after_restart() {
     drop(listener);
     registry.order(Ask::post(format!("/workspaces/{id}/resume"))).await.well();
     let expected = registry.event(&id, "WORKSPACE_PROVISIONING").await["id"].as_i64();
-    let heard = Listener::begin(&registry, Some(seen)).await.next_stored().await;
-    assert_eq!((heard.id, heard.event.as_str()), (expected, "WORKSPACE_PROVISIONING"));
+    let received = Listener::begin(&registry, Some(seen)).await.next_stored().await;
+    assert_eq!((received.id, received.event.as_str()), (expected, "WORKSPACE_PROVISIONING"));
 
     let registry = registry.restart().await;
     let mut listener = Listener::begin(&registry, Some(seen)).await;
-    let heard = listener.next_stored().await;
+    let received = listener.next_stored().await;
     assert_eq!(
-        (heard.id, heard.event.as_str()),
+        (received.id, received.event.as_str()),
         (expected, "WORKSPACE_PROVISIONING"),
-        "the same over a restart"
+        "a restart changes the resume position"
     );
     registry.order(Ask::post(format!("/workspaces/{id}/pause"))).await.well();
     loop {
-        let heard = listener.next_stored().await;
-        if heard.event == "WORKSPACE_PAUSED" {
+        let received = listener.next_stored().await;
+        if received.event == "WORKSPACE_PAUSED" {
             break;
         }
     }
@@ -185,11 +188,15 @@ async fn stream_is_reset_when_client_is_ahead_of_the_registry() {
     let one = registry.online("one").await;
     let newest = registry.order(Ask::get("/events?limit=1")).await.well()[0]["id"].as_i64();
     let mut listener = Listener::begin(&registry, newest.map(|newest| newest + 1000)).await;
-    let heard = listener.next_stored().await;
-    assert_eq!((heard.event.as_str(), heard.id), ("reset", newest), "{heard:?}");
-    assert_eq!(heard.data, json!({ "reset": true, "last_event_id": newest }));
+    let received = listener.next_stored().await;
+    assert_eq!((received.event.as_str(), received.id), ("reset", newest), "{received:?}");
+    assert_eq!(received.data, json!({ "reset": true, "last_event_id": newest }));
     one.order("pause").await.well();
-    assert_eq!(listener.next_stored().await.event, "WORKSPACE_PAUSED", "the stream goes on");
+    assert_eq!(
+        listener.next_stored().await.event,
+        "WORKSPACE_PAUSED",
+        "the stream continues after the reset"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,9 +214,9 @@ async fn card_is_stored_once_and_shown_in_its_newest_event_only() {
         send(number).await.well();
     }
     assert_eq!(listener.next_stored().await.event, "AGENT_CARD_UPDATED");
-    let told: Vec<_> = registry.events_of(&one.id).await;
-    let cards: Vec<_> = told.iter().filter(|event| event["event_type"] == "AGENT_CARD_UPDATED").collect();
-    assert_eq!(cards.len(), 3, "the same card again is no update");
+    let events: Vec<_> = registry.events_of(&one.id).await;
+    let cards: Vec<_> = events.iter().filter(|event| event["event_type"] == "AGENT_CARD_UPDATED").collect();
+    assert_eq!(cards.len(), 3, "an unchanged card emits no event");
     assert_eq!(cards[0]["payload"]["agent_card"]["number"], json!(1), "{}", cards[0]["payload"]);
     for older in &cards[1..] {
         assert!(older["payload"]["agent_card_digest"].is_string(), "{}", older["payload"]);
@@ -217,7 +224,7 @@ async fn card_is_stored_once_and_shown_in_its_newest_event_only() {
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
     let longest: i64 =
         sql.query_row("SELECT max(octet_length(payload)) FROM events", [], |row| row.get(0)).unwrap();
-    assert!(longest < 4096, "an event of {longest} bytes holds a card");
+    assert!(longest < 4096, "an event of {longest} bytes contains a card");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,11 +236,11 @@ async fn events_of_a_flapping_agent_are_limited_and_it_stays_degraded() {
         assert_eq!(one.status().await, "degraded");
         one.heartbeat(json!({ "error_rate": 0.0, "uptime_seconds": 1 })).await.well();
     }
-    assert_eq!(one.status().await, "degraded", "who flaps is not well");
-    let told = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
-    let count = |kind| told.as_array().unwrap().iter().filter(|event| event["event_type"] == kind).count();
-    assert!(count("WORKSPACE_DEGRADED") <= 21, "{} events of flapping", count("WORKSPACE_DEGRADED"));
-    assert!(count("WORKSPACE_ONLINE") <= 21, "{} events of flapping", count("WORKSPACE_ONLINE"));
+    assert_eq!(one.status().await, "degraded", "a flapping agent stays degraded");
+    let events = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
+    let count = |kind| events.as_array().unwrap().iter().filter(|event| event["event_type"] == kind).count();
+    assert!(count("WORKSPACE_DEGRADED") <= 21, "{} WORKSPACE_DEGRADED events", count("WORKSPACE_DEGRADED"));
+    assert!(count("WORKSPACE_ONLINE") <= 21, "{} WORKSPACE_ONLINE events", count("WORKSPACE_ONLINE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,9 +313,9 @@ async fn events_and_answers_never_show_a_token() {
     for path in
         ["/events".to_owned(), "/workspaces".into(), format!("/workspaces/{}", one.id), "/sweeps".into()]
     {
-        let told = registry.order(Ask::get(&path)).await.text();
+        let body = registry.order(Ask::get(&path)).await.text();
         for token in [&one.token, &api, &now, &registry.admin] {
-            assert!(!told.contains(token.as_str()), "{path} shows a token");
+            assert!(!body.contains(token.as_str()), "{path} shows a token");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A store that cannot answer (§2): always 503 with `Retry-After`, never a refusal, a change of status or access
-//! without authentication.
+//! A store that cannot answer (§2): always 503 with `Retry-After`, never a refusal, a status change or
+//! unauthenticated access.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn database(registry: &Registry) -> Connection {
 #[track_caller]
 fn is_unavailable(answer: &Answer) {
     assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
-    let seconds: u64 = answer.header("retry-after").expect("when to come back").parse().expect("seconds");
+    let seconds: u64 = answer.header("retry-after").expect("a Retry-After header").parse().expect("seconds");
     assert!(seconds > 0);
 }
 
@@ -28,7 +28,7 @@ fn is_unavailable(answer: &Answer) {
 async fn failed_heartbeat_write_is_a_503_and_resets_liveness_windows() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let coming = registry.begun("coming", json!({})).await;
+    let starting = registry.begun("starting", json!({})).await;
     // A write that fails as on a full disk.
     let sql = database(&registry);
     let full = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
@@ -36,24 +36,24 @@ async fn failed_heartbeat_write_is_a_503_and_resets_liveness_windows() {
     let before = registry.clock.awake();
     is_unavailable(&one.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await);
     let now = registry.clock.awake();
-    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
+    assert!(registry.listening.epoch(now) <= now.since(before), "the liveness windows were not reset");
     let before = registry.clock.awake();
     is_unavailable(&one.register(json!({})).await);
     let now = registry.clock.awake();
-    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
-    is_unavailable(&coming.heartbeat(json!({})).await);
-    assert_eq!((one.status().await, coming.status().await), ("online".into(), "provisioning".into()));
+    assert!(registry.listening.epoch(now) <= now.since(before), "the liveness windows were not reset");
+    is_unavailable(&starting.heartbeat(json!({})).await);
+    assert_eq!((one.status().await, starting.status().await), ("online".into(), "provisioning".into()));
     // Authentication is unaffected: no additional token is accepted or refused.
-    let strange = AgentClient { token: "A".repeat(43), ..one.clone() };
-    strange.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
+    let unauthorized = AgentClient { token: "A".repeat(43), ..one.clone() };
+    unauthorized.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
-    assert_eq!(one.show().await["last_error_rate"], json!(0.0), "nothing of it was written");
+    assert_eq!(one.show().await["last_error_rate"], json!(0.0), "a failed heartbeat was stored");
     assert!(registry.store.memory_is_true().await.unwrap());
 
     sql.execute_batch("DROP TRIGGER full").unwrap();
-    coming.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+    starting.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     one.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.is(200, r#"{"status":"ok"}"#);
-    assert_eq!((one.status().await, coming.status().await), ("degraded".into(), "online".into()));
+    assert_eq!((one.status().await, starting.status().await), ("degraded".into(), "online".into()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +77,7 @@ async fn writes_answer_503_when_the_store_stays_locked() {
         is_unavailable(answer);
     }
     let now = registry.clock.awake();
-    assert!(registry.listening.epoch(now) <= now.since(before), "silence is measured from here on");
+    assert!(registry.listening.epoch(now) <= now.since(before), "the liveness windows were not reset");
     // Reads are answered meanwhile.
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(other.status().await, "online");

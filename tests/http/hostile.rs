@@ -1,4 +1,4 @@
-//! Hostile requests: tricks with paths and headers, oversized or deeply nested bodies, floods, random noise.
+//! Hostile requests: manipulated paths and headers, oversized or deeply nested bodies, floods, random noise.
 
 use std::{
     collections::BTreeMap,
@@ -111,7 +111,7 @@ async fn idle_connections_are_evicted_to_let_agents_connect() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut kept = Wire::open(registry.address).await;
-    let heartbeat = one.beat_with(json!({})).token(&one.token).bytes();
+    let heartbeat = one.heartbeat_request(json!({})).token(&one.token).bytes();
     kept.write(&heartbeat).await;
     kept.answer().await.well();
     let mut idle = Vec::new();
@@ -129,22 +129,22 @@ async fn idle_connections_are_evicted_to_let_agents_connect() {
 #[test]
 fn daemon_raises_its_descriptor_limit() {
     let home = tempfile::tempdir().unwrap();
-    let location = |name: &str| home.path().join(name);
+    let path_of = |name: &str| home.path().join(name);
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    fs::write(location("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n"))
+    fs::write(path_of("config.toml"), format!("[network]\nlisten = [\"127.0.0.1\"]\nport = {free}\n"))
         .unwrap();
     let mut daemon = Command::new("sh")
         .args(["-c", "ulimit -Sn 256; exec \"$0\" serve", env!("CARGO_BIN_EXE_ostler")])
-        .env("OSTLER_DATA_DIR", location("data"))
-        .env("OSTLER_RUNTIME_DIR", location("run"))
-        .env("OSTLER_CONFIG", location("config.toml"))
-        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", location("nobody.sock").display()))
+        .env("OSTLER_DATA_DIR", path_of("data"))
+        .env("OSTLER_RUNTIME_DIR", path_of("run"))
+        .env("OSTLER_CONFIG", path_of("config.toml"))
+        .env("OSTLER_ENGINE_SOCKET", format!("unix://{}", path_of("absent.sock").display()))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let look = || {
+    let read_limits = || {
         let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).ok()?;
         let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
         let mut numbers = line.split_whitespace().map(|number| number.parse().unwrap_or(u64::MAX));
@@ -152,7 +152,7 @@ fn daemon_raises_its_descriptor_limit() {
     };
     let raised = std::iter::repeat_with(|| {
         std::thread::sleep(std::time::Duration::from_millis(20));
-        look()
+        read_limits()
     })
     .take(1500)
     .flatten()
@@ -189,7 +189,7 @@ async fn malformed_request_head_is_refused_and_the_connection_closed() {
         if let Some(answer) = wire.try_answer().await {
             assert!((400..500).contains(&answer.status), "{what}: {answer:?}");
         }
-        assert!(wire.try_answer().await.is_none(), "{what}: the connection goes on");
+        assert!(wire.try_answer().await.is_none(), "{what}: the connection stays open");
     }
     registry.ask(Ask::get("/health")).await.well();
 }
@@ -234,14 +234,14 @@ async fn deeply_nested_json_does_not_overflow_the_stack() {
         }
         let card = format!(r#"{{"id":"{}","url":"","agent_card":{nested}}}"#, one.id);
         one.ask(Ask::post("/registry/register").body(card)).await.well();
-        assert_eq!(one.show().await["agent_card"], json!(null), "a card that cannot be read is dropped");
+        assert_eq!(one.show().await["agent_card"], json!(null), "an unreadable card was stored");
         let activity =
             Ask::post(format!("/workspaces/{}/activity", one.id)).body(format!(r#"{{"a":{nested}}}"#));
         let answer = one.ask(activity).await;
         assert!((400..500).contains(&answer.status), "{answer:?}");
         let create = registry.order(Ask::post("/workspaces").body(format!(r#"{{"env":{nested}}}"#))).await;
         assert_eq!(create.status, 400, "{create:?}");
-        // Unknown values of a heartbeat are skipped without being built; invalid JSON is refused all the same.
+        // Unknown values of a heartbeat are skipped without building them; invalid JSON is still refused.
         let ignored = format!(r#"{{"workspace_id":"{}","mood":{nested}}}"#, one.id);
         let answer = one.ask(Ask::post("/registry/heartbeat").body(ignored)).await;
         assert!(matches!(answer.status, 200 | 400), "{answer:?}");
@@ -253,7 +253,7 @@ async fn deeply_nested_json_does_not_overflow_the_stack() {
     assert_eq!(one.show().await["status"], "online");
     let id = one.id.clone();
     let registry = registry.restart().await;
-    assert_eq!(registry.status(&id).await, "online", "what was kept can be read again");
+    assert_eq!(registry.status(&id).await, "online", "the stored state cannot be read after a restart");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,7 +261,7 @@ async fn request_flood_is_rate_limited_but_heartbeats_are_accepted() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let state =
-        |hand: &AgentClient<'_>| Ask::get(format!("/workspaces/{}/state", hand.id)).token(&hand.token);
+        |client: &AgentClient<'_>| Ask::get(format!("/workspaces/{}/state", client.id)).token(&client.token);
     let mut wire = Wire::open(registry.address).await;
     let flood = 1000;
     wire.write(&state(&one).bytes().repeat(flood)).await;
@@ -272,14 +272,16 @@ async fn request_flood_is_rate_limited_but_heartbeats_are_accepted() {
             refused.push(answer);
         }
     }
-    let first = refused.first().expect("a thousand requests at once are too many");
+    let first = refused.first().expect("some of a thousand concurrent requests are refused");
     first.is(429, r#"{"error":"rate limit exceeded","retry_after":1}"#);
     assert_eq!(first.header("retry-after"), Some("1"));
     one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     registry.ask(state(&other)).await.well();
     registry.show(&one.id).await;
-    until("there is room again", async || (registry.ask(state(&one)).await.status == 200).then_some(()))
-        .await;
+    until("the rate limit allows a request", async || {
+        (registry.ask(state(&one)).await.status == 200).then_some(())
+    })
+    .await;
 }
 
 const ROUTES: [(&str, &str); 29] = [
@@ -386,10 +388,10 @@ fn noisy_body(noise: &mut Rng, id: &str) -> Vec<u8> {
     body
 }
 
-fn noisy(noise: &mut Rng, hands: &[(String, String)]) -> Ask {
-    let (id, token) = noise.pick(hands);
+fn noisy(noise: &mut Rng, clients: &[(String, String)]) -> Ask {
+    let (id, token) = noise.pick(clients);
     let named = match noise.below(6) {
-        0 => noise.pick(hands).0,
+        0 => noise.pick(clients).0,
         1 => noise.pick(&TEXTS).to_owned(),
         2 => id.to_uppercase(),
         _ => id.clone(),
@@ -419,7 +421,7 @@ fn noisy(noise: &mut Rng, hands: &[(String, String)]) -> Ask {
 
 /// Statuses that are correct answers to noise: a refusal, or a success. Messages and lookups to unreachable agents get
 /// 502 or 503.
-fn is_fine(status: u16) -> bool {
+fn is_expected(status: u16) -> bool {
     matches!(status, 200 | 400..=499 | 502 | 503)
 }
 
@@ -440,19 +442,19 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
         before(panic);
     }));
     let registry = Registry::start().await;
-    let mut hands = Vec::new();
+    let mut clients = Vec::new();
     for number in 0..20 {
-        let hand = registry.external(&format!("w{number}"), json!({})).await;
-        hand.heartbeat(json!({})).await.well();
-        hands.push((hand.id.clone(), hand.token.clone()));
+        let client = registry.external(&format!("w{number}"), json!({})).await;
+        client.heartbeat(json!({})).await.well();
+        clients.push((client.id.clone(), client.token.clone()));
     }
-    let mut at_rest = 0;
-    let told = Mutex::new(BTreeMap::<u16, usize>::new());
+    let mut baseline_kib = 0;
+    let statuses = Mutex::new(BTreeMap::<u16, usize>::new());
     let flood = async |seed: u64, count: usize| {
         let mut noise = Rng::new(seed, 0);
         let mut wire = Wire::open(registry.address).await;
         for _ in 0..count {
-            let ask = noisy(&mut noise, &hands);
+            let ask = noisy(&mut noise, &clients);
             let mut bytes = ask.bytes();
             let broken = noise.one_in(5);
             if broken {
@@ -467,9 +469,9 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             let answer = wire.try_answer().await;
             let closed = answer.as_ref().is_none_or(|answer| answer.header("connection") == Some("close"));
             if let Some(answer) = answer {
-                *told.lock().unwrap().entry(answer.status).or_default() += 1;
+                *statuses.lock().unwrap().entry(answer.status).or_default() += 1;
                 assert!(
-                    is_fine(answer.status),
+                    is_expected(answer.status),
                     "seed {seed}: {} -> {answer:?}",
                     String::from_utf8_lossy(&bytes)
                 );
@@ -481,8 +483,8 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             }
         }
     };
-    // The first round fills what is kept anyway: connection buffers, prepared statements, pages.
-    for (epoch, seed) in [SEED, SEED + 100].into_iter().enumerate() {
+    // The first round fills the permanent caches: connection buffers, prepared statements, pages.
+    for (round, seed) in [SEED, SEED + 100].into_iter().enumerate() {
         let count = EACH / 2;
         tokio::join!(
             flood(seed, count),
@@ -490,23 +492,29 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             flood(seed + 2, count),
             flood(seed + 3, count)
         );
-        if epoch == 0 {
-            at_rest = resident_kib();
+        if round == 0 {
+            baseline_kib = resident_kib();
         }
     }
-    let told = told.into_inner().unwrap();
+    let statuses = statuses.into_inner().unwrap();
     for (status, least) in [(200, 500), (400, 500), (401, 500), (403, 100), (404, 500), (405, 100), (409, 10)]
     {
-        let count = told.get(&status).copied().unwrap_or(0);
-        assert!(count >= least, "too few {status}: the noise no longer reaches what it is about: {told:?}");
+        let count = statuses.get(&status).copied().unwrap_or(0);
+        assert!(
+            count >= least,
+            "too few answers with {status}: the noise does not cover its paths: {statuses:?}"
+        );
     }
-    let grown = resident_kib().saturating_sub(at_rest);
-    assert!(grown < 64 << 10, "five thousand requests left {grown} KiB behind");
-    assert_eq!(panics.load(Ordering::SeqCst), 0, "something panicked");
+    let grown = resident_kib().saturating_sub(baseline_kib);
+    assert!(grown < 64 << 10, "memory grew by {grown} KiB in five thousand requests");
+    assert_eq!(panics.load(Ordering::SeqCst), 0, "a task panicked");
     registry.ask(Ask::get("/health")).await.well();
-    assert!(registry.store.memory_is_true().await.unwrap(), "what is kept in memory is what the tables say");
-    for (id, _) in &hands {
+    assert!(registry.store.memory_is_true().await.unwrap(), "the cache differs from the tables");
+    for (id, _) in &clients {
         let status = registry.status(id).await;
-        assert!(["online", "degraded"].contains(&status.as_str()), "noise made it {status}");
+        assert!(
+            ["online", "degraded"].contains(&status.as_str()),
+            "random requests changed a status to {status}"
+        );
     }
 }

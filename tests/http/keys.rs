@@ -43,17 +43,17 @@ async fn create_ignores_known_keys_of_existing_clients() {
 async fn misspelt_key_is_refused_with_the_nearest_key() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    for (body, word) in [
+    for (body, expected) in [
         (json!({ "nmae": "x" }), "did you mean `name`?"),
         (json!({ "name": "x", "imgae": "i" }), "did you mean `image`?"),
         (json!({ "name": "x", "workspace_dirs": "/" }), "did you mean `workspace_dir`?"),
     ] {
         let refused = registry.order(Ask::post("/workspaces").json(body)).await;
-        assert!(refused.status == 400 && refused.text().contains(word), "{refused:?}");
+        assert!(refused.status == 400 && refused.text().contains(expected), "{refused:?}");
     }
     let refused = registry.order(patch(&one.id, json!({ "teir": 3, "x": 1 }))).await;
     assert!(refused.status == 400 && refused.text().contains("did you mean `tier`?"), "{refused:?}");
-    assert_eq!(one.show().await["tier"], 2, "nothing was changed");
+    assert_eq!(one.show().await["tier"], 2, "a refused patch changed the tier");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,15 +63,15 @@ async fn patch_ignores_positions_and_a_null_parent_makes_a_root() {
     let one = registry.online_below("one", &root).await;
     let moved = registry.order(patch(&one.id, json!({ "x": 1.5, "y": -2 }))).await;
     moved.is(200, r#"{"status":"updated","ignored":["x","y"]}"#);
-    assert_eq!(one.show().await["parent_id"], json!(root.id), "absent is not null");
+    assert_eq!(one.show().await["parent_id"], json!(root.id), "an absent parent was treated as null");
     registry.order(patch(&one.id, json!({ "collapsed": true, "delivery_mode": "poll" }))).await.well();
     let re_parented = registry.order(patch(&one.id, json!({ "parent_id": null, "x": 1, "y": 2 }))).await;
     assert_eq!(re_parented.well()["ignored"], json!(["x", "y"]));
     assert_eq!(one.show().await["parent_id"], Value::Null);
     registry.order(patch(&one.id, json!({ "name": "two", "role": "r", "tier": 3 }))).await.well();
     registry.order(patch(&one.id, json!({ "role": null }))).await.well();
-    let effective = one.show().await;
-    assert_eq!((&effective["name"], &effective["role"]), (&json!("two"), &Value::Null));
+    let view = one.show().await;
+    assert_eq!((&view["name"], &view["role"]), (&json!("two"), &Value::Null));
     // A workspace may send a position together with its own name.
     one.ask(patch(&one.id, json!({ "name": "three", "x": 1 }))).await.well();
 }

@@ -30,7 +30,7 @@ async fn begun(registry: &Registry, ask: Ask) -> Wire {
     wire
 }
 
-fn is_told_when_to_come_back(answer: &Answer) {
+fn is_rate_limited(answer: &Answer) {
     assert_eq!(answer.status, 429, "{answer:?}");
     assert!(answer.json()["error"].is_string(), "{answer:?}");
     let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse::<u64>().ok());
@@ -39,47 +39,47 @@ fn is_told_when_to_come_back(answer: &Answer) {
 }
 
 /// The same refusal for a JSON-RPC request, in JSON-RPC form.
-fn call_is_told_when_to_come_back(answer: &Answer) {
-    let told = answer.json();
+fn json_rpc_call_is_rate_limited(answer: &Answer) {
+    let body = answer.json();
     assert_eq!(
-        (answer.status, &told["jsonrpc"], &told["id"]),
+        (answer.status, &body["jsonrpc"], &body["id"]),
         (429, &json!("2.0"), &json!("1")),
         "{answer:?}"
     );
     let seconds = answer.header("retry-after").and_then(|seconds| seconds.parse::<u64>().ok());
     assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
-    assert_eq!(seconds, told["error"]["data"]["retry_after"].as_u64(), "{answer:?}");
+    assert_eq!(seconds, body["error"]["data"]["retry_after"].as_u64(), "{answer:?}");
 }
 
-async fn is_well(one: &AgentClient<'_>) {
+async fn heartbeat_is_accepted(one: &AgentClient<'_>) {
     one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_flight_messages_are_limited_per_workspace() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::Nothing).await;
+    let agent = Agent::replying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
     let mut held = Vec::new();
     for _ in 0..MESSAGES {
         held.push(begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await);
     }
-    until("all are at the agent", async || (agent.requests().len() == MESSAGES).then_some(())).await;
-    call_is_told_when_to_come_back(&greedy.tell(&to, message("hi")).await);
-    is_told_when_to_come_back(&greedy.tell(&to, json!({ "method": "message/send" })).await);
+    until("the agent has all messages", async || (agent.requests().len() == MESSAGES).then_some(())).await;
+    json_rpc_call_is_rate_limited(&greedy.send_message(&to, message("hi")).await);
+    is_rate_limited(&greedy.send_message(&to, json!({ "method": "message/send" })).await);
     // Other requests have their own slots, and heartbeats have no limit.
     greedy.ask(Ask::get(format!("/registry/{}/peers", greedy.id))).await.well();
-    is_well(&greedy).await;
+    heartbeat_is_accepted(&greedy).await;
     greedy.register(json!({})).await.well();
-    is_well(&modest).await;
+    heartbeat_is_accepted(&modest).await;
     held.push(begun(&registry, modest.message(&to).token(&modest.token).json(message("hi"))).await);
-    until("another one's message is passed on", async || {
+    until("the message of another workspace is forwarded", async || {
         (agent.requests().len() == MESSAGES + 1).then_some(())
     })
     .await;
     drop(held);
-    until("what has ended makes room", async || {
+    until("an ended request frees its slot", async || {
         let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
         (agent.requests().len() > MESSAGES + 1).then_some(())
     })
@@ -89,39 +89,41 @@ async fn in_flight_messages_are_limited_per_workspace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_large_messages_are_limited_per_workspace() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(Reply::Nothing).await;
+    let agent = Agent::replying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
     // Announced but not sent: the bytes are reserved while nothing is in memory.
-    let announce = |hand: &AgentClient<'_>, bytes: usize| {
+    let announce = |client: &AgentClient<'_>, bytes: usize| {
         format!(
             "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {bytes}\r\n\r\n",
-            to.id, hand.token
+            to.id, client.token
         )
     };
     let held = tokio::sync::Mutex::new(Vec::new());
     // An accepted request gets no answer yet and keeps its reservation. The order of arrival is not known.
-    let refused = async |hand: &AgentClient<'_>| {
+    let refused = async |client: &AgentClient<'_>| {
         let mut wire = Wire::open(registry.address).await;
-        wire.write(announce(hand, 10 << 20).as_bytes()).await;
+        wire.write(announce(client, 10 << 20).as_bytes()).await;
         let answer = tokio::time::timeout(Duration::from_secs(2), wire.answer()).await.ok();
         if answer.is_none() {
             held.lock().await.push(wire);
         }
         answer
     };
-    let answer = until("the room is taken", async || refused(&greedy).await).await;
-    is_told_when_to_come_back(&answer);
+    let answer = until("the byte limit is reached", async || refused(&greedy).await).await;
+    is_rate_limited(&answer);
     // Small messages need no reservation, and another workspace has its own limit.
     let _small = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
-    until("a small message is passed on", async || (agent.requests().len() == 1).then_some(())).await;
+    until("a small message is forwarded", async || (agent.requests().len() == 1).then_some(())).await;
     let large = message(&"x".repeat(5 << 20));
     let _large = begun(&registry, modest.message(&to).token(&modest.token).json(large)).await;
-    until("another one's large message is passed on", async || (agent.requests().len() == 2).then_some(()))
-        .await;
-    is_well(&greedy).await;
+    until("the large message of another workspace is forwarded", async || {
+        (agent.requests().len() == 2).then_some(())
+    })
+    .await;
+    heartbeat_is_accepted(&greedy).await;
     held.lock().await.clear();
-    until("what has ended makes room", async || {
+    until("an ended request frees its slot", async || {
         let large = message(&"x".repeat(5 << 20));
         let _held = begun(&registry, greedy.message(&to).token(&greedy.token).json(large)).await;
         (agent.requests().len() > 2).then_some(())
@@ -134,8 +136,8 @@ async fn writes_are_rate_limited_per_workspace() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let id = one.id.clone();
-    let role = |hand: &AgentClient<'_>, number: usize| {
-        Ask::new("PATCH", format!("/workspaces/{}", hand.id))
+    let role = |client: &AgentClient<'_>, number: usize| {
+        Ask::new("PATCH", format!("/workspaces/{}", client.id))
             .json(json!({ "role": format!("role {number}") }))
     };
     let card = |number: usize| {
@@ -151,18 +153,18 @@ async fn writes_are_rate_limited_per_workspace() {
                 break;
             }
         }
-        is_told_when_to_come_back(&refused.expect("fifty changes at once are too many"));
+        is_rate_limited(&refused.expect("one of fifty changes is refused"));
     }
     other.ask(role(&other, 0)).await.well();
     registry.order(role(&one, 99)).await.well();
-    is_well(&one).await;
+    heartbeat_is_accepted(&one).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_are_never_rate_limited() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
-    let heartbeat = one.beat_with(json!({})).token(&one.token).bytes();
+    let heartbeat = one.heartbeat_request(json!({})).token(&one.token).bytes();
     let mut wire = Wire::open(registry.address).await;
     wire.write(&heartbeat.repeat(260)).await;
     for number in 0..260 {
@@ -186,9 +188,9 @@ async fn peer_list_omits_large_cards_when_there_are_many() {
     assert!(answer.body.len() < 2 << 20, "the answer has {} bytes", answer.body.len());
     let peers = answer.well();
     let peers = peers.as_array().expect("an array");
-    assert_eq!(peers.len(), 21, "every peer is there");
-    let of_small = peers.iter().find(|peer| peer["name"] == "small").expect("it is there");
-    assert_eq!(of_small["agent_card"]["name"], "small", "a small card stays");
+    assert_eq!(peers.len(), 21, "a peer is missing");
+    let of_small = peers.iter().find(|peer| peer["name"] == "small").expect("the peer is listed");
+    assert_eq!(of_small["agent_card"]["name"], "small", "a small card was omitted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,12 +198,12 @@ async fn event_list_is_limited_in_bytes() {
     let registry = Registry::start().await;
     // Several workspaces, because the event limit applies per workspace.
     for name in ["one", "two", "three", "four", "five", "six"] {
-        let hand = registry.external(name, json!({})).await;
+        let client = registry.external(name, json!({})).await;
         for number in 0..18 {
             let card = json!({ "name": format!("{number}{}", "x".repeat(60 << 10)) });
             let ask = Ask::post("/registry/update-card")
-                .json(json!({ "workspace_id": hand.id, "agent_card": card }));
-            hand.ask(ask).await.well();
+                .json(json!({ "workspace_id": client.id, "agent_card": card }));
+            client.ask(ask).await.well();
         }
     }
     let answer = registry.order(Ask::get("/events?limit=1000")).await;
@@ -212,11 +214,11 @@ async fn event_list_is_limited_in_bytes() {
     let stream =
         Ask::get("/events/stream?transient=false").header("Last-Event-ID", "0").token(&registry.admin);
     wire.write(&stream.bytes()).await;
-    wire.head().await.expect("it is answered");
+    wire.head().await.expect("a response head");
     let last = format!("id: {newest}\n");
     let mut tail = String::new();
     while !tail.contains(&last) {
-        let chunk = wire.chunk().await.flatten().expect("the stream goes on");
+        let chunk = wire.chunk().await.flatten().expect("the stream is open");
         tail.push_str(&String::from_utf8_lossy(&chunk));
         let from = tail.len().saturating_sub(128 << 10);
         tail = tail.get(from..).unwrap_or_default().to_owned();
@@ -242,7 +244,7 @@ async fn misbehaving_agent_does_not_affect_other_agents() {
     for (what, figure) in lines(&figures) {
         println!("{figure:>8} {what}");
     }
-    // The anonymous pages of a debug build are not what is measured here.
+    // Only anonymous memory is checked: the program file of a debug build has too many pages of its own.
     let broken = broken(&figures, |memory| memory.anonymous_kib);
     assert!(broken.is_empty(), "{broken:#?}\n{figures:#?}\n{}", daemon.log());
 }
@@ -250,7 +252,7 @@ async fn misbehaving_agent_does_not_affect_other_agents() {
 #[tokio::test(flavor = "multi_thread")]
 async fn daemon_binds_its_socket_again_when_it_is_removed() {
     let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
-    std::fs::remove_file(daemon.socket()).expect("it is there");
+    std::fs::remove_file(daemon.socket()).expect("the socket exists");
     until("the socket is bound again", async || {
         std::os::unix::net::UnixStream::connect(daemon.socket()).is_ok().then_some(())
     })

@@ -7,13 +7,13 @@ use crate::support::{
     wire::{Answer, Ask, keys_of},
 };
 
-async fn remember(hand: &AgentClient<'_>, body: Value) -> Answer {
-    hand.ask(Ask::post(format!("/workspaces/{}/memories", hand.id)).json(body)).await
+async fn remember(client: &AgentClient<'_>, body: Value) -> Answer {
+    client.ask(Ask::post(format!("/workspaces/{}/memories", client.id)).json(body)).await
 }
 
-async fn recall(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
-    let ask = Ask::get(format!("/workspaces/{}/memories{query}", hand.id));
-    hand.ask(ask).await.well().as_array().expect("a bare array").clone()
+async fn recall(client: &AgentClient<'_>, query: &str) -> Vec<Value> {
+    let ask = Ask::get(format!("/workspaces/{}/memories{query}", client.id));
+    client.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
 
 fn contents(rows: &[Value]) -> Vec<&str> {
@@ -25,9 +25,9 @@ async fn memory_can_be_created_listed_and_deleted() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     assert!(recall(&one, "").await.is_empty());
-    let told = remember(&one, json!({ "content": "tea", "scope": "LOCAL" })).await;
-    let told = told.has(201, &["id", "namespace", "scope"]);
-    assert_eq!(told["scope"], "LOCAL");
+    let created = remember(&one, json!({ "content": "tea", "scope": "LOCAL" })).await;
+    let created = created.has(201, &["id", "namespace", "scope"]);
+    assert_eq!(created["scope"], "LOCAL");
     remember(&one, json!({ "content": "Coffee", "scope": "LOCAL", "namespace": "drinks" })).await.json();
     let all = recall(&one, "").await;
     assert_eq!(contents(&all), ["Coffee", "tea"], "newest first");
@@ -49,7 +49,7 @@ async fn memory_can_be_created_listed_and_deleted() {
     let delete = |version: &str, of: &AgentClient<'_>| {
         Ask::new(
             "DELETE",
-            format!("/workspaces/{}{version}/memories/{}", of.id, told["id"].as_str().unwrap()),
+            format!("/workspaces/{}{version}/memories/{}", of.id, created["id"].as_str().unwrap()),
         )
     };
     let missing = "memory not found or not owned by this workspace";
@@ -65,31 +65,31 @@ async fn memories_are_visible_according_to_their_scope() {
     let root = registry.online("root").await;
     let (one, two) = (registry.online_below("one", &root).await, registry.online_below("two", &root).await);
     let below = registry.online_below("below", &one).await;
-    let stranger = registry.online("stranger").await;
+    let unrelated = registry.online("unrelated").await;
     for (of, name) in
-        [(&root, "root"), (&one, "one"), (&two, "two"), (&below, "below"), (&stranger, "stranger")]
+        [(&root, "root"), (&one, "one"), (&two, "two"), (&below, "below"), (&unrelated, "unrelated")]
     {
         for scope in ["LOCAL", "TEAM"] {
-            let told = remember(of, json!({ "content": format!("{name} {scope}"), "scope": scope })).await;
-            assert_eq!(told.status, 201, "{told:?}");
+            let created = remember(of, json!({ "content": format!("{name} {scope}"), "scope": scope })).await;
+            assert_eq!(created.status, 201, "{created:?}");
         }
     }
     for (of, team) in [
         (&one, vec!["two TEAM", "one TEAM", "root TEAM"]),
         (&root, vec!["two TEAM", "one TEAM", "root TEAM"]),
         (&below, vec!["below TEAM", "one TEAM"]),
-        (&stranger, vec!["stranger TEAM"]),
+        (&unrelated, vec!["unrelated TEAM"]),
     ] {
         assert_eq!(contents(&recall(of, "?scope=TEAM").await), team);
         assert_eq!(recall(of, "?scope=LOCAL").await.len(), 1);
-        assert_eq!(recall(of, "").await.len(), 2, "all of its own");
+        assert_eq!(recall(of, "").await.len(), 2, "without a filter, a workspace reads its own memories");
     }
     let refused = remember(&one, json!({ "content": "c", "scope": "GLOBAL" })).await;
     refused.refuses(403, "only root workspaces can write GLOBAL memories");
-    let told = remember(&root, json!({ "content": "rule", "scope": "GLOBAL" })).await;
-    let id = told.json()["id"].as_str().unwrap().to_owned();
+    let created = remember(&root, json!({ "content": "rule", "scope": "GLOBAL" })).await;
+    let id = created.json()["id"].as_str().unwrap().to_owned();
     let prefix = format!("[MEMORY id={id} scope=GLOBAL from={}]: rule", root.id);
-    assert_eq!(contents(&recall(&stranger, "?scope=GLOBAL").await), [prefix.as_str()]);
+    assert_eq!(contents(&recall(&unrelated, "?scope=GLOBAL").await), [prefix.as_str()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,5 +124,5 @@ async fn invalid_or_excess_memories_are_refused() {
     }
     let full = remember(&one, json!({ "content": "c", "scope": "LOCAL" })).await;
     assert_eq!(full.status, 507, "{full:?}");
-    assert_eq!(recall(&one, "?limit=3").await.len(), 3, "nothing was forgotten for it");
+    assert_eq!(recall(&one, "?limit=3").await.len(), 3, "a refused memory evicted others");
 }

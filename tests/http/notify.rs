@@ -7,13 +7,13 @@ use crate::support::{
     wire::{Answer, Ask, Wire},
 };
 
-async fn notify(hand: &AgentClient<'_>, body: Value) -> Answer {
-    hand.ask(Ask::post(format!("/workspaces/{}/notify", hand.id)).json(body)).await
+async fn notify(client: &AgentClient<'_>, body: Value) -> Answer {
+    client.ask(Ask::post(format!("/workspaces/{}/notify", client.id)).json(body)).await
 }
 
-async fn rows(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
-    let ask = Ask::get(format!("/workspaces/{}/activity{query}", hand.id));
-    hand.ask(ask).await.well().as_array().expect("an array").clone()
+async fn rows(client: &AgentClient<'_>, query: &str) -> Vec<Value> {
+    let ask = Ask::get(format!("/workspaces/{}/activity{query}", client.id));
+    client.ask(ask).await.well().as_array().expect("an array").clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,7 +75,7 @@ async fn notice_is_delivered_to_event_stream_subscribers() {
     while !seen.contains("AGENT_MESSAGE") {
         // Repeated until the subscription is active, because transient events are not stored.
         notify(&one, json!({ "message": "ping" })).await.well();
-        let chunk = follower.chunk().await.expect("the stream goes on").expect("it has no end");
+        let chunk = follower.chunk().await.expect("a complete chunk").expect("the stream is open");
         seen.push_str(&String::from_utf8_lossy(&chunk));
     }
     let line =

@@ -14,8 +14,8 @@ impl AgentClient<'_> {
 
     /// Names of its peers, in the order of the answer.
     async fn peers(&self, query: &str) -> Vec<String> {
-        let told = self.ask(Ask::get(format!("/registry/{}/peers{query}", self.id))).await.well();
-        told.as_array().unwrap().iter().map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()
+        let peers = self.ask(Ask::get(format!("/registry/{}/peers{query}", self.id))).await.well();
+        peers.as_array().unwrap().iter().map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()
     }
 }
 
@@ -37,15 +37,15 @@ async fn discover_requires_the_workspace_id_of_its_caller() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let path = format!("/registry/discover/{}", other.id);
-    let none = "X-Workspace-ID header is required";
-    one.ask(Ask::get(&path)).await.refuses(400, none);
+    let required = "X-Workspace-ID header is required";
+    one.ask(Ask::get(&path)).await.refuses(400, required);
     for value in ["", "one", &one.id.replace('-', ""), &format!("{} ", &one.id[1..])] {
-        one.ask(Ask::get(&path).header("X-Workspace-ID", value)).await.refuses(400, none);
+        one.ask(Ask::get(&path).header("X-Workspace-ID", value)).await.refuses(400, required);
     }
     let as_other = Ask::get(&path).header("X-Workspace-ID", &other.id);
     one.ask(as_other).await.refuses(401, "invalid workspace auth token");
-    let nobody = Ask::get(&path).header("X-Workspace-ID", &one.id);
-    registry.ask(nobody).await.refuses(401, "missing workspace auth token");
+    let unauthenticated = Ask::get(&path).header("X-Workspace-ID", &one.id);
+    registry.ask(unauthenticated).await.refuses(401, "missing workspace auth token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,14 +55,16 @@ async fn discover_refuses_targets_outside_the_hierarchy_rules() {
     let (left, right) =
         (registry.online_below("left", &root).await, registry.online_below("right", &root).await);
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
-    for (who, whom) in [(&right, &nephew), (&nephew, &right), (&nephew, &strange), (&strange, &left)] {
-        who.discovers(&whom.id).await.refuses(403, "not authorized to discover this workspace");
-    }
-    for (who, whom) in
-        [(&left, &right), (&root, &nephew), (&nephew, &root), (&root, &strange), (&left, &left)]
+    let other_root = registry.online("other root").await;
+    for (caller, target) in
+        [(&right, &nephew), (&nephew, &right), (&nephew, &other_root), (&other_root, &left)]
     {
-        assert_eq!(who.discovers(&whom.id).await.status, 200);
+        caller.discovers(&target.id).await.refuses(403, "not authorized to discover this workspace");
+    }
+    for (caller, target) in
+        [(&left, &right), (&root, &nephew), (&nephew, &root), (&root, &other_root), (&left, &left)]
+    {
+        assert_eq!(caller.discovers(&target.id).await.status, 200);
     }
 }
 
@@ -88,11 +90,15 @@ async fn discover_answers_503_when_target_is_paused_or_has_no_agent() {
         let answer = one.discovers(&target.id).await;
         answer.is(503, &format!(r#"{{"error":"workspace not available","status":"{status}"}}"#));
     }
-    let asleep = registry.online("asleep").await;
-    asleep.order("hibernate").await.well();
-    let coming = registry.begun("coming", json!({})).await;
-    for target in [&asleep, &coming] {
-        assert_eq!(one.discovers(&target.id).await.well()["url"], proxied(&target.id), "a message wakes it");
+    let hibernated = registry.online("hibernated").await;
+    hibernated.order("hibernate").await.well();
+    let starting = registry.begun("starting", json!({})).await;
+    for target in [&hibernated, &starting] {
+        assert_eq!(
+            one.discovers(&target.id).await.well()["url"],
+            proxied(&target.id),
+            "a starting or hibernated target has a proxy url"
+        );
     }
 }
 
@@ -106,31 +112,31 @@ async fn peers_are_siblings_children_and_parent() {
     let left = registry.online_with("left", json!({ "parent_id": root.id, "role": "digs" })).await;
     let right = registry.online_below("right", &root).await;
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
+    let other_root = registry.online("other root").await;
     assert_eq!(left.peers("").await, ["right", "nephew", "root"]);
-    assert_eq!(root.peers("").await, ["strange", "left", "right"]);
+    assert_eq!(root.peers("").await, ["other root", "left", "right"]);
     assert_eq!(nephew.peers("").await, ["left"]);
-    assert_eq!(strange.peers("").await, ["root"]);
+    assert_eq!(other_root.peers("").await, ["root"]);
 
     left.heartbeat(json!({ "active_tasks": 2, "uptime_seconds": 1 })).await.well();
     left.register(json!({ "agent_card": { "name": "card" } })).await.well();
-    let told = right.ask(Ask::get(format!("/registry/{}/peers", right.id))).await.well();
+    let peers = right.ask(Ask::get(format!("/registry/{}/peers", right.id))).await.well();
     let keys = ["active_tasks", "agent_card", "id", "name", "parent_id", "role", "status", "tier", "url"];
-    for peer in told.as_array().unwrap() {
+    for peer in peers.as_array().unwrap() {
         assert_eq!(keys_of(peer), keys, "{peer}");
     }
     assert_eq!(
-        told[0],
+        peers[0],
         json!({
             "id": left.id, "name": "left", "role": "digs", "tier": 2, "status": "online", "url": proxied(&left.id),
             "parent_id": root.id, "active_tasks": 2, "agent_card": { "name": "card" },
         })
     );
-    let (role, parent, card) = (&told[1]["role"], &told[1]["parent_id"], &told[1]["agent_card"]);
-    assert_eq!((role, parent, card), (&Value::Null, &Value::Null, &Value::Null), "{told}");
+    let (role, parent, card) = (&peers[1]["role"], &peers[1]["parent_id"], &peers[1]["agent_card"]);
+    assert_eq!((role, parent, card), (&Value::Null, &Value::Null, &Value::Null), "{peers}");
 
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", right.id))).await.well();
-    assert_eq!(left.peers("").await, ["nephew", "root"], "what was removed is no peer");
+    assert_eq!(left.peers("").await, ["nephew", "root"], "a removed workspace is listed as a peer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,9 +149,9 @@ async fn peer_search_matches_names_and_roles_in_any_case() {
     assert_eq!(root.peers("?q=dig").await, ["Digger", "cook"]);
     assert_eq!(root.peers("?q=DIG").await, ["Digger", "cook"]);
     assert_eq!(root.peers("?q=").await, ["Digger", "cook", "pilot"]);
-    assert_eq!(root.peers("?q=%25").await, Vec::<String>::new(), "no pattern, a text");
+    assert_eq!(root.peers("?q=%25").await, Vec::<String>::new(), "`%` was treated as a pattern");
     assert_eq!(root.peers("?q=_").await, Vec::<String>::new());
-    assert_eq!(root.peers("?q=nobody").await, Vec::<String>::new());
+    assert_eq!(root.peers("?q=missing").await, Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +162,7 @@ async fn root_workspaces_are_not_peers_when_setting_is_off() {
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     assert_eq!(one.peers("").await, Vec::<String>::new());
     one.discovers(&other.id).await.refuses(403, "not authorized to discover this workspace");
-    let message = one.tell(&other, json!({ "method": "x" })).await;
+    let message = one.send_message(&other, json!({ "method": "x" })).await;
     message.refuses(403, "access denied: workspaces cannot communicate per hierarchy rules");
 }
 
@@ -168,7 +174,7 @@ async fn access_rules_change_when_settings_are_replaced() {
     let mut settings = (*registry.ops.settings()).clone();
     settings.access.root_siblings = false;
     registry.ops.replace_settings(settings);
-    assert_eq!(one.peers("").await, [""; 0], "roots are no peers any more");
+    assert_eq!(one.peers("").await, [""; 0], "roots are still peers");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,8 +183,8 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
     let root = registry.online("root").await;
     let left = registry.online_below("left", &root).await;
     let nephew = registry.online_below("nephew", &left).await;
-    let strange = registry.online("strange").await;
-    let nobody = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
+    let other_root = registry.online("other root").await;
+    let unknown = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
     let check = |caller: &str, target: &str| {
         Ask::post("/registry/check-access").json(json!({ "caller_id": caller, "target_id": target }))
     };
@@ -186,9 +192,9 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
         (&root.id, root.id.as_str(), true),
         (&root.id, &nephew.id, true),
         (&nephew.id, &root.id, true),
-        (&root.id, &strange.id, true),
-        (&left.id, &strange.id, false),
-        (&left.id, nobody, false),
+        (&root.id, &other_root.id, true),
+        (&left.id, &other_root.id, false),
+        (&left.id, unknown, false),
     ] {
         let answer = registry.order(check(caller, target)).await;
         answer.is(200, &format!(r#"{{"allowed":{allowed}}}"#));
@@ -197,6 +203,6 @@ async fn check_access_is_limited_to_admins_and_the_caller_itself() {
     left.ask(check(&root.id, &left.id)).await.refuses(401, "invalid workspace auth token");
     registry.ask(check(&left.id, &root.id)).await.refuses(401, "missing workspace auth token");
     left.ask(Ask::post("/registry/check-access").body("{}")).await.refuses(400, "invalid request body");
-    registry.order(Ask::new("DELETE", format!("/workspaces/{}", strange.id))).await.well();
-    registry.order(check(&root.id, &strange.id)).await.is(200, r#"{"allowed":false}"#);
+    registry.order(Ask::new("DELETE", format!("/workspaces/{}", other_root.id))).await.well();
+    registry.order(check(&root.id, &other_root.id)).await.is(200, r#"{"allowed":false}"#);
 }

@@ -27,15 +27,15 @@ fn hello(text: &str) -> Value {
 }
 
 async fn poller<'r>(registry: &'r Registry, name: &str) -> AgentClient<'r> {
-    let hand = registry.external(name, json!({})).await;
-    let answer = hand.register(json!({ "url": "", "delivery_mode": "poll" })).await;
+    let client = registry.external(name, json!({})).await;
+    let answer = client.register(json!({ "url": "", "delivery_mode": "poll" })).await;
     answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);
-    hand
+    client
 }
 
-async fn polled(hand: &AgentClient<'_>, query: &str) -> Vec<Value> {
-    let ask = Ask::get(format!("/workspaces/{}/activity?type=a2a_receive{query}", hand.id));
-    hand.ask(ask).await.well().as_array().expect("an array").clone()
+async fn polled(client: &AgentClient<'_>, query: &str) -> Vec<Value> {
+    let ask = Ask::get(format!("/workspaces/{}/activity?type=a2a_receive{query}", client.id));
+    client.ask(ask).await.well().as_array().expect("an array").clone()
 }
 
 fn same(answer: &Answer, expected: &Value) {
@@ -47,12 +47,12 @@ async fn message_to_a_polling_agent_is_stored_and_queued() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     let queued: Value = serde_json::from_str(QUEUED).unwrap();
-    same(&from.tell(&to, hello("hi")).await, &queued);
+    same(&from.send_message(&to, hello("hi")).await, &queued);
     let rows = polled(&to, "").await;
     assert_eq!(rows.len(), 1, "{rows:#?}");
     let row = &rows[0];
     assert_eq!((&row["source_id"], &row["target_id"]), (&json!(from.id), &json!(to.id)));
-    assert_eq!(row["request_body"], hello("hi"), "the whole message, to be read by the agent");
+    assert_eq!(row["request_body"], hello("hi"), "the complete message is stored");
     assert_eq!(row["data"], json!({ "source": "peer_agent", "text": "hi" }));
     assert!(row.get("response_body").is_none(), "it has no answer yet: {row}");
     // A user's message has no source; the answer to it is a message of the poller.
@@ -71,11 +71,15 @@ async fn message_is_queued_before_the_polling_agent_has_connected() {
     let from = registry.online("from").await;
     let to = registry.external("to", json!({ "delivery_mode": "poll" })).await;
     assert_eq!(to.status().await, "awaiting_agent");
-    from.tell(&to, hello("early")).await.well();
+    from.send_message(&to, hello("early")).await.well();
     let found = Ask::get(format!("/registry/discover/{}", to.id)).header("X-Workspace-ID", &from.id);
     from.ask(found).await.well();
     to.order("pause").await.well();
-    assert_eq!(from.tell(&to, hello("late")).await.status, 409, "paused is paused");
+    assert_eq!(
+        from.send_message(&to, hello("late")).await.status,
+        409,
+        "a paused workspace accepts no messages"
+    );
     to.order("resume").await.well();
     let texts: Vec<_> = polled(&to, "").await.iter().map(|row| row["data"]["text"].clone()).collect();
     assert!(texts.contains(&json!("early")), "{texts:?}");
@@ -126,12 +130,9 @@ async fn register_sets_the_delivery_mode() {
 async fn create_accepts_a_delivery_mode_for_external_workspaces() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({ "delivery_mode": "poll", "url": "remote://x" })).await;
-    let effective = one.show().await;
-    assert_eq!(
-        (&effective["delivery_mode"], &effective["status"]),
-        (&json!("poll"), &json!("awaiting_agent"))
-    );
-    for (body, word) in [
+    let view = one.show().await;
+    assert_eq!((&view["delivery_mode"], &view["status"]), (&json!("poll"), &json!("awaiting_agent")));
+    for (body, expected) in [
         (json!({ "name": "x", "external": true, "delivery_mode": "pull" }), "delivery_mode must be"),
         (
             json!({ "name": "x", "image": "i", "delivery_mode": "poll" }),
@@ -139,7 +140,7 @@ async fn create_accepts_a_delivery_mode_for_external_workspaces() {
         ),
     ] {
         let refused = registry.order(Ask::post("/workspaces").json(body)).await;
-        assert!(refused.status == 400 && refused.text().contains(word), "{refused:?}");
+        assert!(refused.status == 400 && refused.text().contains(expected), "{refused:?}");
     }
 }
 
@@ -147,7 +148,7 @@ async fn create_accepts_a_delivery_mode_for_external_workspaces() {
 async fn message_to_an_agent_without_a_url_is_a_bad_gateway() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.external_at("to", "").await);
-    let answer = from.tell(&to, hello("hi")).await;
+    let answer = from.send_message(&to, hello("hi")).await;
     assert!(answer.status == 502 && answer.text().contains("has no url"), "{answer:?}");
 }
 
@@ -174,7 +175,7 @@ fn row(of: WorkspaceId, number: u32, at: Timestamp) -> NewActivity {
 async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
-    from.tell(&to, hello("first")).await.well();
+    from.send_message(&to, hello("first")).await.well();
     let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
     // The agent's own reports push out history, but never a waiting message.
     let id = to.id.parse().unwrap();
@@ -190,7 +191,7 @@ async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
         let row = row(10_000 + number);
         assert_eq!(registry.store.queue_message(row).await.unwrap(), Queued::Stored);
     }
-    let full = from.tell(&to, hello("too much")).await;
+    let full = from.send_message(&to, hello("too much")).await;
     assert_eq!(
         (full.status, &full.json()["error"]["data"]["status"]),
         (503, &json!("mailbox_full")),
@@ -199,12 +200,12 @@ async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
     assert!(full.header("retry-after").is_some());
     // An admin's query does not count as a poll.
     let newest = polled(&to, "&limit=1").await.remove(0);
-    let looks = format!("/workspaces/{}/activity?since_id={}", to.id, newest["id"].as_str().unwrap());
-    registry.order(Ask::get(&looks)).await.well();
-    assert_eq!(from.tell(&to, hello("too much")).await.status, 503);
+    let admin_query = format!("/workspaces/{}/activity?since_id={}", to.id, newest["id"].as_str().unwrap());
+    registry.order(Ask::get(&admin_query)).await.well();
+    assert_eq!(from.send_message(&to, hello("too much")).await.status, 503);
     let ack = json!({ "acked_seq": newest["seq"] });
     to.ask(Ask::post(format!("/workspaces/{}/activity/ack", to.id)).json(ack)).await.well();
-    from.tell(&to, hello("room")).await.well();
+    from.send_message(&to, hello("room")).await.well();
     let ack = Ask::post(format!("/workspaces/{}/activity/ack", to.id)).body("{}");
     to.ask(ack).await.refuses(400, "invalid request body");
 }
@@ -213,7 +214,7 @@ async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
 /// of each page.
 async fn polled_to_the_end(to: &AgentClient<'_>, first: &str) -> Vec<Value> {
     let mut rows = polled(to, first).await;
-    let mut cursor = rows.last().expect("something was sent")["id"].as_str().unwrap().to_owned();
+    let mut cursor = rows.last().expect("the first page has rows")["id"].as_str().unwrap().to_owned();
     loop {
         let more = polled(to, &format!("&limit=100&since_id={cursor}")).await;
         let Some(newest) = more.last() else { return rows };
@@ -248,29 +249,29 @@ async fn cursor_acknowledges_only_messages_that_match_its_query() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("of a user"))).await.well();
-    from.tell(&to, hello("of an agent")).await.well();
+    from.send_message(&to, hello("of an agent")).await.well();
     let cursor = polled(&to, "&source=agent").await[0]["id"].as_str().unwrap().to_owned();
     polled(&to, &format!("&source=agent&since_id={cursor}")).await;
     let id = to.id.parse().unwrap();
     let query =
         |sender| ActivityQuery { after: Some(cursor.parse().unwrap()), sender, ..ActivityQuery::default() };
     let waits = |sender| registry.store.waiting_up_to(id, query(sender));
-    assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "it has arrived");
-    assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "it was never sent");
+    assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "the message was polled");
+    assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "the message was not polled yet");
     // A row of another workspace is an unknown cursor and retires nothing.
     let other = poller(&registry, "other").await;
-    from.tell(&other, hello("later")).await.well();
+    from.send_message(&other, hello("later")).await.well();
     let foreign = polled(&other, "").await[0]["id"].as_str().unwrap().to_owned();
     let gone = to.ask(Ask::get(format!("/workspaces/{}/activity?since_id={foreign}", to.id))).await;
     assert_eq!(gone.status, 410, "{gone:?}");
-    assert!(waits(None).await.unwrap().is_some(), "it was never sent");
+    assert!(waits(None).await.unwrap().is_some(), "the message was not polled yet");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queued_messages_survive_daemon_restart() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
-    from.tell(&to, hello("kept")).await.well();
+    from.send_message(&to, hello("kept")).await.well();
     let (id, token) = (to.id.clone(), to.token.clone());
     let registry = registry.restart().await;
     let to = AgentClient { registry: &registry, id, token };
@@ -281,11 +282,11 @@ async fn queued_messages_survive_daemon_restart() {
 async fn message_above_1_mib_to_a_polling_agent_is_refused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
-    let answer = from.tell(&to, hello(&"x".repeat(1 << 20))).await;
+    let answer = from.send_message(&to, hello(&"x".repeat(1 << 20))).await;
     assert!(answer.status == 413 && answer.text().contains("must not exceed 1 MiB"), "{answer:?}");
-    from.tell(&to, hello(&"x".repeat(900 << 10))).await.well();
+    from.send_message(&to, hello(&"x".repeat(900 << 10))).await.well();
     let rows = polled(&to, "").await;
-    assert_eq!(rows.len(), 1, "what was refused is no message");
+    assert_eq!(rows.len(), 1, "the refused message was stored");
     assert_eq!(
         rows[0]["request_body"]["params"]["message"]["parts"][0]["text"].as_str().unwrap().len(),
         900 << 10

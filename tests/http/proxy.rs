@@ -26,7 +26,7 @@ const REPLY: &str = r#"{"jsonrpc":"2.0","id":"1","result":{"parts":[{"text":"hel
 /// Headers that must never reach the agent, because they may hold the sender's token.
 const SECRETS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
 
-fn well() -> Reply {
+fn ok_reply() -> Reply {
     Reply::This(200, "application/json", REPLY.into())
 }
 
@@ -46,7 +46,7 @@ fn bare() -> Value {
 
 /// A workspace that sends, an external workspace that receives, and the agent of the latter.
 async fn pair(registry: &Registry, reply: Reply) -> (AgentClient<'_>, AgentClient<'_>, Agent) {
-    let agent = Agent::saying(reply).await;
+    let agent = Agent::replying(reply).await;
     let to = registry.external_at("to", &agent.url()).await;
     (registry.online("from").await, to, agent)
 }
@@ -55,73 +55,67 @@ async fn pair(registry: &Registry, reply: Reply) -> (AgentClient<'_>, AgentClien
 async fn read_request(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let read = stream.read(&mut [0; 4096]).await.unwrap();
-    assert!(read > 0, "nothing was asked");
+    assert!(read > 0, "the connection was closed without a request");
     stream
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_reaches_the_agent_and_its_answer_is_returned() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
-    let answer = from.tell(&to, hello()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
+    let answer = from.send_message(&to, hello()).await;
     answer.is(200, REPLY);
     assert_eq!(answer.header("content-type"), Some("application/json"));
-    assert_eq!(answer.header("set-cookie"), None, "an agent sets no cookies in ostler's name");
-    let requests = &agent.requests()[0];
-    assert_eq!(requests.path, "/agent?x=1");
-    assert_eq!(requests.json(), hello(), "a message that lacks nothing is passed on as it is");
+    assert_eq!(answer.header("set-cookie"), None, "a cookie of the agent was passed on");
+    let request = &agent.requests()[0];
+    assert_eq!(request.path, "/agent?x=1");
+    assert_eq!(request.json(), hello(), "a complete message is forwarded unchanged");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_reaches_a_container_at_its_own_port() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let agent = Agent::at(to.port().await, well()).await;
-    from.tell(&to, bare()).await.is(200, REPLY);
+    let agent = Agent::at(to.port().await, ok_reply()).await;
+    from.send_message(&to, bare()).await.is(200, REPLY);
     assert_eq!(agent.requests()[0].path, "/");
     // A degraded workspace still receives messages.
     to.heartbeat(json!({ "error_rate": 1, "uptime_seconds": 1 })).await.well();
     assert_eq!(to.status().await, "degraded");
-    from.tell(&to, bare()).await.is(200, REPLY);
+    from.send_message(&to, bare()).await.is(200, REPLY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn agent_status_and_body_are_returned_unchanged() {
     let registry = Registry::start().await;
     for (number, status) in [201, 202, 400, 401, 404, 429, 500, 503, 599].into_iter().enumerate() {
-        let agent = Agent::saying(Reply::This(status, "text/odd", b"own words".to_vec())).await;
+        let agent = Agent::replying(Reply::This(status, "text/odd", b"own words".to_vec())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let from = registry.external_at(&format!("from {number}"), "").await;
-        let answer = from.tell(&to, bare()).await;
+        let answer = from.send_message(&to, bare()).await;
         answer.is(status, "own words");
         assert_eq!(answer.header("content-type"), Some("text/odd"));
-        assert_eq!(agent.requests().len(), 1, "asked once, whatever it says");
+        assert_eq!(agent.requests().len(), 1, "the agent gets one request, whatever its answer");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn missing_message_fields_are_filled_in() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let bare = json!({ "method": "message/send", "params": { "message": { "parts": [] }, "kept": 1 } });
-    from.tell(&to, bare).await.is(200, REPLY);
-    let requests = agent.requests()[0].json();
-    assert_eq!((&requests["jsonrpc"], &requests["method"]), (&json!("2.0"), &json!("message/send")));
-    assert!(requests["id"].as_str().is_some_and(|id| id.len() == 36), "{requests}");
-    assert!(
-        requests["params"]["message"]["messageId"].as_str().is_some_and(|id| id.len() == 36),
-        "{requests}"
-    );
-    assert_eq!(
-        (&requests["params"]["message"]["parts"], &requests["params"]["kept"]),
-        (&json!([]), &json!(1))
-    );
+    from.send_message(&to, bare).await.is(200, REPLY);
+    let request = agent.requests()[0].json();
+    assert_eq!((&request["jsonrpc"], &request["method"]), (&json!("2.0"), &json!("message/send")));
+    assert!(request["id"].as_str().is_some_and(|id| id.len() == 36), "{request}");
+    assert!(request["params"]["message"]["messageId"].as_str().is_some_and(|id| id.len() == 36), "{request}");
+    assert_eq!((&request["params"]["message"]["parts"], &request["params"]["kept"]), (&json!([]), &json!(1)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn token_of_the_caller_never_reaches_the_agent() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let message = from
         .message(&to)
         .header("Cookie", "session=1")
@@ -131,32 +125,32 @@ async fn token_of_the_caller_never_reaches_the_agent() {
         .header("A2A-Version", "0.3")
         .json(bare());
     from.ask(message).await.is(200, REPLY);
-    let requests = &agent.requests()[0];
+    let request = &agent.requests()[0];
     for secret in SECRETS {
-        assert!(!requests.headers.contains_key(secret), "{secret}: {:?}", requests.headers);
+        assert!(!request.headers.contains_key(secret), "{secret}: {:?}", request.headers);
     }
-    let all = format!("{:?} {:?}", requests.headers, requests.body);
+    let all = format!("{:?} {:?}", request.headers, request.body);
     assert!(!all.contains(&from.token) && !all.contains("1.2.3.4"), "{all}");
-    assert_eq!(requests.headers["x-workspace-id"], from.id.as_str(), "who asks is told");
-    assert_eq!(requests.headers["a2a-version"], "0.3");
+    assert_eq!(request.headers["x-workspace-id"], from.id.as_str(), "the caller is identified");
+    assert_eq!(request.headers["a2a-version"], "0.3");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_carries_a_proof_of_the_agents_own_token() {
     let registry = Registry::start().await;
-    let (from, away, far) = pair(&registry, well()).await;
+    let (from, away, far) = pair(&registry, ok_reply()).await;
     let to = registry.online("container").await;
-    let near = Agent::at(to.port().await, well()).await;
+    let near = Agent::at(to.port().await, ok_reply()).await;
     // A client cannot choose the proof, not even as one of several header values.
     let forged = |to: &AgentClient<'_>| from.message(to).header("X-Ostler-Proof", from.proof()).json(bare());
     for (to, agent) in [(&to, &near), (&away, &far)] {
         from.ask(forged(to)).await.is(200, REPLY);
         assert_eq!(agent.requests()[0].proofs(), [to.proof()]);
     }
-    assert_ne!(to.proof(), away.proof(), "a neighbour could compute it");
+    assert_ne!(to.proof(), away.proof(), "two workspaces have the same proof");
     // A proof does not authenticate a request to ostler either.
-    let effective = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
-    effective
+    let by_proof = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
+    by_proof
         .header("X-Workspace-ID", &to.id)
         .to(registry.address)
         .await
@@ -166,48 +160,52 @@ async fn message_carries_a_proof_of_the_agents_own_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proof_changes_when_the_agents_token_changes() {
     let registry = Registry::start().await;
-    let (from, away, far) = pair(&registry, well()).await;
+    let (from, away, far) = pair(&registry, ok_reply()).await;
     let to = registry.online("container").await;
-    let near = Agent::at(to.port().await, well()).await;
-    from.tell(&to, bare()).await.is(200, REPLY);
+    let near = Agent::at(to.port().await, ok_reply()).await;
+    from.send_message(&to, bare()).await.is(200, REPLY);
     // The agent in the container does not hold an api token of its workspace, so another one changes nothing.
     let another = Ask::post(format!("/workspaces/{}/tokens", to.id)).json(json!({}));
     registry.order(another).await;
     to.order("restart").await;
-    let anew = AgentClient { token: registry.token_in_volume(&to.id).await, ..to.clone() };
-    assert_ne!(anew.token, to.token);
-    anew.heartbeat(json!({})).await.well();
-    from.tell(&to, bare()).await.is(200, REPLY);
-    let effective: Vec<_> = near.requests().iter().map(super::agent::RecordedRequest::proofs).collect();
-    assert_eq!(effective, [[to.proof()], [anew.proof()]]);
+    let restarted = AgentClient { token: registry.token_in_volume(&to.id).await, ..to.clone() };
+    assert_ne!(restarted.token, to.token);
+    restarted.heartbeat(json!({})).await.well();
+    from.send_message(&to, bare()).await.is(200, REPLY);
+    let proofs: Vec<_> = near.requests().iter().map(super::agent::RecordedRequest::proofs).collect();
+    assert_eq!(proofs, [[to.proof()], [restarted.proof()]]);
     // An external agent may hold either of two tokens, until one is revoked.
     let made =
         registry.order(Ask::post(format!("/workspaces/{}/tokens", away.id)).json(json!({}))).await.json();
     let second = made["auth_token"].as_str().unwrap_or_else(|| panic!("a token: {made}")).to_owned();
-    from.tell(&away, bare()).await.is(200, REPLY);
+    from.send_message(&away, bare()).await.is(200, REPLY);
     let mut both = [away.proof(), proof_of(&second)];
-    let mut effective = far.requests()[0].proofs();
+    let mut proofs = far.requests()[0].proofs();
     both.sort();
-    effective.sort();
-    assert_eq!(effective, both);
+    proofs.sort();
+    assert_eq!(proofs, both);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_of_an_admin_does_not_carry_a_workspace_id() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let message =
         Ask::post(format!("/workspaces/{}/a2a", to.id)).header("X-Workspace-ID", &from.id).json(bare());
     registry.order(message).await.is(200, REPLY);
-    let requests = &agent.requests()[0];
-    assert_ne!(requests.headers["x-workspace-id"], from.id.as_str(), "an admin is no workspace");
-    assert!(!requests.headers.contains_key("authorization"));
+    let request = &agent.requests()[0];
+    assert_ne!(
+        request.headers["x-workspace-id"],
+        from.id.as_str(),
+        "an admin's message carries a workspace id"
+    );
+    assert!(!request.headers.contains_key("authorization"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_is_refused_when_sender_differs_from_token_owner() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let path = || Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare());
     registry.ask(path()).await.refuses(401, "missing workspace auth token");
     from.ask(path().header("X-Workspace-ID", &to.id)).await.refuses(401, "invalid workspace auth token");
@@ -221,10 +219,10 @@ async fn message_is_refused_when_sender_differs_from_token_owner() {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_is_refused_when_the_hierarchy_forbids_it() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let below = registry.online_below("below", &from).await;
     let refused = "access denied: workspaces cannot communicate per hierarchy rules";
-    below.tell(&to, bare()).await.refuses(403, refused);
+    below.send_message(&to, bare()).await.refuses(403, refused);
     // The check comes before the body is read.
     below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
     assert_eq!(agent.requests().len(), 0);
@@ -233,7 +231,7 @@ async fn message_is_refused_when_the_hierarchy_forbids_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_that_is_not_a_json_object_is_refused() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     for body in ["", "nonsense", "[]", "null", "{", r#"{"method":"x"} x"#, r#"{"method":"x","method":"y"}"#] {
         let answer = from.ask(from.message(&to).body(body)).await;
         assert_eq!(
@@ -248,7 +246,7 @@ async fn message_that_is_not_a_json_object_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_above_10_mib_is_refused() {
     let registry = Registry::start().await;
-    let (from, to, agent) = pair(&registry, well()).await;
+    let (from, to, agent) = pair(&registry, ok_reply()).await;
     let most = 10 << 20;
     let frame = r#"{"jsonrpc":"2.0","id":1,"method":""}"#;
     let sized = |length: usize| {
@@ -266,14 +264,14 @@ async fn message_above_10_mib_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_refused_request_still_gets_its_answer() {
     let registry = Registry::start().await;
-    let (from, to, _agent) = pair(&registry, well()).await;
+    let (from, to, _agent) = pair(&registry, ok_reply()).await;
     let large = "x".repeat(24 << 20);
     let body = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{large}"}}"#);
     let activity = Ask::post(format!("/workspaces/{}/activity", from.id));
     for (ask, status) in [
         (from.message(&to).token(&from.token).body(body.clone()), 413),
-        (from.message(&to).token("nobodys").body(body.clone()), 401),
-        (Ask::post("/workspaces/nobody/a2a").token(&registry.admin).body(body.clone()), 404),
+        (from.message(&to).token("not-a-token").body(body.clone()), 401),
+        (Ask::post("/workspaces/unknown/a2a").token(&registry.admin).body(body.clone()), 404),
         (activity.token(&from.token).header("X-Workspace-ID", &from.id).body(body.clone()), 413),
     ] {
         let mut wire = Wire::open(registry.address).await;
@@ -298,13 +296,13 @@ async fn large_refused_request_still_gets_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_answers_404_to_an_unknown_target_and_410_if_removed() {
     let registry = Registry::start().await;
-    let (from, to, _agent) = pair(&registry, well()).await;
+    let (from, to, _agent) = pair(&registry, ok_reply()).await;
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.replace('-', "")] {
         let message = Ask::post(format!("/workspaces/{id}/a2a")).json(bare());
         from.ask(message).await.refuses(404, "workspace not found");
     }
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", to.id))).await.well();
-    from.tell(&to, bare()).await.refuses(410, "workspace removed");
+    from.send_message(&to, bare()).await.refuses(410, "workspace removed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,14 +311,15 @@ async fn message_wakes_a_hibernated_target_and_waits_for_it() {
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
     let wakes = async {
-        until("it is woken", async || (to.status().await == "provisioning").then_some(())).await;
+        until("the target is being woken", async || (to.status().await == "provisioning").then_some(()))
+            .await;
         let token = registry.token_in_volume(&to.id).await;
-        let agent = Agent::at(to.port().await, well()).await;
+        let agent = Agent::at(to.port().await, ok_reply()).await;
         let woken = AgentClient { token, ..to.clone() };
         woken.heartbeat(json!({})).await.well();
         agent
     };
-    let (answer, agent) = tokio::join!(from.tell(&to, bare()), wakes);
+    let (answer, agent) = tokio::join!(from.send_message(&to, bare()), wakes);
     answer.is(200, REPLY);
     assert_eq!(agent.requests().len(), 1);
 }
@@ -330,14 +329,14 @@ async fn message_waits_for_a_target_that_is_starting() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let to = registry.begun("to", json!({})).await;
-    let agent = Agent::at(to.port().await, well()).await;
-    let comes = async {
+    let agent = Agent::at(to.port().await, ok_reply()).await;
+    let becomes_online = async {
         until("the message waits", async || registry.ops.traffic().sent_at(registry.row(&from.id).await.id))
             .await;
         to.heartbeat(json!({})).await.well();
     };
     let held = from.message(&to).header("X-Timeout", "60").json(bare());
-    let (answer, ()) = tokio::join!(from.ask(held), comes);
+    let (answer, ()) = tokio::join!(from.ask(held), becomes_online);
     answer.is(200, REPLY);
     assert_eq!(agent.requests().len(), 1);
 }
@@ -347,12 +346,12 @@ async fn message_answers_503_with_retry_after_when_wake_takes_too_long() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("hibernate").await.well();
-    let hurried = from.message(&to).header("X-Timeout", "1").json(bare());
-    let answer = from.ask(hurried).await;
-    let told = answer.has(503, &["error", "waking", "retry_after"]);
-    assert_eq!(told["waking"], json!(true));
-    assert!(told["error"].is_string());
-    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
+    let with_short_timeout = from.message(&to).header("X-Timeout", "1").json(bare());
+    let answer = from.ask(with_short_timeout).await;
+    let body = answer.has(503, &["error", "waking", "retry_after"]);
+    assert_eq!(body["waking"], json!(true));
+    assert!(body["error"].is_string());
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(body["retry_after"].to_string()));
     to.until_status("provisioning").await;
 }
 
@@ -363,7 +362,7 @@ async fn message_does_not_wake_a_paused_workspace_or_its_children() {
     let to = registry.online("to").await;
     let child = registry.online_below("child", &to).await;
     to.order("pause").await.well();
-    let answer = from.tell(&to, bare()).await;
+    let answer = from.send_message(&to, bare()).await;
     assert_eq!((answer.status, keys_of(&answer.json())), (409, vec!["error".to_owned()]), "{answer:?}");
     let answer = registry.order(Ask::post(format!("/workspaces/{}/a2a", child.id)).json(bare())).await;
     assert_eq!(answer.status, 409, "{answer:?}");
@@ -375,17 +374,17 @@ async fn message_does_not_start_a_failed_or_awaiting_workspace() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let away = registry.external("away", json!({})).await;
-    let answer = from.tell(&away, bare()).await;
-    let told = answer.has(503, &["error", "status"]);
-    assert_eq!(told["status"], "awaiting_agent");
+    let answer = from.send_message(&away, bare()).await;
+    let body = answer.has(503, &["error", "status"]);
+    assert_eq!(body["status"], "awaiting_agent");
     assert!(answer.header("retry-after").is_some());
 
     let failed = registry.begun("failed", json!({})).await;
     let row = registry.row(&failed.id).await;
     registry.ops.time_out_provisioning(row.id, row.incarnation, row.status_since, 1).await.unwrap();
-    let told = from.tell(&failed, bare()).await.has(503, &["error", "status"]);
-    assert_eq!(told["status"], "failed");
-    assert!(told["error"].as_str().unwrap().contains("provision_timeout"), "the reason: {told}");
+    let body = from.send_message(&failed, bare()).await.has(503, &["error", "status"]);
+    assert_eq!(body["status"], "failed");
+    assert!(body["error"].as_str().unwrap().contains("provision_timeout"), "the reason: {body}");
     assert_eq!(failed.status().await, "failed(provision_timeout)");
 }
 
@@ -396,13 +395,13 @@ async fn message_restarts_a_container_that_has_exited() {
     let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
-    let answer = from.tell(&to, bare()).await;
+    let answer = from.send_message(&to, bare()).await;
     answer.is(
         503,
         r#"{"error":"workspace agent unreachable — container restart triggered","restarting":true}"#,
     );
     assert!(answer.header("retry-after").is_some());
-    until("it is started again", async || {
+    until("the container is restarted", async || {
         let row = registry.row(&to.id).await;
         (row.incarnation.0 == 2).then_some(())
     })
@@ -416,8 +415,8 @@ async fn message_reports_failed_when_target_has_exited_too_often() {
     let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;
-    let told = from.tell(&to, bare()).await.has(503, &["error", "status"]);
-    assert_eq!(told["status"], "failed", "{told}");
+    let body = from.send_message(&to, bare()).await.has(503, &["error", "status"]);
+    assert_eq!(body["status"], "failed", "{body}");
     assert_eq!(to.status().await, "failed(parked)");
 }
 
@@ -426,21 +425,21 @@ async fn message_is_delivered_once_when_agent_listens_late() {
     let registry = Registry::start().await;
     let from = registry.online("from").await;
     let container = registry.online("container").await;
-    let nowhere = Agent::saying(well()).await;
+    let nowhere = Agent::replying(ok_reply()).await;
     let (url, port) = (nowhere.url(), nowhere.address.port());
     drop(nowhere);
     let external = registry.external_at("external", &url).await;
     for (to, port) in [(&container, container.port().await), (&external, port)] {
         let id = registry.row(&to.id).await.id;
         let listens = async {
-            until("the message is under way", async || (registry.ops.traffic().open(id) > 0).then_some(()))
+            until("the message is in flight", async || (registry.ops.traffic().open(id) > 0).then_some(()))
                 .await;
-            Agent::at(port, well()).await
+            Agent::at(port, ok_reply()).await
         };
-        let (answer, agent) = tokio::join!(from.tell(to, hello()), listens);
+        let (answer, agent) = tokio::join!(from.send_message(to, hello()), listens);
         answer.is(200, REPLY);
         assert_eq!(agent.requests().len(), 1, "a message is delivered once");
-        until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+        until("no message is in flight", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
     }
 }
 
@@ -455,46 +454,50 @@ async fn message_waits_when_port_accepts_before_the_agent_listens() {
     let listens = async {
         for _ in 0..3 {
             let (mut accepted, _) = forwarder.accept().await.unwrap();
-            let mut heard = [0; 4096];
-            let read = accepted.read(&mut heard).await.unwrap();
-            let heard = String::from_utf8_lossy(&heard[..read]).into_owned();
-            assert!(heard.starts_with("GET /.well-known/agent.json "), "the message was sent: {heard}");
+            let mut buffer = [0; 4096];
+            let read = accepted.read(&mut buffer).await.unwrap();
+            let request = String::from_utf8_lossy(&buffer[..read]).into_owned();
+            assert!(request.starts_with("GET /.well-known/agent.json "), "the message was sent: {request}");
         }
         drop(forwarder);
-        Agent::at(port, well()).await
+        Agent::at(port, ok_reply()).await
     };
-    let (answer, agent) = tokio::join!(from.tell(&to, hello()), listens);
+    let (answer, agent) = tokio::join!(from.send_message(&to, hello()), listens);
     answer.is(200, REPLY);
-    let requests: Vec<_> = agent.requests().iter().map(|requests| requests.path.clone()).collect();
-    assert_eq!(requests, ["/.well-known/agent.json", "/"], "once it has answered, the message follows");
-    for requests in agent.requests() {
-        assert_eq!(requests.proofs(), [to.proof()], "{}", requests.path);
+    let requests: Vec<_> = agent.requests().iter().map(|request| request.path.clone()).collect();
+    assert_eq!(
+        requests,
+        ["/.well-known/agent.json", "/"],
+        "the message follows after the agent answered a request"
+    );
+    for request in agent.requests() {
+        assert_eq!(request.proofs(), [to.proof()], "{}", request.path);
     }
-    from.tell(&to, hello()).await.is(200, REPLY);
-    assert_eq!(agent.requests().len(), 3, "an agent that has answered is not asked again");
+    from.send_message(&to, hello()).await.is(200, REPLY);
+    assert_eq!(agent.requests().len(), 3, "an agent that has answered gets no further probe");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_error_names_the_port_when_agent_never_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let hurried =
+    let with_short_timeout =
         async |to: &AgentClient<'_>| from.ask(from.message(to).header("X-Timeout", "1").json(bare())).await;
-    let answer = hurried(&to).await;
-    let told = answer.has(503, &["error", "retry_after"]);
+    let answer = with_short_timeout(&to).await;
+    let body = answer.has(503, &["error", "retry_after"]);
     assert!(
-        told["error"].as_str().unwrap().starts_with("to is running, but nothing listens on port 8000"),
-        "{told}"
+        body["error"].as_str().unwrap().starts_with("to is running, but nothing listens on port 8000"),
+        "{body}"
     );
-    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(body["retry_after"].to_string()));
     assert_eq!(to.status().await, "online", "its container runs");
 
-    let nowhere = Agent::saying(well()).await.url();
+    let nowhere = Agent::replying(ok_reply()).await.url();
     let away = registry.external_at("away", &nowhere).await;
-    let told = hurried(&away).await.has(503, &["error", "retry_after"]);
-    assert_eq!(told["error"], "away is online but does not accept connections at its url");
+    let body = with_short_timeout(&away).await.has(503, &["error", "retry_after"]);
+    assert_eq!(body["error"], "away is online but does not accept connections at its url");
     let silent = registry.external_at("silent", "").await;
-    hurried(&silent).await.refuses(502, "failed to reach workspace agent: it has no url");
+    with_short_timeout(&silent).await.refuses(502, "failed to reach workspace agent: it has no url");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -503,10 +506,10 @@ async fn undelivered_message_is_refused_when_its_target_is_paused() {
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let id = registry.row(&to.id).await.id;
     let pauses = async {
-        until("the message is under way", async || (registry.ops.traffic().open(id) > 0).then_some(())).await;
+        until("the message is in flight", async || (registry.ops.traffic().open(id) > 0).then_some(())).await;
         to.order("pause").await.well();
     };
-    let (answer, ()) = tokio::join!(from.tell(&to, bare()), pauses);
+    let (answer, ()) = tokio::join!(from.send_message(&to, bare()), pauses);
     assert_eq!(answer.status, 409, "{answer:?}");
 }
 
@@ -514,13 +517,13 @@ async fn undelivered_message_is_refused_when_its_target_is_paused() {
 async fn redirect_or_invalid_status_of_an_agent_is_a_bad_gateway() {
     let registry = Registry::start().await;
     for (number, status) in [301_u16, 302, 303, 307, 308, 304, 999].into_iter().enumerate() {
-        let agent = Agent::saying(Reply::This(status, "text/plain", b"own words".to_vec())).await;
+        let agent = Agent::replying(Reply::This(status, "text/plain", b"own words".to_vec())).await;
         let to = registry.external_at(&format!("to {number}"), &agent.url()).await;
         let from = registry.external_at(&format!("from {number}"), "").await;
-        let answer = from.tell(&to, bare()).await;
-        let told = answer.has(502, &["error"]);
+        let answer = from.send_message(&to, bare()).await;
+        let body = answer.has(502, &["error"]);
         let why = format!("failed to reach workspace agent: it responded with HTTP status {status}");
-        assert!(told["error"].as_str().unwrap().starts_with(&why), "{told}");
+        assert!(body["error"].as_str().unwrap().starts_with(&why), "{body}");
         assert_eq!(answer.header("location"), None);
     }
 }
@@ -534,10 +537,10 @@ async fn refusal_is_a_json_rpc_error_for_a_json_rpc_request() {
     paused.order("pause").await.well();
     let silent = registry.external_at("silent", "").await;
     let away = registry.external("away", json!({})).await;
-    let nobody = Ask::post(format!("/workspaces/{}/a2a", to.id));
+    let unauthenticated = Ask::post(format!("/workspaces/{}/a2a", to.id));
     let unknown = Ask::post("/workspaces/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11/a2a").token(&from.token);
     for (ask, status, message) in [
-        (nobody, 401, "missing workspace auth token"),
+        (unauthenticated, 401, "missing workspace auth token"),
         (below.message(&to).token(&below.token), 403, "access denied"),
         (unknown, 404, "workspace not found"),
         (from.message(&paused).token(&from.token), 409, "workspace or one of its ancestors is paused"),
@@ -548,12 +551,12 @@ async fn refusal_is_a_json_rpc_error_for_a_json_rpc_request() {
             let mut request = hello();
             request["id"] = id.clone();
             let answer = registry.ask(ask.clone().json(request)).await;
-            let told = answer.has(status, &["jsonrpc", "id", "error"]);
-            assert_eq!((&told["jsonrpc"], &told["id"]), (&json!("2.0"), &id), "{told}");
-            assert_eq!(keys_of(&told["error"]), ["code", "data", "message"], "{told}");
-            assert!(told["error"]["message"].as_str().unwrap().starts_with(message), "{told}");
-            assert!(told["error"]["code"].is_i64(), "{told}");
-            assert_eq!(told["error"]["data"]["http_status"], status, "{told}");
+            let body = answer.has(status, &["jsonrpc", "id", "error"]);
+            assert_eq!((&body["jsonrpc"], &body["id"]), (&json!("2.0"), &id), "{body}");
+            assert_eq!(keys_of(&body["error"]), ["code", "data", "message"], "{body}");
+            assert!(body["error"]["message"].as_str().unwrap().starts_with(message), "{body}");
+            assert!(body["error"]["code"].is_i64(), "{body}");
+            assert_eq!(body["error"]["data"]["http_status"], status, "{body}");
             assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
         }
         // Anything but a JSON-RPC 2.0 request with an id is refused in the plain shape.
@@ -564,8 +567,8 @@ async fn refusal_is_a_json_rpc_error_for_a_json_rpc_request() {
             json!({ "jsonrpc": "2.0", "id": {}, "method": "x" }),
             json!({ "jsonrpc": "2.0", "id": 1 }),
         ] {
-            let told = registry.ask(ask.clone().json(other)).await.json();
-            assert!(told["error"].as_str().unwrap().starts_with(message), "{told}");
+            let body = registry.ask(ask.clone().json(other)).await.json();
+            assert!(body["error"].as_str().unwrap().starts_with(message), "{body}");
         }
     }
 }
@@ -577,15 +580,15 @@ async fn agent_that_closes_or_sends_no_http_is_a_bad_gateway() {
     for (name, answer) in [("mute", &b""[..]), ("odd", &b"SSH-2.0-odd\r\n\r\n"[..])] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let to = registry.external_at(name, &format!("http://{}", listener.local_addr().unwrap())).await;
-        let hangs_up = async {
+        let closes = async {
             let mut stream = read_request(&listener).await;
             stream.write_all(answer).await.unwrap();
             stream.shutdown().await.unwrap();
         };
-        let (told, ()) = tokio::join!(from.tell(&to, bare()), hangs_up);
-        let told = told.has(502, &["error"]);
+        let (refused, ()) = tokio::join!(from.send_message(&to, bare()), closes);
+        let body = refused.has(502, &["error"]);
         let why = "failed to reach workspace agent: it closed the connection without a response";
-        assert!(told["error"].as_str().unwrap().starts_with(why), "{name}: {told}");
+        assert!(body["error"].as_str().unwrap().starts_with(why), "{name}: {body}");
     }
 }
 
@@ -605,7 +608,7 @@ async fn event_stream_of_an_agent_is_passed_on_unbuffered() {
     events.send("data: 2\n\n".into()).unwrap();
     assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 2\n\n");
     drop(events);
-    assert_eq!(wire.chunk().await.unwrap(), None, "it ends where the agent ends it");
+    assert_eq!(wire.chunk().await.unwrap(), None, "the stream ends when the agent ends it");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -614,12 +617,12 @@ async fn client_disconnect_cancels_the_request_to_the_agent() {
     let (from, to, agent) = pair(&registry, Reply::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
-    until("the agent is asked", async || (!agent.requests().is_empty()).then_some(())).await;
+    until("the agent has the request", async || (!agent.requests().is_empty()).then_some(())).await;
     let id = registry.row(&to.id).await.id;
     assert_eq!(registry.ops.traffic().open(id), 1);
     drop(wire);
-    until("the agent hears that nobody waits", async || (agent.left() == 1).then_some(())).await;
-    until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+    until("the connection to the agent is closed", async || (agent.left() == 1).then_some(())).await;
+    until("no message is in flight", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -642,7 +645,7 @@ async fn truncated_agent_answer_is_not_returned_as_complete() {
     let from = registry.online("from").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let to = registry.external_at("to", &format!("http://{}", listener.local_addr().unwrap())).await;
-    let breaks_off = async {
+    let truncates = async {
         let mut stream = read_request(&listener).await;
         let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nthe first words";
         stream.write_all(begun).await.unwrap();
@@ -650,8 +653,8 @@ async fn truncated_agent_answer_is_not_returned_as_complete() {
     };
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
-    let (answer, ()) = tokio::join!(wire.try_answer(), breaks_off);
-    assert!(answer.is_none(), "a part looked like the whole: {answer:?}");
+    let (answer, ()) = tokio::join!(wire.try_answer(), truncates);
+    assert!(answer.is_none(), "a truncated answer was returned as complete: {answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -666,7 +669,7 @@ async fn agent_answer_above_64_mib_is_refused_or_cut_off() {
         let _cut = stream.write_all(head.as_bytes()).await;
         stream
     };
-    let (answer, _stream) = tokio::join!(from.tell(&to, bare()), announces);
+    let (answer, _stream) = tokio::join!(from.send_message(&to, bare()), announces);
     assert_eq!((answer.status, keys_of(&answer.json())), (502, vec!["error".to_owned()]), "{answer:?}");
 
     let grows = async {
@@ -684,7 +687,7 @@ async fn agent_answer_above_64_mib_is_refused_or_cut_off() {
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
     let (answer, ()) = tokio::join!(wire.try_answer(), grows);
     let answer = answer.map(|answer| (answer.status, answer.body.len()));
-    assert_eq!(answer, None, "a cut answer looked like a whole one");
+    assert_eq!(answer, None, "a truncated answer was returned as complete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -694,7 +697,7 @@ async fn wake_ups_are_rate_limited_per_sender() {
     let registry = Registry::wanting(options).await;
     let (from, other, to) =
         (registry.online("from").await, registry.online("other").await, registry.online("to").await);
-    let hurried = async |by: &AgentClient<'_>| -> Answer {
+    let with_short_timeout = async |by: &AgentClient<'_>| -> Answer {
         if to.status().await != "hibernated" {
             let token = registry.token_in_volume(&to.id).await;
             AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
@@ -702,13 +705,13 @@ async fn wake_ups_are_rate_limited_per_sender() {
         }
         by.ask(by.message(&to).header("X-Timeout", "1").json(bare())).await
     };
-    assert_eq!(hurried(&from).await.status, 503);
-    let answer = hurried(&from).await;
-    let told = answer.has(429, &["error", "retry_after"]);
-    assert_eq!(told["error"], "rate limit exceeded");
-    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(told["retry_after"].to_string()));
-    assert_eq!(to.status().await, "hibernated", "it sleeps on");
-    assert_eq!(hurried(&other).await.status, 503, "another has its own share");
+    assert_eq!(with_short_timeout(&from).await.status, 503);
+    let answer = with_short_timeout(&from).await;
+    let body = answer.has(429, &["error", "retry_after"]);
+    assert_eq!(body["error"], "rate limit exceeded");
+    assert_eq!(answer.header("retry-after").map(str::to_owned), Some(body["retry_after"].to_string()));
+    assert_eq!(to.status().await, "hibernated", "the refused message woke it");
+    assert_eq!(with_short_timeout(&other).await.status, 503, "the wake-up limit is per sender");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -722,7 +725,7 @@ async fn concurrent_messages_to_a_hibernated_target_share_a_wake_up() {
     let wakes = async {
         to.until_status("provisioning").await;
         let token = registry.token_in_volume(&to.id).await;
-        let agent = Agent::at(to.port().await, well()).await;
+        let agent = Agent::at(to.port().await, ok_reply()).await;
         AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
         agent
     };
@@ -740,12 +743,15 @@ async fn in_flight_message_prevents_hibernation_of_its_target() {
     let agent = Agent::at(to.port().await, Reply::Nothing).await;
     let mut wire = Wire::open(registry.address).await;
     wire.write(&from.message(&to).token(&from.token).json(bare()).bytes()).await;
-    until("the agent is asked", async || (!agent.requests().is_empty()).then_some(())).await;
+    until("the agent has the request", async || (!agent.requests().is_empty()).then_some(())).await;
     let busy = to.order("hibernate").await.has(409, &["error", "open_requests"]);
     assert_eq!(busy["open_requests"], 1, "{busy}");
     assert!(busy["error"].as_str().unwrap().starts_with("workspace is in use"), "{busy}");
     drop(wire);
-    until("nobody waits any more", async || (to.order("hibernate").await.status == 200).then_some(())).await;
+    until("no request to the target is open", async || {
+        (to.order("hibernate").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -782,7 +788,10 @@ async fn waiting_message_is_refused_when_its_target_stops_or_fails() {
         let held = from.message(&to).header("X-Timeout", "60").json(bare());
         let (answer, ()) = tokio::join!(from.ask(held), changes);
         assert_eq!(answer.status, becomes, "{name}: {answer:?}");
-        assert!(!answer.text().contains("waking"), "{name}: it did not wait in vain: {answer:?}");
+        assert!(
+            !answer.text().contains("waking"),
+            "{name}: the message waited until its timeout: {answer:?}"
+        );
     }
 }
 
@@ -799,11 +808,11 @@ async fn failed_wake_up_is_reported_and_can_be_retried() {
     assert_eq!((answer.status, keys_of(&answer.json())), (503, vec!["error".to_owned()]), "{answer:?}");
     assert!(answer.header("retry-after").is_some());
     registry.world.heal();
-    // The next run of the pass resumes what was begun; the test does not wait for its schedule.
+    // The next run of the pass resumes the interrupted start; the test does not wait for its schedule.
     registry.sweep(&["settle"]).await;
     let wakes = async {
         let token = registry.token_in_volume(&to.id).await;
-        let agent = Agent::at(to.port().await, well()).await;
+        let agent = Agent::at(to.port().await, ok_reply()).await;
         AgentClient { token, ..to.clone() }.heartbeat(json!({})).await.well();
         agent
     };
@@ -814,12 +823,13 @@ async fn failed_wake_up_is_reported_and_can_be_retried() {
 /// Time in which a message that must wait could wrongly proceed.
 const CHANCE: Duration = Duration::from_millis(300);
 
-/// Waits until the workspace is provisioning, and sends the heartbeat of its new agent.
+/// Waits until the workspace is provisioning and sends the heartbeat of its new agent.
 async fn come_online<'a>(to: &AgentClient<'a>) -> AgentClient<'a> {
-    until("it is being started", async || (to.status().await == "provisioning").then_some(())).await;
-    let anew = AgentClient { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
-    anew.heartbeat(json!({})).await.well();
-    anew
+    until("the workspace is provisioning", async || (to.status().await == "provisioning").then_some(()))
+        .await;
+    let restarted = AgentClient { token: to.registry.token_in_volume(&to.id).await, ..to.clone() };
+    restarted.heartbeat(json!({})).await.well();
+    restarted
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -827,26 +837,26 @@ async fn message_waits_for_an_accepted_start_but_a_later_stop_wins() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    // The start is accepted, but not carried out until the message has had `CHANCE`.
+    // The start is accepted, but not executed until the message has had `CHANCE`.
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let come_online = async {
         registry.clock.sleep(CHANCE).await;
-        let agent = Agent::at(to.port().await, well()).await;
+        let agent = Agent::at(to.port().await, ok_reply()).await;
         let (started, _) = tokio::join!(accepted, come_online(&to));
-        started.expect("it is started");
+        started.expect("the start succeeds");
         agent
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online);
     answer.is(200, REPLY);
-    // A stop that is ordered later wins.
+    // A later stop wins.
     to.order("stop").await.well();
-    assert_eq!(from.tell(&to, bare()).await.status, 409, "it is to stay so");
+    assert_eq!(from.send_message(&to, bare()).await.status, 409, "a stop after the start must win");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn message_with_a_content_encoding_is_refused() {
     let registry = Registry::start().await;
-    let (from, to, _agent) = pair(&registry, well()).await;
+    let (from, to, _agent) = pair(&registry, ok_reply()).await;
     let ask = |encoding: &str| from.message(&to).header("Content-Encoding", encoding).json(bare());
     from.ask(ask("gzip")).await.refuses_with(415, "Content-Encoding: gzip");
     from.ask(ask("identity")).await.is(200, REPLY);
@@ -856,7 +866,7 @@ async fn message_with_a_content_encoding_is_refused() {
 async fn messages_query_an_unresponsive_engine_only_once() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let _agent = Agent::at(to.port().await, well()).await;
+    let _agent = Agent::at(to.port().await, ok_reply()).await;
     let requests = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&requests);
     registry.world.inject(move |call| match call.method {
@@ -867,35 +877,35 @@ async fn messages_query_an_unresponsive_engine_only_once() {
         _ => Fault::None,
     });
     for _ in 0..4 {
-        from.tell(&to, bare()).await.is(200, REPLY);
+        from.send_message(&to, bare()).await.is(200, REPLY);
     }
-    assert_eq!(requests.load(Ordering::Relaxed), 1, "each message waits for an engine that gives no answer");
+    assert_eq!(requests.load(Ordering::Relaxed), 1, "later messages queried the engine again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn workspace_may_send_a_message_to_itself() {
     let registry = Registry::start().await;
-    let (_, to, agent) = pair(&registry, well()).await;
-    to.tell(&to, bare()).await.is(200, REPLY);
+    let (_, to, agent) = pair(&registry, ok_reply()).await;
+    to.send_message(&to, bare()).await.is(200, REPLY);
     assert_eq!(agent.requests()[0].headers["x-workspace-id"], to.id.as_str());
     let id = registry.row(&to.id).await.id;
-    until("nothing is on its way", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
+    until("no message is in flight", async || (registry.ops.traffic().open(id) == 0).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn registration_is_accepted_when_its_url_does_not_resolve() {
     let registry = Registry::start().await;
-    let agent = Agent::saying(well()).await;
+    let agent = Agent::replying(ok_reply()).await;
     let (from, to) = (registry.online("from").await, registry.external("to", json!({})).await);
     let answer = to.register(json!({ "url": "http://agent.invalid/" })).await;
-    let told = answer.has(200, &["status", "url_refused"]);
-    assert!(told["url_refused"].as_str().unwrap().contains("agent.invalid"), "{told}");
-    assert_eq!(to.status().await, "online", "it has registered");
-    from.tell(&to, bare()).await.refuses(502, "failed to reach workspace agent: it has no url");
+    let body = answer.has(200, &["status", "url_refused"]);
+    assert!(body["url_refused"].as_str().unwrap().contains("agent.invalid"), "{body}");
+    assert_eq!(to.status().await, "online", "a registration with an unresolvable url was refused");
+    from.send_message(&to, bare()).await.refuses(502, "failed to reach workspace agent: it has no url");
     // A known url is kept if it does not resolve at a later registration.
     to.register(json!({ "url": agent.url() })).await.is(200, r#"{"status":"registered"}"#);
     to.register(json!({ "url": "http://agent.invalid/" })).await.has(200, &["status", "url_refused"]);
-    from.tell(&to, bare()).await.is(200, REPLY);
+    from.send_message(&to, bare()).await.is(200, REPLY);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -914,9 +924,9 @@ async fn message_to_a_child_waits_for_the_accepted_start_of_its_parent() {
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
     let come_online = async {
         registry.clock.sleep(CHANCE).await;
-        let agent = Agent::at(child.port().await, well()).await;
+        let agent = Agent::at(child.port().await, ok_reply()).await;
         let (started, ..) = tokio::join!(accepted, come_online(&lead), come_online(&child));
-        started.expect("it is started");
+        started.expect("the start succeeds");
         agent
     };
     let (answer, _agent) = tokio::join!(message(&child), come_online);
@@ -927,7 +937,7 @@ async fn message_to_a_child_waits_for_the_accepted_start_of_its_parent() {
 async fn message_sent_right_after_a_start_is_accepted_waits_for_it() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
-    let _agent = Agent::at(to.port().await, well()).await;
+    let _agent = Agent::at(to.port().await, ok_reply()).await;
     for _ in 0..5 {
         to.order("stop").await.well();
         registry.world.inject(|call| match call.method {
@@ -951,8 +961,8 @@ async fn unawaited_commands_run_in_the_order_they_were_given() {
     }
     for _ in 0..5 {
         lead.order("stop?wait=false").await.well();
-        let said = lead.order("start?wait=false").await.well();
-        assert_eq!(said["accepted"], true, "{said}");
+        let answer = lead.order("start?wait=false").await.well();
+        assert_eq!(answer["accepted"], true, "{answer}");
         come_online(&lead).await;
         come_online(&child).await;
         lead.order("hibernate?wait=false&force=true").await.well();
@@ -971,8 +981,8 @@ async fn command_is_refused_alike_with_and_without_wait() {
         [(&lead, "wake"), (&lead, "hibernate"), (&child, "start"), (&child, "recreate"), (&child, "restart")]
     {
         let waited = of.order(verb).await;
-        let not = of.order(&format!("{verb}?wait=false")).await;
-        assert_eq!((waited.status, waited.json()), (not.status, not.json()), "{verb}");
+        let unawaited = of.order(&format!("{verb}?wait=false")).await;
+        assert_eq!((waited.status, waited.json()), (unawaited.status, unawaited.json()), "{verb}");
         assert_eq!(waited.status, 409, "{verb}: {waited:?}");
     }
 }
@@ -984,11 +994,11 @@ async fn stop_given_after_an_accepted_start_wins() {
     to.order("stop").await.well();
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     to.order("stop").await.well();
-    from.tell(&to, bare())
+    from.send_message(&to, bare())
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
-    accepted.await.expect("it is over");
-    assert_eq!(to.status().await, "paused", "the start was given before the stop");
+    accepted.await.expect("the start is closed");
+    assert_eq!(to.status().await, "paused", "a stop that follows a start must win");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1001,9 +1011,10 @@ async fn message_to_a_started_parent_does_not_wait_for_its_children() {
     registry.world.inject(move |call| {
         if call.method == "inspect_container" && call.object == slow { Fault::Lost } else { Fault::None }
     });
-    let _agent = Agent::at(lead.port().await, well()).await;
+    let _agent = Agent::at(lead.port().await, ok_reply()).await;
     lead.order("start?wait=false").await.well();
-    until("it is being started", async || (lead.status().await == "provisioning").then_some(())).await;
+    until("the workspace is provisioning", async || (lead.status().await == "provisioning").then_some(()))
+        .await;
     registry.token_in_volume(&lead.id).await;
     let command = Ask::post(format!("/workspaces/{}/exec", lead.id)).json(json!({ "command": ["true"] }));
     registry.order(command).await.refuses_with(503, "the fake engine runs no commands");
@@ -1027,7 +1038,7 @@ async fn exec_waits_for_an_accepted_start() {
         accepted.await
     };
     let (answer, started) = tokio::join!(command(), starts);
-    started.expect("it is started");
+    started.expect("the start succeeds");
     // The fake engine's answer for a running container.
     answer.refuses_with(503, "the fake engine runs no commands");
 }

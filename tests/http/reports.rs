@@ -1,4 +1,4 @@
-//! Invalid fields in agents' reports: they do not cost the agent its liveness, and the operator sees the reason.
+//! Invalid fields in agents' reports: the report still proves liveness, and the operator sees the reason.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ const FIELDS: [(&str, &str, &str, &str); 8] = [
     ("runtime_metadata", "{\"capabilities\":{}}", "", ""),
 ];
 
-/// Values that are invalid for every field, except where `is_usable` says otherwise.
+/// Values that are invalid for every field, except those that `is_usable` accepts.
 const FLAWS: [&str; 10] =
     ["NaN", "Infinity", "-Infinity", "1e999", "[1]", "true", "\"a\nb\"", "'x'", "{\"a\":NaN}", "\"high\""];
 
@@ -62,21 +62,21 @@ async fn heartbeat_is_accepted_when_a_field_is_invalid() {
             let before = one.show().await;
             assert_eq!(before["fields_refused"], json!(null), "{before}");
             one.send("/registry/heartbeat", full_heartbeat(&one.id, Some((field, flaw)))).await.is(200, OK);
-            let effective = one.show().await;
-            assert_eq!(effective["status"], "online", "{field}: {flaw}");
+            let view = one.show().await;
+            assert_eq!(view["status"], "online", "{field}: {flaw}");
             for (name, value, key, stored) in FIELDS.iter().filter(|(_, _, key, _)| !key.is_empty()) {
                 let expected = if *name == field && is_usable(field, flaw) { flaw } else { stored };
                 let expected: Value = serde_json::from_str(expected).unwrap();
-                assert_eq!(effective[*key], expected, "{name} (sent as {value}) after {field}: {flaw}");
+                assert_eq!(view[*key], expected, "{name} (sent as {value}) after {field}: {flaw}");
             }
             let refused = if is_usable(field, flaw) { json!(null) } else { json!([field]) };
-            assert_eq!(effective["fields_refused"], refused, "{field}: {flaw}");
+            assert_eq!(view["fields_refused"], refused, "{field}: {flaw}");
         }
     }
-    let told = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
-    let told = told.as_array().unwrap();
-    let refused = told.iter().filter(|event| event["event_type"] == "AGENT_FIELDS_REFUSED").count();
-    assert!((1..=20).contains(&refused), "{refused} events of refused fields: they are coalesced");
+    let events = registry.order(Ask::get(format!("/events/{}?limit=1000", one.id))).await.well();
+    let events = events.as_array().unwrap();
+    let refused = events.iter().filter(|event| event["event_type"] == "AGENT_FIELDS_REFUSED").count();
+    assert!((1..=20).contains(&refused), "{refused} events of refused fields were not coalesced");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,8 +86,9 @@ async fn refused_fields_are_reported_once_per_change() {
     for _ in 0..5 {
         one.raw_heartbeat(r#","active_tasks":NaN,"current_task":7"#).await.is(200, OK);
     }
-    let told = registry.events_of(&one.id).await;
-    let refused: Vec<_> = told.iter().filter(|event| event["event_type"] == "AGENT_FIELDS_REFUSED").collect();
+    let events = registry.events_of(&one.id).await;
+    let refused: Vec<_> =
+        events.iter().filter(|event| event["event_type"] == "AGENT_FIELDS_REFUSED").collect();
     let payload = json!({ "request": "heartbeat", "fields_refused": "active_tasks, current_task" });
     assert_eq!((refused.len(), &refused[0]["payload"]), (1, &payload));
     let doctor = registry.order(Ask::get("/doctor")).await.well();
@@ -116,20 +117,16 @@ async fn heartbeat_with_slightly_invalid_json_is_repaired() {
         ([named(r#","current_task":"more""#), b" and more".to_vec()].concat(), "more"),
     ] {
         one.send("/registry/heartbeat", body.clone()).await.is(200, OK);
-        let effective = one.show().await;
+        let view = one.show().await;
         let body = String::from_utf8_lossy(&body).into_owned();
-        assert_eq!(
-            (&effective["current_task"], &effective["fields_refused"]),
-            (&json!(task), &json!(null)),
-            "{body}"
-        );
+        assert_eq!((&view["current_task"], &view["fields_refused"]), (&json!(task), &json!(null)), "{body}");
     }
     one.raw_heartbeat(r#","active_tasks":"2","uptime_seconds":" 60.5 ""#).await.is(200, OK);
-    let effective = one.show().await;
+    let view = one.show().await;
     assert_eq!(
-        (&effective["active_tasks"], &effective["uptime_seconds"]),
+        (&view["active_tasks"], &view["uptime_seconds"]),
         (&json!(2), &json!(60)),
-        "texts of numbers"
+        "numbers sent as strings"
     );
 }
 
@@ -138,17 +135,13 @@ async fn heartbeat_with_invalid_fields_keeps_their_stored_values() {
     let registry = Registry::start().await;
     let one = registry.begun("one", json!({})).await;
     one.raw_heartbeat(r#","error_rate":NaN"#).await.is(200, OK);
-    assert_eq!(one.status().await, "online", "proof of life");
+    assert_eq!(one.status().await, "online", "a heartbeat with an invalid field counts as a heartbeat");
     one.heartbeat(json!({ "error_rate": 1.0, "active_tasks": 4, "uptime_seconds": 5 })).await.is(200, OK);
     assert_eq!(one.status().await, "degraded");
     one.raw_heartbeat(r#","error_rate":NaN,"active_tasks":NaN,"uptime_seconds":6"#).await.is(200, OK);
-    let effective = one.show().await;
-    assert_eq!(effective["status"], "degraded", "an unreadable error rate is no sign of health");
-    assert_eq!(
-        (&effective["active_tasks"], &effective["last_error_rate"]),
-        (&json!(4), &json!(1.0)),
-        "{effective}"
-    );
+    let view = one.show().await;
+    assert_eq!(view["status"], "degraded", "an invalid error rate does not end the degradation");
+    assert_eq!((&view["active_tasks"], &view["last_error_rate"]), (&json!(4), &json!(1.0)), "{view}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,14 +151,10 @@ async fn heartbeat_is_accepted_when_truncated_or_too_large() {
     one.heartbeat(json!({ "active_tasks": 2, "current_task": "digging" })).await.is(200, OK);
     let cut = format!(r#"{{"workspace_id":"{}","uptime_seconds":9,"current_task":"hal"#, one.id);
     one.send("/registry/heartbeat", cut).await.is(200, OK);
-    let effective = one.show().await;
-    assert_eq!(
-        (&effective["uptime_seconds"], &effective["active_tasks"]),
-        (&json!(9), &json!(2)),
-        "{effective}"
-    );
-    assert_eq!(effective["current_task"], "digging", "half a text is no text");
-    assert_eq!(effective["fields_refused"], json!(["current_task", "body"]));
+    let view = one.show().await;
+    assert_eq!((&view["uptime_seconds"], &view["active_tasks"]), (&json!(9), &json!(2)), "{view}");
+    assert_eq!(view["current_task"], "digging", "a truncated string is ignored");
+    assert_eq!(view["fields_refused"], json!(["current_task", "body"]));
 
     for bytes in [65 << 10, 900 << 10] {
         let first = json!({ "sample_error": "x".repeat(bytes), "workspace_id": one.id }).to_string();
@@ -175,11 +164,11 @@ async fn heartbeat_is_accepted_when_truncated_or_too_large() {
         assert_eq!(one.show().await["fields_refused"], json!(["body"]), "{bytes}");
     }
     one.heartbeat(json!({})).await.is(200, OK);
-    assert_eq!(one.show().await["fields_refused"], json!(null), "forgotten with the next whole one");
-    let stranger = registry.online("two").await;
+    assert_eq!(one.show().await["fields_refused"], json!(null), "the next valid heartbeat clears the list");
+    let two = registry.online("two").await;
     let text = "x".repeat(70_000);
-    let of_another = format!(r#"{{"workspace_id":"{}","sample_error":"{text}"}}"#, stranger.id);
-    one.send("/registry/heartbeat", of_another).await.refuses(401, "invalid workspace auth token");
+    let for_another = format!(r#"{{"workspace_id":"{}","sample_error":"{text}"}}"#, two.id);
+    one.send("/registry/heartbeat", for_another).await.refuses(401, "invalid workspace auth token");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,31 +178,31 @@ async fn register_is_accepted_when_its_card_is_invalid() {
     let body = |card: &str| format!(r#"{{"id":"{}","url":"http://ws:8000","agent_card":{card}}}"#, one.id);
     for card in ["\"card\"", "[1]", "1", "{\"a\":NaN}", "{\"a\":1e999}"] {
         one.send("/registry/register", body(card)).await.is(200, REGISTERED);
-        let effective = one.show().await;
+        let view = one.show().await;
         assert_eq!(
-            (&effective["status"], &effective["fields_refused"]),
+            (&view["status"], &view["fields_refused"]),
             (&json!("online"), &json!(["agent_card"])),
             "{card}"
         );
-        assert_eq!(effective["agent_card"], json!(null), "{card}");
+        assert_eq!(view["agent_card"], json!(null), "{card}");
     }
     one.heartbeat(json!({})).await.is(200, OK);
     assert_eq!(
         one.show().await["fields_refused"],
         json!(["agent_card"]),
-        "a heartbeat says nothing of the card"
+        "a heartbeat does not clear a refused card"
     );
     one.send("/registry/register", body(r#"{"name":"x\ud83d","name":"y\ud83d"}"#)).await.is(200, REGISTERED);
-    let effective = one.show().await;
+    let view = one.show().await;
     assert_eq!(
-        (&effective["agent_card"], &effective["fields_refused"]),
+        (&view["agent_card"], &view["fields_refused"]),
         (&json!({ "name": "y\u{fffd}" }), &json!(null))
     );
     let large = json!({ "name": "x".repeat(70_000) }).to_string();
     one.send("/registry/register", body(&large)).await.is(200, REGISTERED);
-    let effective = one.show().await;
+    let view = one.show().await;
     assert_eq!(
-        (&effective["agent_card"], &effective["fields_refused"]),
+        (&view["agent_card"], &view["fields_refused"]),
         (&json!({ "name": "y\u{fffd}" }), &json!(["agent_card"]))
     );
     let update = format!(r#"{{"workspace_id":"{}","agent_card":{{"name":"\ud83d"}}}}"#, one.id);
@@ -226,8 +215,8 @@ async fn refused_requests_are_reported_after_three_in_a_row() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let refused = || async {
-        let told = registry.events_of(&one.id).await;
-        told.into_iter().filter(|event| event["event_type"] == "AGENT_REQUESTS_REFUSED").collect::<Vec<_>>()
+        let events = registry.events_of(&one.id).await;
+        events.into_iter().filter(|event| event["event_type"] == "AGENT_REQUESTS_REFUSED").collect::<Vec<_>>()
     };
     for _ in 0..2 {
         one.send("/registry/heartbeat", "nonsense").await.refuses(400, "invalid request body");
@@ -239,9 +228,9 @@ async fn refused_requests_are_reported_after_three_in_a_row() {
         one.send("/registry/heartbeat", "nonsense").await.refuses(400, "invalid request body");
     }
     until("the refusals are reported", async || (!refused().await.is_empty()).then_some(())).await;
-    let told = refused().await;
+    let events = refused().await;
     let payload = json!({ "request": "heartbeat", "reason": "invalid request body" });
-    assert_eq!((told.len(), &told[0]["payload"]), (1, &payload));
+    assert_eq!((events.len(), &events[0]["payload"]), (1, &payload));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,9 +244,9 @@ async fn requests_with_a_revoked_token_are_reported() {
         late.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
     }
     let reason = "the token was revoked or has expired";
-    until("the dead token is reported", async || {
-        let told = registry.events_of(&one.id).await;
-        told.into_iter().find(|event| {
+    until("use of the revoked token is reported", async || {
+        let events = registry.events_of(&one.id).await;
+        events.into_iter().find(|event| {
             event["event_type"] == "AGENT_REQUESTS_REFUSED" && event["payload"]["reason"] == reason
         })
     })

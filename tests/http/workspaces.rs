@@ -48,7 +48,7 @@ async fn container_workspace_is_provisioning_after_create() {
     assert_eq!((&made["name"], &made["status"]), (&json!("one"), &json!("provisioning")));
     let id = made["id"].as_str().unwrap();
     assert_eq!(id, id.to_lowercase());
-    let effective = registry.show(id).await;
+    let view = registry.show(id).await;
     for (field, value) in [
         ("role", json!("digs")),
         ("tier", json!(3)),
@@ -56,7 +56,7 @@ async fn container_workspace_is_provisioning_after_create() {
         ("hibernation_idle_minutes", json!(30)),
         ("max_concurrent_tasks", json!(4)),
     ] {
-        assert_eq!(effective[field], value, "{field} of {effective}");
+        assert_eq!(view[field], value, "{field} of {view}");
     }
     let event = registry.event(id, "WORKSPACE_PROVISIONING").await;
     for key in ["name", "tier", "runtime"] {
@@ -103,10 +103,10 @@ async fn invalid_create_is_refused_with_its_reason() {
         (json!({ "name": "", "external": true }), 400, "name"),
         (json!({ "name": "../x", "external": true }), 400, "name"),
         (json!({ "name": "x", "external": true, "tier": 9 }), 400, "tier"),
-        (json!({ "name": "x", "runtime": "unheard" }), 400, "unheard"),
+        (json!({ "name": "x", "runtime": "imaginary" }), 400, "imaginary"),
         (json!({ "name": "x", "image": "a b" }), 400, "image"),
         (json!({ "name": "x", "url": "http://127.0.0.1:9", "image": IMAGE }), 400, "url"),
-        (json!({ "name": "x", "external": true, "parent_id": "nobody" }), 404, "parent"),
+        (json!({ "name": "x", "external": true, "parent_id": "missing" }), 404, "parent"),
         (json!({ "name": "taken", "external": true }), 409, "taken"),
         (json!("x"), 400, "invalid request body"),
     ] {
@@ -131,7 +131,7 @@ async fn workspace_list_is_oldest_first_without_removed_ones() {
     assert_eq!(ids, [one.id.as_str(), three.id.as_str()]);
     for row in listed.as_array().unwrap() {
         for key in SHOWN {
-            assert!(row.get(key).is_some(), "{key} is missing of {row}");
+            assert!(row.get(key).is_some(), "{key} is missing in {row}");
         }
     }
     assert_eq!(listed[0]["agent_card"], json!(null));
@@ -144,9 +144,9 @@ async fn workspace_list_is_oldest_first_without_removed_ones() {
 async fn private_fields_of_a_workspace_are_hidden_from_peers() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    let told =
+    let report =
         json!({ "current_task": "secret", "sample_error": "oops", "error_rate": 0.2, "uptime_seconds": 1 });
-    one.heartbeat(told).await.well();
+    one.heartbeat(report).await.well();
     let path = || Ask::get(format!("/workspaces/{}", one.id));
     let by_itself = one.ask(path()).await.well();
     assert_eq!(
@@ -155,14 +155,11 @@ async fn private_fields_of_a_workspace_are_hidden_from_peers() {
     );
     let by_other = other.ask(path()).await;
     assert!(!by_other.text().contains("secret") && !by_other.text().contains("oops"), "{by_other:?}");
-    let effective = by_other.well();
-    assert!(
-        effective.get("current_task").is_none() && effective.get("last_sample_error").is_none(),
-        "{effective}"
-    );
-    assert_eq!((&effective["id"], &effective["name"]), (&json!(one.id), &json!("one")));
+    let view = by_other.well();
+    assert!(view.get("current_task").is_none() && view.get("last_sample_error").is_none(), "{view}");
+    assert_eq!((&view["id"], &view["name"]), (&json!(one.id), &json!("one")));
     for hidden in ["host_port", "container_id", "image", "status_detail"] {
-        assert!(effective.get(hidden).is_none_or(serde_json::Value::is_null), "{hidden}: {effective}");
+        assert!(view.get(hidden).is_none_or(serde_json::Value::is_null), "{hidden}: {view}");
     }
 
     let child = registry.online_below("child", &one).await;
@@ -193,8 +190,8 @@ async fn workspace_may_change_only_its_own_name_and_role() {
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let named = one.ask(patch(&one.id, json!({ "name": "renamed", "role": "cooks" }))).await;
     named.is(200, r#"{"status":"updated"}"#);
-    let effective = one.show().await;
-    assert_eq!((&effective["name"], &effective["role"]), (&json!("renamed"), &json!("cooks")));
+    let view = one.show().await;
+    assert_eq!((&view["name"], &view["role"]), (&json!("renamed"), &json!("cooks")));
     for more in [
         json!({ "tier": 4 }),
         json!({ "parent_id": other.id }),
@@ -215,7 +212,7 @@ async fn workspace_may_change_only_its_own_name_and_role() {
         let answer = one.ask(patch(&one.id, more.clone())).await;
         assert_eq!(answer.status, 403, "{more}: {answer:?}");
     }
-    assert_eq!(one.show().await["name"], "renamed", "all of it or nothing");
+    assert_eq!(one.show().await["name"], "renamed", "a refused patch was applied in part");
     one.ask(patch(&other.id, json!({ "name": "x" }))).await.refuses(401, "invalid workspace auth token");
     let taken = one.ask(patch(&one.id, json!({ "name": "other" }))).await;
     assert_eq!(taken.status, 409, "{taken:?}");
@@ -229,13 +226,13 @@ async fn admin_can_change_a_parent_unless_it_creates_a_cycle() {
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
     let grandchild = registry.online_below("grandchild", &child).await;
-    for (whom, parent) in [
+    for (workspace, parent) in [
         (&root, root.id.as_str()),
         (&root, &child.id),
         (&root, &grandchild.id),
         (&child, "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11"),
     ] {
-        let answer = registry.order(patch(&whom.id, json!({ "parent_id": parent }))).await;
+        let answer = registry.order(patch(&workspace.id, json!({ "parent_id": parent }))).await;
         assert_eq!(answer.status, 422, "{answer:?}");
         assert_eq!(keys_of(&answer.json()), ["error"]);
     }
@@ -269,7 +266,7 @@ async fn restart_recreates_the_container_after_a_change_that_needs_it() {
     assert_eq!(policy.well()["status"], "updated");
     let restarted = one.order("restart").await.well();
     assert_eq!(restarted["status"], "provisioning", "{restarted}");
-    assert_ne!(one.show().await["container_id"], before, "a restart over the wire recreates what drifted");
+    assert_ne!(one.show().await["container_id"], before, "a restart did not recreate the drifted container");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,13 +280,13 @@ async fn removal_with_children_requires_confirmation() {
     assert_eq!(refused["status"], "confirmation_required");
     assert_eq!(refused["children"], json!([{ "id": child.id, "name": "child" }]));
     assert_eq!(refused["children_count"], 1);
-    assert_eq!(root.status().await, "online", "nothing was done");
+    assert_eq!(root.status().await, "online", "a refused removal changed the status");
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}?confirm=true", root.id))).await;
     removed.is(200, r#"{"status":"removed","cascade_deleted":2}"#);
-    for hand in [&root, &child, &grandchild] {
-        assert_eq!(hand.status().await, "removed", "the rows say so once it is answered");
+    for client in [&root, &child, &grandchild] {
+        assert_eq!(client.status().await, "removed", "the row is not removed when the answer arrives");
     }
-    until("their containers follow", async || {
+    until("their containers are stopped", async || {
         let state = registry.world.state();
         state.containers.values().all(|container| !container.state.may_run()).then_some(())
     })
@@ -320,21 +317,21 @@ async fn commands_answer_with_the_resulting_status() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     for (verb, status) in [("pause", "paused"), ("resume", "provisioning")] {
-        let told = one.order(verb).await.well();
-        assert_eq!((&told["status"], &told["id"]), (&json!(status), &json!(one.id)), "{verb}: {told}");
+        let answer = one.order(verb).await.well();
+        assert_eq!((&answer["status"], &answer["id"]), (&json!(status), &json!(one.id)), "{verb}: {answer}");
         assert_eq!(one.status().await, status);
     }
     let one = crate::support::registry::AgentClient { token: registry.token_in_volume(&one.id).await, ..one };
     one.heartbeat(json!({})).await.well();
     for (verb, status) in [("hibernate", "hibernated"), ("hibernate", "hibernated"), ("wake", "provisioning")]
     {
-        let told = one.order(verb).await.well();
-        assert_eq!(told["status"], status, "{verb}: {told}");
+        let answer = one.order(verb).await.well();
+        assert_eq!(answer["status"], status, "{verb}: {answer}");
         assert_eq!(one.status().await, status);
     }
     for verb in ["pause", "resume", "hibernate", "wake", "restart"] {
-        let nobody = format!("/workspaces/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11/{verb}");
-        let answer = registry.order(Ask::post(nobody)).await;
+        let unknown = format!("/workspaces/6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11/{verb}");
+        let answer = registry.order(Ask::post(unknown)).await;
         assert_eq!(answer.status, 404, "{verb}: {answer:?}");
     }
     let event = registry.event(&one.id, "WORKSPACE_PAUSED").await;
@@ -349,7 +346,7 @@ async fn children_cannot_be_started_or_created_below_a_paused_parent() {
     let root = registry.online("root").await;
     let child = registry.online_below("child", &root).await;
     root.order("pause").await.well();
-    assert_eq!(child.status().await, "paused", "what is below is paused along");
+    assert_eq!(child.status().await, "paused", "descendants are paused with their ancestor");
     for verb in ["resume", "restart", "wake"] {
         child.order(verb).await.refuses(409, r#"parent workspace "root" is paused — resume it first"#);
     }
@@ -357,7 +354,7 @@ async fn children_cannot_be_started_or_created_below_a_paused_parent() {
     let answer = registry.order(Ask::post("/workspaces").json(below)).await;
     answer.refuses(409, r#"parent workspace "root" is paused — resume it first"#);
     root.order("resume").await.well();
-    assert_eq!(child.status().await, "provisioning", "it comes back along");
+    assert_eq!(child.status().await, "provisioning", "a child is started with its parent");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,10 +364,13 @@ async fn start_of_a_stopped_parent_starts_children_stopped_with_it() {
     let child = registry.online_below("child", &root).await;
     for verb in ["restart", "recreate", "resume"] {
         root.order("pause").await.well();
-        assert_eq!(child.status().await, "paused", "what is below is paused along");
+        assert_eq!(child.status().await, "paused", "descendants are paused with their ancestor");
         let answer = root.order(verb).await.well();
-        assert_eq!(answer["along"][0]["name"], "child", "the {verb} does not name it: {answer}");
-        assert_eq!(child.status().await, "provisioning", "the {verb} left it stopped");
+        assert_eq!(
+            answer["along"][0]["name"], "child",
+            "the answer to {verb} does not list the child: {answer}"
+        );
+        assert_eq!(child.status().await, "provisioning", "{verb} did not start the child");
     }
 }
 
@@ -394,8 +394,8 @@ async fn start_also_starts_children_that_an_earlier_start_missed() {
     registry.order(patch(&child.id, json!({ "image": image.first().unwrap() }))).await.well();
     let answer = root.order("resume").await.well();
     assert_eq!(answer["along"].as_array().map(Vec::len), Some(1), "{answer}");
-    assert_eq!(child.status().await, "provisioning", "a second start of its parent left it stopped");
-    assert_eq!(own.status().await, "paused", "what was stopped by itself stays stopped");
+    assert_eq!(child.status().await, "provisioning", "a second start of the parent did not start the child");
+    assert_eq!(own.status().await, "paused", "a separately stopped child was started");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,25 +405,22 @@ async fn start_allocates_a_new_port_when_its_own_is_taken() {
     lost.order("pause").await.well();
     let (port, container) = (lost.port().await, lost.show().await["container_id"].clone());
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
-    let forget = || sql.execute("UPDATE workspaces SET host_port = NULL WHERE name = 'lost'", []).unwrap();
+    let clear_port =
+        || sql.execute("UPDATE workspaces SET host_port = NULL WHERE name = 'lost'", []).unwrap();
     // As in a row rebuilt without its port, which no other workspace has taken; the container is unchanged.
-    forget();
+    clear_port();
     lost.order("resume").await.well();
-    let effective = lost.show().await;
-    assert_eq!(
-        (&effective["host_port"], &effective["container_id"]),
-        (&port.into(), &container),
-        "{effective}"
-    );
+    let view = lost.show().await;
+    assert_eq!((&view["host_port"], &view["container_id"]), (&port.into(), &container), "{view}");
     // The port was assigned to another workspace while the registry did not know of it.
     lost.order("pause").await.well();
-    forget();
+    clear_port();
     let other = registry.online("other").await;
-    assert_eq!(other.port().await, port, "the port is not allotted again, and nothing is tested");
+    assert_eq!(other.port().await, port, "the port was not reallocated, so this test proves nothing");
     lost.order("resume").await.well();
-    let effective = lost.show().await;
-    assert_ne!(effective["host_port"], port, "{effective}");
-    assert_ne!(effective["container_id"], container, "a container keeps its port for life: {effective}");
+    let view = lost.show().await;
+    assert_ne!(view["host_port"], port, "{view}");
+    assert_ne!(view["container_id"], container, "the container was reused with another port: {view}");
     assert_eq!(other.status().await, "online");
     let trash = registry.order(Ask::get("/trash")).await.well();
     assert_eq!(trash[0]["container_id"], container, "its old container is not in the trash: {trash}");
@@ -433,13 +430,13 @@ async fn start_allocates_a_new_port_when_its_own_is_taken() {
 async fn external_workspace_refuses_commands_that_need_a_container() {
     let registry = Registry::start().await;
     let away = registry.external("away", json!({})).await;
-    let said = "workspace `away` is external: its agent runs elsewhere";
+    let refusal = "workspace `away` is external: its agent runs elsewhere";
     for verb in ["resume", "restart", "recreate", "wake", "hibernate"] {
-        away.order(verb).await.refuses_with(409, said);
+        away.order(verb).await.refuses_with(409, refusal);
     }
     let exec = Ask::post(format!("/workspaces/{}/exec", away.id)).json(json!({ "command": ["id"] }));
-    registry.order(exec).await.refuses_with(409, said);
-    registry.order(Ask::get(format!("/workspaces/{}/logs", away.id))).await.refuses_with(409, said);
+    registry.order(exec).await.refuses_with(409, refusal);
+    registry.order(Ask::get(format!("/workspaces/{}/logs", away.id))).await.refuses_with(409, refusal);
     assert_eq!(away.order("pause").await.status, 200);
     away.order("wake").await.refuses_with(409, "`ostler start away` resumes it");
 }
@@ -521,7 +518,7 @@ async fn commands_that_do_not_fit_the_status_are_conflicts() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
-    assert_eq!(one.order("pause").await.status, 200, "paused already is success");
+    assert_eq!(one.order("pause").await.status, 200, "pausing a paused workspace succeeds");
     for verb in ["hibernate", "wake"] {
         let answer = one.order(verb).await;
         assert_eq!(
@@ -530,7 +527,7 @@ async fn commands_that_do_not_fit_the_status_are_conflicts() {
             "{verb}: {answer:?}"
         );
     }
-    assert_eq!(one.status().await, "paused", "a wake never lifts a pause");
+    assert_eq!(one.status().await, "paused", "a wake ended a pause");
     let away = registry.external("away", json!({})).await;
     for verb in ["hibernate", "resume", "restart"] {
         assert_eq!(away.order(verb).await.status, 409, "{verb}");
@@ -575,7 +572,11 @@ async fn workspace_has_at_most_50_live_tokens() {
     assert_eq!((answer.status, keys_of(&answer.json())), (429, vec!["error".to_owned()]), "{answer:?}");
     let first = registry.order(Ask::get(&path)).await.well()["tokens"][7]["id"].as_str().unwrap().to_owned();
     registry.order(Ask::new("DELETE", format!("{path}/{first}"))).await.well();
-    assert_eq!(registry.order(Ask::post(&path)).await.status, 201, "one revoked makes room for one");
+    assert_eq!(
+        registry.order(Ask::post(&path)).await.status,
+        201,
+        "a revoked token still counts against the limit"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -602,11 +603,19 @@ async fn id_lookup_finds_its_workspace_when_a_name_equals_the_id() {
     };
     rename(&one.id);
     let found = |reference: String| registry.order(Ask::get(format!("/workspaces/{reference}")));
-    assert_eq!(found(one.id.clone()).await.well()["id"], json!(one.id), "a whole id is no name");
-    assert_eq!(found(two.id.clone()).await.well()["name"], json!(one.id), "the old row is reached by its id");
+    assert_eq!(
+        found(one.id.clone()).await.well()["id"],
+        json!(one.id),
+        "a complete id was resolved as a name"
+    );
+    assert_eq!(
+        found(two.id.clone()).await.well()["name"],
+        json!(one.id),
+        "the renamed row is not found by its id"
+    );
     rename(short);
-    let unsure = found(short.to_owned()).await;
-    assert_eq!(unsure.status, 409, "it could be either: {unsure:?}");
+    let ambiguous = found(short.to_owned()).await;
+    assert_eq!(ambiguous.status, 409, "an ambiguous reference was resolved: {ambiguous:?}");
     let back = Ask::new("PATCH", format!("/workspaces/{}", two.id)).json(json!({ "name": "two" }));
     registry.order(back).await.well();
     assert_eq!(found(short.to_owned()).await.well()["id"], json!(one.id));

@@ -1,4 +1,4 @@
-//! The breaker: a sweep that would affect too many workspaces is held, and does exactly what was approved.
+//! The breaker: a plan that would affect too many workspaces is held; an approval applies exactly the listed actions.
 
 use crate::support::{
     daemon::{Site, until},
@@ -27,27 +27,30 @@ fn plan_over_limit_is_held_and_approval_applies_listed_actions() {
     for _ in 0..3 {
         site.sweep("reap_unknown");
     }
-    assert_eq!(running(), 4, "a held plan was carried out in part");
-    let effective = site.json(["sweep", "show", "reap_unknown"]);
-    let plan = effective["held"]["id"].as_str().unwrap();
-    assert_eq!(effective["held"]["actions"].as_array().unwrap().len(), 4, "{effective}");
-    assert!(site.ostler(["doctor"]).stdout.contains("sweep approve"), "the doctor does not say so");
+    assert_eq!(running(), 4, "a held plan was partly applied");
+    let pass = site.json(["sweep", "show", "reap_unknown"]);
+    let plan = pass["held"]["id"].as_str().unwrap();
+    assert_eq!(pass["held"]["actions"].as_array().unwrap().len(), 4, "{pass}");
+    assert!(
+        site.ostler(["doctor"]).stdout.contains("sweep approve"),
+        "the doctor does not report the held plan"
+    );
     assert_ne!(
         site.ostler(["sweep", "run", "reap_unknown"]).code,
         0,
-        "a script takes this for a clean house"
+        "`sweep run` reports success for a held plan"
     );
     assert_ne!(site.ostler(["sweep", "approve", "reap_unknown", "00000000"]).code, 0);
     assert_eq!(running(), 4, "a plan was approved by a wrong id");
 
     site.ostler(["sweep", "approve", "reap_unknown", plan]).well();
-    until("all four lie in the trash", || {
+    until("all four are in the trash", || {
         let trash = site.trash();
         (trash.len() == 4 && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
     });
     assert_eq!(running(), 0);
 
-    // A later object was not approved, and the last hour counts.
+    // A later object was not approved, and the actions of the last hour count towards the limit.
     let fifth = site.create("five", &[])["container_id"].as_str().unwrap().to_owned();
     site.forget_row("five");
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
@@ -55,6 +58,6 @@ fn plan_over_limit_is_held_and_approval_applies_listed_actions() {
     assert_eq!(
         inspected(&fifth, "{{.State.Status}}").unwrap(),
         "running",
-        "an approval went further: {held}"
+        "an approval applied to an object that was not listed: {held}"
     );
 }

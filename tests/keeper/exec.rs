@@ -39,7 +39,7 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-/// Number of processes in a container whose command line contains `command`.
+/// Number of processes in a container with `command` in their command line.
 fn running(container: &str, command: &str) -> usize {
     let listed = podman_output(["top", container, "args"]);
     listed.lines().filter(|line| line.contains(command)).count()
@@ -53,7 +53,7 @@ fn exec_keeps_output_and_leaves_script_input_unread() {
     for _ in 0..12 {
         assert_eq!(printed(&host_shell(&site, "echo x | $OSTLER exec w -- echo hello", "")), "hello\n");
     }
-    let each = "while read word; do $OSTLER exec w -- echo \"got $word\"; done";
+    let each = "while read line; do $OSTLER exec w -- echo \"got $line\"; done";
     assert_eq!(printed(&host_shell(&site, each, "a\nb\nc\n")), "got a\ngot b\ngot c\n");
     let script = "$OSTLER exec w -- echo one\n$OSTLER exec w -- echo two\n";
     assert_eq!(printed(&host_shell(&site, "exec sh -s", script)), "one\ntwo\n");
@@ -82,7 +82,7 @@ fn exec_command_is_terminated_when_client_is_killed() {
     client.kill().expect("the client is killed");
     client.wait().expect("the client ends");
     until("the command has ended", || (running(&container, "sleep 4711") == 0).then_some(()));
-    assert_eq!(site.show("w")["status"], "online", "only the command was to end");
+    assert_eq!(site.show("w")["status"], "online", "the workspace was affected, not only its command");
 }
 
 #[test]

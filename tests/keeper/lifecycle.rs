@@ -1,4 +1,4 @@
-//! Containers run as their rows say, after manual changes too.
+//! Containers converge to their rows, also after manual changes.
 
 use crate::support::{
     daemon::{Site, until},
@@ -18,9 +18,9 @@ fn killed_process_is_reported_with_exit_code_and_can_be_started() {
     podman_output(["kill", container]);
 
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "offline");
-    let effective = site.show("worker");
-    assert!(effective["status_detail"].as_str().unwrap().contains("exit code 137"), "{effective}");
-    assert!(site.ostler(["why", "worker"]).stdout.contains("137"), "`why` does not tell");
+    let row = site.show("worker");
+    assert!(row["status_detail"].as_str().unwrap().contains("exit code 137"), "{row}");
+    assert!(site.ostler(["why", "worker"]).stdout.contains("137"), "`why` does not show the exit code");
     site.ostler(["start", "worker"]).well();
     let back = site.show("worker");
     assert_eq!(back["container_id"], container);
@@ -29,7 +29,7 @@ fn killed_process_is_reported_with_exit_code_and_can_be_started() {
     // A restart by hand keeps the process image and the token.
     let token = site.token_in_volume("worker");
     podman_output(["restart", "--time=1", container]);
-    // The exit in between may have been seen. The running container is not shown as offline and not started again.
+    // The exit in between may have been recorded. The running container is not shown as offline and not started again.
     let before = back["incarnation"].clone();
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
     assert_eq!(site.show("worker")["incarnation"], before);
@@ -46,7 +46,7 @@ fn stopped_workspace_is_stopped_again_after_manual_start() {
     assert_eq!((state(container).as_str(), &site.show("worker")["status"]), ("exited", &"paused".into()));
     site.ostler(["stop", "worker"]).well();
     site.sweep_all();
-    assert_eq!(state(container), "exited", "a sweep started what a person stopped");
+    assert_eq!(state(container), "exited", "a sweep started a workspace that an operator stopped");
 
     podman_output(["start", container]);
     let run = site.sweep_until("settle", |run| run["actions"].to_string().contains("applied"));
@@ -100,7 +100,7 @@ fn set_changes_take_effect_when_workspace_is_recreated() {
         let read = "echo $LEVEL $OLD; cat /configs/config.yaml; cat /workspace/file 2>/dev/null";
         site.ostler(["exec", "worker", "--", "sh", "-c", read]).stdout
     };
-    assert_eq!(read(), "info 1\nfirst\n", "what runs is left alone");
+    assert_eq!(read(), "info 1\nfirst\n", "`set` changed a running container");
 
     site.ostler(["recreate", "worker"]).well();
     assert_eq!(read(), "debug\nsecond\nof two\n");
@@ -110,7 +110,7 @@ fn set_changes_take_effect_when_workspace_is_recreated() {
     });
     site.ostler(["exec", "worker", "--", "sh", "-c", "echo own > /configs/config.yaml"]).well();
     site.ostler(["restart", "worker"]).well();
-    assert_eq!(read(), "debug\nown\nof two\n", "it is written once");
+    assert_eq!(read(), "debug\nown\nof two\n", "the file is written only once");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn recreate_keeps_work_volume_and_moves_old_container_to_trash() {
     site.configure("[runtimes.plain]\nmemory = \"256MiB\"\nenv = { FLAVOUR = \"new\" }\n");
     site.serve();
     assert_eq!(site.show("worker")["drifted"], true);
-    assert_eq!(state(old), "running", "a changed configuration touched what runs");
+    assert_eq!(state(old), "running", "a changed configuration affected a running container");
 
     site.ostler(["recreate", "worker"]).well();
     let new = site.show("worker");
@@ -134,7 +134,10 @@ fn recreate_keeps_work_volume_and_moves_old_container_to_trash() {
     assert_ne!(new["container_id"], old);
     let read = "cat /workspace/work; echo $FLAVOUR; ls /tmp/own";
     let read = site.ostler(["exec", "worker", "--", "sh", "-c", read]);
-    assert_eq!(read.stdout, "work\nnew\n", "its own files came along, or its work did not: {read:?}");
+    assert_eq!(
+        read.stdout, "work\nnew\n",
+        "the container's own files were kept, or its work was lost: {read:?}"
+    );
     assert!(site.live_instance_token_matches("worker"));
 
     let trash = site.trash();
@@ -146,7 +149,7 @@ fn recreate_keeps_work_volume_and_moves_old_container_to_trash() {
     site.ostler(["trash", "empty", "--yes"]).well();
     assert!(
         inspected(old, "{{.Id}}").is_none() && has_volume(&work),
-        "the old container took the work along"
+        "emptying the trash deleted the work volume, or kept the container"
     );
     assert_eq!(site.show("worker")["status"], "online");
 }

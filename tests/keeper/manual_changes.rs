@@ -1,4 +1,4 @@
-//! Manual changes of containers: rename, pause, prune. An order never reports what has not happened.
+//! Manual changes of containers: rename, pause, prune. An operation never reports a change that did not happen.
 
 use rusqlite::OpenFlags;
 use serde_json::Value;
@@ -50,7 +50,7 @@ fn stop_and_hibernate_work_on_renamed_container() {
         (&"online".into(), &before["container_id"]),
         "{after}"
     );
-    assert!(site.live_instance_token_matches("worker"), "the token of a running container was revoked");
+    assert!(site.live_instance_token_matches("worker"), "the token of a running container is not valid");
 
     // Started by hand although the row is paused.
     site.ostler(["stop", "worker"]).well();
@@ -64,9 +64,9 @@ fn rm_purge_deletes_renamed_container_and_its_volumes() {
     site.serve();
     let container = renamed(&site, "worker");
     let id = site.show("worker")["id"].as_str().expect("it has an id").to_owned();
-    let said = site.ostler(["rm", "--purge", "worker"]).well();
+    let output = site.ostler(["rm", "--purge", "worker"]).well();
     let volumes = ["config", "work"].map(|kind| has_volume(&format!("ostler-{id}-{kind}")));
-    assert_eq!((state(&container).as_str(), volumes), ("gone", [false; 2]), "it said: {said}");
+    assert_eq!((state(&container).as_str(), volumes), ("gone", [false; 2]), "output: {output}");
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn renamed_container_is_restored_and_replaced_on_recreate() {
     let container = renamed(&site, "worker");
     site.ostler(["restart", "worker"]).well();
     site.ostler(["rm", "worker"]).well();
-    until("it lies in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
     assert_eq!(state(&container), "exited");
     // In the trash, it is renamed and started again.
     podman_output(["rename", &container, &format!("again-{}", &container[..12])]);
@@ -88,9 +88,9 @@ fn renamed_container_is_restored_and_replaced_on_recreate() {
     assert_eq!(container_of(&site.show("worker")), container);
     podman_output(["rename", &container, &format!("third-{}", &container[..12])]);
     site.ostler(["recreate", "worker"]).well();
-    assert_eq!(state(&container), "exited", "recreate left the renamed one running");
+    assert_eq!(state(&container), "exited", "recreate left the renamed container running");
     let entry = site.trash().into_iter().find(|entry| entry["reason"] == "replaced");
-    assert_eq!(entry.expect("the replaced one is in the trash")["container_id"], container.as_str());
+    assert_eq!(entry.expect("the replaced container is in the trash")["container_id"], container.as_str());
 }
 
 #[test]
@@ -125,16 +125,16 @@ fn sweep_does_not_restart_podman_paused_container() {
     site.sweep_all();
     let advice = format!("podman unpause {}", &container[..12]);
     for command in [&["why", "worker"][..], &["show", "worker"], &["doctor"]] {
-        let said = site.ostler(command.iter().copied());
-        assert!(said.stdout.contains(&advice), "{command:?} does not say so: {said:?}");
+        let output = site.ostler(command.iter().copied());
+        assert!(output.stdout.contains(&advice), "{command:?} does not show the advice: {output:?}");
     }
     let refused = site.ostler(["start", "worker"]);
     assert!(refused.code == 4 && refused.stderr.contains(&advice), "{refused:?}");
     let before = site.show("worker")["incarnation"].clone();
-    // The state after a long silence: offline, with a restart due.
+    // The state after missing heartbeats: offline, with a restart due.
     let database = site.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
-    let silent = "UPDATE workspaces SET status = 'offline', restart_due_at = 0 WHERE name = 'worker'";
-    assert_eq!(database.execute(silent, []).expect("the row can be changed"), 1);
+    let make_offline = "UPDATE workspaces SET status = 'offline', restart_due_at = 0 WHERE name = 'worker'";
+    assert_eq!(database.execute(make_offline, []).expect("the row can be changed"), 1);
     site.stop();
     site.serve();
     site.sweep("restart_due");
@@ -170,9 +170,9 @@ fn start_and_restart_handle_initialized_and_exited_containers() {
     // Configured: created and never started.
     site.ostler(["recreate", "worker"]).well();
     let container = container_of(&site.show("worker"));
-    // Exited by itself.
+    // Exited unexpectedly.
     podman_output(["kill", &container]);
-    until("it has ended", || (state(&container) == "exited").then_some(()));
+    until("it has exited", || (state(&container) == "exited").then_some(()));
     site.ostler(["restart", "worker"]).well();
     assert_eq!(
         (site.show("worker")["status"].as_str(), state(&container).as_str()),
@@ -184,28 +184,28 @@ fn start_and_restart_handle_initialized_and_exited_containers() {
 fn sweeps_trust_known_containers_when_sentinel_was_pruned() {
     let mut site = Site::new(HASTY);
     site.serve();
-    for name in ["up", "paused", "asleep"] {
+    for name in ["up", "paused", "hibernated"] {
         site.create(name, &[]);
     }
     site.ostler(["stop", "paused"]).well();
-    site.ostler(["hibernate", "asleep"]).well();
+    site.ostler(["hibernate", "hibernated"]).well();
     let sentinel = format!("ostler-{}", site.instance());
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_output(["volume", "prune", "--force", "--filter", &of_site]);
     assert!(!has_volume(&sentinel), "Podman no longer prunes it");
-    for kept in ["up", "paused", "asleep"] {
+    for kept in ["up", "paused", "hibernated"] {
         let id = site.show(kept)["id"].as_str().expect("an id").to_owned();
         assert!(has_volume(&format!("ostler-{id}-work")), "the volume of {kept} was pruned");
     }
 
     let runs = site.sweep_all();
-    assert!(!runs.to_string().contains("untrusted"), "the sweeps stand still: {runs}");
+    assert!(!runs.to_string().contains("untrusted"), "the sweeps do not act: {runs}");
     site.ostler(["restart", "up"]).well();
     site.ostler(["start", "paused"]).well();
-    site.ostler(["wake", "asleep"]).well();
+    site.ostler(["wake", "hibernated"]).well();
     site.create("new", &[]);
-    let said = site.ostler(["doctor"]).stdout;
-    assert!(said.contains("prune") && said.contains("--accept-engine"), "{said}");
+    let output = site.ostler(["doctor"]).stdout;
+    assert!(output.contains("prune") && output.contains("--accept-engine"), "{output}");
     site.ostler(["doctor", "--accept-engine"]).well();
     assert!(has_volume(&sentinel));
 }
@@ -246,7 +246,7 @@ fn first_create_is_refused_with_advice_when_sentinel_is_missing() {
     until("the engine is accepted", || has_volume(&sentinel).then_some(()));
     podman_output(["volume", "rm", &sentinel]);
     let refused = site.ostler(["create", "worker", "--image", crate::support::podman::image()]);
-    assert_ne!(refused.code, 0, "it would wait for ever: {refused:?}");
+    assert_ne!(refused.code, 0, "the create was accepted and would wait forever: {refused:?}");
     assert!(refused.stderr.contains("--accept-engine"), "{refused:?}");
     site.ostler(["doctor", "--accept-engine"]).well();
     site.create("worker", &[]);

@@ -1,4 +1,4 @@
-//! Unknown objects are reaped and can be restored; objects of others are not touched.
+//! Unknown objects are reaped and can be restored; objects of other instances are not changed.
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::support::{
 const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
 /// Every container and volume of an instance in the engine, with its state.
-fn everything_of(instance: &str) -> Vec<String> {
+fn objects_of(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
     let format = "{{.ID}} {{.Names}} {{.Exited}} {{.Pid}} {{.StartedAt}}";
     let containers = podman_output(["ps", "--all", "--no-trunc", "--filter", &filter, "--format", format]);
@@ -45,7 +45,7 @@ fn unknown_workspace_is_reaped_after_grace_and_can_be_restored() {
     );
     let reaped = site.sweep_until("reap_unknown", |run| applied(run) > 0);
     let evidence = reaped["actions"][0]["evidence"].as_str().unwrap();
-    assert!(evidence.contains("trusted listings over"), "the evidence does not say why: {evidence}");
+    assert!(evidence.contains("trusted listings over"), "the evidence has no reason: {evidence}");
 
     let trash = site.trash();
     assert_eq!(trash.len(), 1, "{trash:?}");
@@ -63,7 +63,7 @@ fn unknown_workspace_is_reaped_after_grace_and_can_be_restored() {
     assert_eq!(read, "own\nwork\n");
     assert!(site.live_instance_token_matches("unknown"));
     for _ in 0..3 {
-        assert_eq!(applied(&site.sweep("reap_unknown")), 0, "what was restored is reaped again");
+        assert_eq!(applied(&site.sweep("reap_unknown")), 0, "a restored workspace is reaped again");
     }
 }
 
@@ -77,24 +77,28 @@ fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
         site.create_all(&[("online", None), ("stopped", None), ("removed", None)]);
         site.ostler(["stop", "stopped"]).well();
     }
-    let untouched = everything_of(&other.instance());
+    let untouched = objects_of(&other.instance());
     one.ostler(["rm", "removed"]).well();
     one.forget_row("stopped");
     one.sweep_until("reap_unknown", |run| applied(run) > 0);
-    until("what was removed lies in the trash", || (one.trash().len() == 2).then_some(()));
+    until("the removed workspaces are in the trash", || (one.trash().len() == 2).then_some(()));
     for _ in 0..3 {
         one.sweep_all();
         let runs = other.sweep_all();
         let quiet = runs.as_array().unwrap().iter().all(|run| applied(run) == 0);
-        assert!(quiet, "the neighbour had something to do: {runs}");
+        assert!(quiet, "the other instance applied actions: {runs}");
     }
     one.ostler(["trash", "empty", "--yes"]).well();
     one.ostler(["rm", "--purge", "online"]).well();
     one.sweep_all();
-    let nothing = one.json(["adopt", "--dry-run"]);
-    assert_eq!(nothing["items"], Value::Array(Vec::new()), "a neighbour's things are offered for adoption");
+    let adoption = one.json(["adopt", "--dry-run"]);
+    assert_eq!(
+        adoption["items"],
+        Value::Array(Vec::new()),
+        "objects of the other instance are offered for adoption"
+    );
 
-    assert_eq!(everything_of(&other.instance()), untouched, "a neighbour's things were touched");
+    assert_eq!(objects_of(&other.instance()), untouched, "objects of the other instance were changed");
     assert_eq!(other.show("online")["status"], "online");
     assert!(other.live_instance_token_matches("online") && other.live_instance_token_matches("stopped"));
 }
@@ -115,7 +119,7 @@ fn container_from_committed_workspace_image_is_left_alone() {
     let labels = inspected(&copy, "{{json .Config.Labels}}").unwrap();
     assert!(
         labels.contains("ostler.workspace"),
-        "the labels did not travel, so this shows nothing: {labels}"
+        "the commit did not copy the labels, so this test proves nothing: {labels}"
     );
 
     // The copy belongs to no workspace, whether the original exists, is removed or is unknown.
@@ -123,17 +127,17 @@ fn container_from_committed_workspace_image_is_left_alone() {
     assert!(runs.iter().flat_map(|runs| runs.as_array().unwrap()).all(|run| applied(run) == 0), "{runs:?}");
     let doctor = site.json(["doctor"]);
     let foreign = doctor["checks"].as_array().unwrap().iter().find(|check| check["name"] == "foreign");
-    let said = foreign.unwrap_or_else(|| panic!("the doctor does not show it: {doctor}")).to_string();
-    assert!(said.contains(&debug), "{said}");
+    let output = foreign.unwrap_or_else(|| panic!("the doctor has no check `foreign`: {doctor}")).to_string();
+    assert!(output.contains(&debug), "{output}");
 
     site.ostler(["rm", "origin"]).well();
-    until("the origin lies in the trash", || {
+    until("the origin is in the trash", || {
         site.sweep_all();
         site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
     });
     site.ostler(["trash", "empty", "--yes"]).well();
     site.sweep_all();
-    let state = inspected(&copy, "{{.State.Status}} {{.Name}}").expect("the copy is gone");
+    let state = inspected(&copy, "{{.State.Status}} {{.Name}}").expect("the copy still exists");
     assert_eq!(state, format!("running {debug}"));
 }
 
@@ -158,7 +162,7 @@ fn dry_run_works_without_daemon_and_changes_nothing() {
     site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)
         .execute("UPDATE workspaces SET status = 'removed', removed_at = 1 WHERE name = 'removed'", [])
         .unwrap();
-    let before = everything_of(&site.instance());
+    let before = objects_of(&site.instance());
 
     let runs = site.json(["sweep", "run", "--dry-run"]);
     let planned = |pass: &str| {
@@ -167,10 +171,10 @@ fn dry_run_works_without_daemon_and_changes_nothing() {
     };
     assert!(planned("reap_removed").contains(&removed[..12]), "{runs}");
     assert!(planned("settle") == "[]" && planned("reap_unknown") == "[]", "{runs}");
-    assert_eq!(everything_of(&site.instance()), before, "a dry run changed something");
+    assert_eq!(objects_of(&site.instance()), before, "a dry run changed an object");
     let wrong = site.ostler(["sweep", "run", "--dry-run", "no_such_pass"]);
     assert!(wrong.code != 0 && wrong.stderr.contains("reap_removed"), "{wrong:?}");
 
     site.serve();
-    until("the next start does it", || site.trash().iter().any(|e| e["state"] == "kept").then_some(()));
+    until("the next start applies it", || site.trash().iter().any(|e| e["state"] == "kept").then_some(()));
 }

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 fn until_kept(site: &Site, entries: usize) {
-    until("everything that was removed lies in the trash", || {
+    until("all removed workspaces are in the trash", || {
         let trash = site.trash();
         (trash.len() == entries && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
     });
@@ -32,7 +32,7 @@ fn undelete_restores_container_with_its_files_and_volumes() {
     assert_eq!(site.show("keeper")["status"], "paused");
     site.ostler(["start", "keeper"]).well();
     let back = site.show("keeper");
-    assert_eq!(back["container_id"], container.as_str(), "the container is another one");
+    assert_eq!(back["container_id"], container.as_str(), "the container was replaced");
     let read = site.ostler(["exec", "keeper", "--", "cat", "/tmp/own", "/workspace/work"]).well();
     assert_eq!(read, "own\nwork\n");
     assert_eq!(site.trash().len(), 0, "the trash still holds it");
@@ -46,7 +46,7 @@ fn container_is_moved_to_trash_only_after_its_stop_succeeds() {
     let made = site.create("stubborn", &[]);
     let container = made["container_id"].as_str().unwrap();
     let name = inspected(container, "{{.Name}}").unwrap();
-    let refused = Fault::Status(500, "the engine is unwell".into());
+    let refused = Fault::Status(500, "the engine is degraded".into());
     // Neither the stop nor the kill succeeds.
     proxy.set_rules([
         Rule::when(|request| request.path.ends_with("/stop"), refused.clone()),
@@ -57,7 +57,10 @@ fn container_is_moved_to_trash_only_after_its_stop_succeeds() {
     until("a stop has failed", || (proxy.count("POST", "/stop") > 0).then_some(()));
     let run = site.sweep("reap_removed");
     assert_eq!(inspected(container, "{{.State.Status}} {{.Name}}").unwrap(), format!("running {name}"));
-    assert!(site.trash().iter().all(|entry| entry["state"] == "claimed"), "kept while it runs: {run}");
+    assert!(
+        site.trash().iter().all(|entry| entry["state"] == "claimed"),
+        "the entry is complete while the container runs: {run}"
+    );
 
     proxy.set_rules([]);
     let run = site.sweep_until("reap_removed", |_| site.trash().iter().any(|entry| entry["state"] == "kept"));
@@ -77,8 +80,8 @@ fn removal_can_be_undone_while_container_cannot_be_stopped() {
     proxy.set_rules([Rule::on("POST", "/stop", Fault::DropBefore)]);
     site.ostler(["rm", "stubborn"]).well();
     until("a stop has failed", || {
-        let said = site.ostler(["events", "--json"]).stdout;
-        (proxy.count("POST", "/stop") > 0 && said.contains("CONTAINER_REAPED")).then_some(())
+        let output = site.ostler(["events", "--json"]).stdout;
+        (proxy.count("POST", "/stop") > 0 && output.contains("CONTAINER_REAPED")).then_some(())
     });
 
     site.ostler(["undelete", "stubborn"]).well();
@@ -99,27 +102,31 @@ fn rm_requires_cascade_for_children_and_undelete_restores_all() {
     assert_eq!(refused.code, 4, "{refused:?}");
     assert!(refused.stderr.contains("middle") && refused.stderr.contains("--cascade"), "{refused:?}");
     for name in ["top", "middle", "bottom"] {
-        assert_eq!(site.show(name)["status"], "online", "a refused removal touched {name}");
+        assert_eq!(site.show(name)["status"], "online", "a refused removal changed {name}");
     }
 
     site.ostler(["rm", "--cascade", "top"]).well();
     assert_eq!(
         site.json(["trash", "ls"]).as_array().unwrap().len(),
         3,
-        "the trash does not show what was removed"
+        "the trash does not list the removed workspaces"
     );
     until_kept(&site, 3);
     assert_eq!(site.json(["ls"]), Value::Array(Vec::new()));
-    assert_eq!(site.sweep_all().to_string().matches("applied").count(), 0, "a removal left work behind");
+    assert_eq!(
+        site.sweep_all().to_string().matches("applied").count(),
+        0,
+        "a removal left actions for the sweeps"
+    );
 
     // The README's command list continues with the restored workspaces.
     let back = site.ostler(["undelete", "top"]);
     assert!(back.code == 0 && back.stdout.contains("middle") && back.stdout.contains("bottom"), "{back:?}");
-    assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the tree has come apart");
+    assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the parent was not restored");
     assert_eq!(
         site.json(["trash", "ls"]),
         Value::Array(Vec::new()),
-        "something of the tree is left in the trash"
+        "a workspace of the tree is still in the trash"
     );
     site.ostler(["start", "top"]).well();
     for name in ["top", "middle", "bottom"] {
@@ -153,30 +160,30 @@ fn trash_empty_deletes_only_container_and_volumes_of_named_entry() {
     site.serve();
     site.create_all(&[("gone", None), ("kept", None), ("purged", None)]);
     let contents = |name: &str| {
-        let effective = site.show(name);
-        let id = effective["id"].as_str().unwrap();
+        let row = site.show(name);
+        let id = row["id"].as_str().unwrap();
         let volumes = [format!("ostler-{id}-config"), format!("ostler-{id}-work")];
-        (effective["container_id"].as_str().unwrap().to_owned(), volumes)
+        (row["container_id"].as_str().unwrap().to_owned(), volumes)
     };
-    let there = |(container, volumes): &(String, [String; 2])| {
+    let existing = |(container, volumes): &(String, [String; 2])| {
         let found = inspected(container, "{{.Id}}").is_some();
         volumes.iter().map(|volume| has_volume(volume)).chain([found]).collect::<Vec<_>>()
     };
     let (gone, kept, purged) = (contents("gone"), contents("kept"), contents("purged"));
 
     site.ostler(["rm", "--purge", "purged"]).well();
-    until("the purged one is gone", || (there(&purged) == [false; 3]).then_some(()));
+    until("the purged workspace is deleted", || (existing(&purged) == [false; 3]).then_some(()));
     site.ostler(["rm", "gone"]).well();
     site.ostler(["rm", "kept"]).well();
     until_kept(&site, 2);
-    assert_eq!(there(&gone), [true; 3], "a removal deleted something");
-    assert_ne!(site.ostler(["trash", "empty", "nothing-of-this-name", "--yes"]).code, 0);
+    assert_eq!(existing(&gone), [true; 3], "a removal deleted an object");
+    assert_ne!(site.ostler(["trash", "empty", "no-such-entry", "--yes"]).code, 0);
 
     site.ostler(["trash", "empty", "gone", "--yes"]).well();
-    assert_eq!(there(&gone), [false; 3]);
-    assert_eq!(there(&kept), [true; 3], "more was deleted than what was named");
+    assert_eq!(existing(&gone), [false; 3]);
+    assert_eq!(existing(&kept), [true; 3], "an entry that was not named was deleted");
     let refused = site.ostler(["undelete", "gone"]);
-    assert_eq!(refused.code, 4, "what was deleted for good came back: {refused:?}");
+    assert_eq!(refused.code, 4, "a permanently deleted workspace was restored: {refused:?}");
     site.ostler(["undelete", "kept"]).well();
     site.ostler(["start", "kept"]).well();
 }

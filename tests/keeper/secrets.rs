@@ -1,4 +1,4 @@
-//! No token appears in any output: everything that a full run writes is searched for every token.
+//! No token appears in any output: all output and all files of a full run are searched for every token.
 
 use std::{
     collections::BTreeSet,
@@ -24,13 +24,13 @@ const TRACE: &str =
     "[log]\nlevel = \"trace\"\nformat = \"json\"\n[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
 /// Continuously reads the command line of every process, and the environments that are readable.
-struct Onlooker {
+struct ProcessWatcher {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<BTreeSet<String>>>,
     thread: JoinHandle<()>,
 }
 
-impl Onlooker {
+impl ProcessWatcher {
     fn start() -> Self {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(BTreeSet::new())));
         let (stopped, noted) = (Arc::clone(&stop), Arc::clone(&seen));
@@ -47,25 +47,25 @@ impl Onlooker {
         self.stop.store(true, Ordering::Release);
         self.thread.join().unwrap();
         let seen = self.seen.lock().unwrap();
-        assert!(seen.iter().any(|line| line.contains("serve")), "the onlooker saw nothing: {seen:?}");
+        assert!(seen.iter().any(|line| line.contains("serve")), "no daemon process was recorded: {seen:?}");
         seen.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 }
 
 fn command_lines() -> Vec<String> {
-    let processes = fs::read_dir("/proc").expect("processes can be seen");
+    let processes = fs::read_dir("/proc").expect("/proc can be read");
     let lines = processes.filter_map(|process| fs::read(process.ok()?.path().join("cmdline")).ok());
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
-/// A run whose complete output is recorded.
-struct Kept<'a> {
+/// A run with its complete output recorded.
+struct Recorder<'a> {
     site: &'a Site,
     output: Vec<(String, String)>,
     tokens: Vec<String>,
 }
 
-impl Kept<'_> {
+impl Recorder<'_> {
     fn run(&mut self, arguments: &[&str]) -> String {
         let output = self.site.ostler(arguments.iter().copied());
         self.output.push((
@@ -109,7 +109,7 @@ fn forms(token: &str) -> Vec<String> {
         base64s::STANDARD_NO_PAD.encode(&raw),
         base64s::STANDARD_NO_PAD.encode(token),
         hex,
-        // The `Debug` form of bytes, which is how bodies get into logs.
+        // The `Debug` form of bytes, in which bodies are logged.
         bytes.join(", "),
         bytes.join(","),
         latin(&raw),
@@ -130,77 +130,91 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Runs most operations: create, move, remove, lose, restore, refuse.
-fn full_run(kept: &mut Kept<'_>) {
-    let site = kept.site;
+fn full_run(recorder: &mut Recorder<'_>) {
+    let site = recorder.site;
     site.create_all(&[("top", None), ("below", Some("top"))]);
-    kept.collect("top");
-    kept.collect("below");
-    kept.issue(&["token", "issue", "top"], |output| output.trim().to_owned());
-    kept.issue(&["token", "issue", "top", "--expires", "1h", "--json"], |output| {
+    recorder.collect("top");
+    recorder.collect("below");
+    recorder.issue(&["token", "issue", "top"], |output| output.trim().to_owned());
+    recorder.issue(&["token", "issue", "top", "--expires", "1h", "--json"], |output| {
         serde_json::from_str::<serde_json::Value>(output).unwrap()["auth_token"].as_str().unwrap().to_owned()
     });
-    kept.issue(&["create", "phone", "--external"], |output| {
+    recorder.issue(&["create", "phone", "--external"], |output| {
         let line = output.lines().find(|line| line.contains("auth_token")).expect("a token is shown");
         line.split_whitespace().nth(1).unwrap().to_owned()
     });
     for order in [&["restart", "top"][..], &["recreate", "below"]] {
-        kept.run(order);
-        kept.collect(order[1]);
+        recorder.run(order);
+        recorder.collect(order[1]);
     }
-    kept.run(&["create", "broken", "--image", "localhost/ostler-has-no-such-image:1"]);
-    kept.run(&["rm", "below"]);
-    until("it lies in the trash", || {
+    recorder.run(&["create", "broken", "--image", "localhost/ostler-has-no-such-image:1"]);
+    recorder.run(&["rm", "below"]);
+    until("it is in the trash", || {
         site.trash().iter().any(|e| e["reason"] == "removed" && e["state"] == "kept").then_some(())
     });
-    kept.run(&["undelete", "below"]);
-    kept.run(&["start", "below"]);
-    kept.collect("below");
+    recorder.run(&["undelete", "below"]);
+    recorder.run(&["start", "below"]);
+    recorder.collect("below");
     site.forget_row("below");
     site.sweep_until("reap_unknown", |run| run["actions"].to_string().contains("applied"));
-    kept.run(&["trash", "ls", "--json"]);
-    kept.run(&["trash", "restore", "below"]);
+    recorder.run(&["trash", "ls", "--json"]);
+    recorder.run(&["trash", "restore", "below"]);
     podman_output(["rm", "--force", "--time=0", site.show("top")["container_id"].as_str().unwrap()]);
     site.sweep_until("revoke_stale_tokens", |run| run["actions"].to_string().contains("applied"));
-    kept.run(&["start", "top"]);
-    kept.collect("top");
-    // The output of a workspace is its own responsibility, and is shown by `logs` only.
-    let prints = "cat /configs/.auth_token; sleep 3600";
-    kept.run(&["create", "talker", "--image", image(), "--", "sh", "-c", prints]);
-    kept.collect("talker");
-    let printed = site.ostler(["logs", "talker"]).stdout;
-    assert_eq!(kept.tokens.last().map(String::as_str), Some(printed.trim()), "the talker does not talk");
-    a_telltale_crashes(kept);
-    ask_everything(kept);
+    recorder.run(&["start", "top"]);
+    recorder.collect("top");
+    // ostler does not filter the output of a workspace; only `logs` shows it.
+    let print_token = "cat /configs/.auth_token; sleep 3600";
+    recorder.run(&["create", "printer", "--image", image(), "--", "sh", "-c", print_token]);
+    recorder.collect("printer");
+    let printed = site.ostler(["logs", "printer"]).stdout;
+    assert_eq!(
+        recorder.tokens.last().map(String::as_str),
+        Some(printed.trim()),
+        "the log is not exactly the token"
+    );
+    crash_leaking_agent(recorder);
+    run_queries(recorder);
 }
 
 /// An agent that registers, sends heartbeats and receives messages. Its last output, which an event stores, contains
 /// its token.
-fn a_telltale_crashes(kept: &mut Kept<'_>) {
-    let site = kept.site;
+fn crash_leaking_agent(recorder: &mut Recorder<'_>) {
+    let site = recorder.site;
     // In one write, because Podman's tail of a log omits text written without its newline.
-    let tells = "echo \"$(cat /configs/.auth_token)\"; exec /bin/demo-agent";
-    let create =
-        ["create", "telltale", "--runtime", "agent", "--image", demo_image(), "--", "/bin/sh", "-c", tells];
-    kept.run(&create);
-    kept.collect("telltale");
-    let told = kept.tokens.last().expect("a token was collected").clone();
-    assert!(site.ostler(["logs", "telltale"]).stdout.contains(&told), "the telltale keeps its token");
-    let answer = kept.run(&["message", "telltale", "hello"]);
-    assert!(answer.contains("heard: hello"), "the telltale is no agent: {answer}");
-    kept.run(&["message", "telltale", "crash 7"]);
-    let id = site.show("telltale")["id"].as_str().expect("it has an id").to_owned();
-    let last_words = until("its end is an event", || {
+    let prints_token = "echo \"$(cat /configs/.auth_token)\"; exec /bin/demo-agent";
+    let create = [
+        "create",
+        "leaker",
+        "--runtime",
+        "agent",
+        "--image",
+        demo_image(),
+        "--",
+        "/bin/sh",
+        "-c",
+        prints_token,
+    ];
+    recorder.run(&create);
+    recorder.collect("leaker");
+    let leaked = recorder.tokens.last().expect("a token was collected").clone();
+    assert!(site.ostler(["logs", "leaker"]).stdout.contains(&leaked), "the log does not contain the token");
+    let answer = recorder.run(&["message", "leaker", "hello"]);
+    assert!(answer.contains("heard: hello"), "the agent did not answer: {answer}");
+    recorder.run(&["message", "leaker", "crash 7"]);
+    let id = site.show("leaker")["id"].as_str().expect("it has an id").to_owned();
+    let logged_tail = until("its exit is an event", || {
         let events = site.events_of(&id);
         let end = events.iter().find(|event| event["event_type"] == "WORKSPACE_OFFLINE")?;
         end["payload"]["log_tail"].as_str().map(str::to_owned)
     });
-    assert!(last_words.contains("[redacted]"), "its last words lack the token it said: {last_words}");
-    site.until_status("telltale", "online");
-    kept.collect("telltale");
+    assert!(logged_tail.contains("[redacted]"), "the token in the log tail was not redacted: {logged_tail}");
+    site.until_status("leaker", "online");
+    recorder.collect("leaker");
 }
 
-fn ask_everything(kept: &mut Kept<'_>) {
-    for question in [
+fn run_queries(recorder: &mut Recorder<'_>) {
+    for query in [
         &["ls", "--json"][..],
         &["ls", "--removed"],
         &["show", "top", "--json"],
@@ -208,8 +222,8 @@ fn ask_everything(kept: &mut Kept<'_>) {
         &["why", "top"],
         &["why", "below", "--json"],
         &["why", "phone"],
-        &["why", "telltale"],
-        &["show", "telltale", "--json"],
+        &["why", "leaker"],
+        &["show", "leaker", "--json"],
         &["token", "ls", "top", "--json"],
         &["token", "ls", "phone"],
         &["events", "-n", "500", "--json"],
@@ -225,7 +239,7 @@ fn ask_everything(kept: &mut Kept<'_>) {
         &["token", "revoke", "top", "no-such-token"],
         &["start", "no-such-workspace"],
     ] {
-        kept.run(question);
+        recorder.run(query);
     }
 }
 
@@ -233,17 +247,17 @@ fn ask_everything(kept: &mut Kept<'_>) {
 fn tokens_never_appear_in_logs_events_output_labels_or_files() {
     let mut site = Site::new(TRACE);
     site.serve();
-    let onlooker = Onlooker::start();
-    let mut kept = Kept { site: &site, output: Vec::new(), tokens: Vec::new() };
-    full_run(&mut kept);
-    let Kept { mut output, mut tokens, .. } = kept;
+    let watcher = ProcessWatcher::start();
+    let mut recorder = Recorder { site: &site, output: Vec::new(), tokens: Vec::new() };
+    full_run(&mut recorder);
+    let Recorder { mut output, mut tokens, .. } = recorder;
     let filter = format!("label=ostler.instance={}", site.instance());
     let containers = podman_output(["ps", "--all", "--quiet", "--no-trunc", "--filter", &filter]);
-    assert!(containers.lines().count() >= 2, "there is too little to look at");
+    assert!(containers.lines().count() >= 2, "too few containers to inspect");
     for container in containers.lines() {
         output.push((format!("podman inspect {container}"), podman_output(["inspect", container])));
     }
-    output.push(("the command lines of processes".into(), onlooker.end()));
+    output.push(("the command lines of processes".into(), watcher.end()));
     let wal = files_below(&site.data_dir());
     site.stop();
     site.lose_database();
@@ -255,7 +269,7 @@ fn tokens_never_appear_in_logs_events_output_labels_or_files() {
 
     tokens.sort();
     tokens.dedup();
-    assert!(tokens.len() >= 8, "a full run issues more tokens than {}", tokens.len());
+    assert!(tokens.len() >= 8, "only {} tokens were issued", tokens.len());
     let written = output.into_iter().map(|(what, text)| (what, text.into_bytes()));
     for (what, text) in written.chain(wal).chain(files_below(&site.data_dir())) {
         let text = latin(&text);
@@ -264,12 +278,15 @@ fn tokens_never_appear_in_logs_events_output_labels_or_files() {
                 if let Some(at) = text.find(needle) {
                     let before: String = text[..at].chars().rev().take(300).collect();
                     let before: String = before.chars().rev().collect();
-                    panic!("{what} holds token {n} in form {form}, after: {before}");
+                    panic!("{what} contains token {n} in form {form}, after: {before}");
                 }
             }
         }
     }
     let log = site.log();
-    assert!(log.contains("\"TRACE\""), "the log was not talkative, so this shows little");
-    assert!(!log.contains("\"Labels\\\":"), "the log holds whole answers of the engine, whatever those hold");
+    assert!(log.contains("\"TRACE\""), "the log has no TRACE lines, so this test proves little");
+    assert!(
+        !log.contains("\"Labels\\\":"),
+        "the log contains complete engine responses, which may contain secrets"
+    );
 }

@@ -1,4 +1,4 @@
-//! Resource limits of the tiers, seen from inside the container.
+//! Resource limits of the tiers, measured inside the container.
 
 use crate::support::{daemon::Site, podman::inspected};
 
@@ -19,10 +19,10 @@ fn every_tier_runs_unprivileged_with_its_resource_limits() {
 
     let rights = "id -u; grep -E '^(CapEff|CapBnd|NoNewPrivs)' /proc/self/status | tr '\\t' ' '";
     for name in ["sandbox", "usual", "large"] {
-        let told = inside(&site, name, rights);
-        assert!(told.starts_with("1000\n"), "{name} is somebody else: {told}");
-        assert!(told.contains("CapEff: 0000000000000000"), "{name} has capabilities: {told}");
-        assert!(told.contains("NoNewPrivs: 1"), "{name} may gain rights: {told}");
+        let output = inside(&site, name, rights);
+        assert!(output.starts_with("1000\n"), "{name} runs as another user: {output}");
+        assert!(output.contains("CapEff: 0000000000000000"), "{name} has capabilities: {output}");
+        assert!(output.contains("NoNewPrivs: 1"), "{name} may gain privileges: {output}");
     }
     let write = |path: &str| format!("if echo x 2>&- > {path}/probe; then echo yes; else echo no; fi 2>&-");
     for (name, path, may) in [
@@ -36,14 +36,14 @@ fn every_tier_runs_unprivileged_with_its_resource_limits() {
     }
     for (name, mib, cpus) in [("sandbox", 512_u64, 1_u64), ("usual", 512, 1), ("large", 2048, 2)] {
         let container = site.show(name)["container_id"].as_str().unwrap().to_owned();
-        let given = inspected(
+        let memory_and_pids = inspected(
             &container,
             "{{.HostConfig.Memory}} {{.HostConfig.PidsLimit}} {{.HostConfig.Privileged}}",
         );
-        assert_eq!(given.unwrap(), format!("{} 512 false", mib << 20), "{name}");
+        assert_eq!(memory_and_pids.unwrap(), format!("{} 512 false", mib << 20), "{name}");
         let quota = inspected(&container, "{{.HostConfig.CpuQuota}} {{.HostConfig.CpuPeriod}}").unwrap();
         assert_eq!(quota, format!("{} 100000", cpus * 100_000), "{name}");
         let policy = inspected(&container, "{{.HostConfig.RestartPolicy.Name}}").unwrap();
-        assert!(["", "no"].contains(&policy.as_str()), "two restarters: {policy}");
+        assert!(["", "no"].contains(&policy.as_str()), "Podman would restart the container too: {policy}");
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens are revoked when no container can hold them any more, and never before.
+//! Tokens are revoked when no container can hold them any more, and not earlier.
 
 use std::thread;
 
@@ -14,8 +14,8 @@ fn revoked(run: &Value) -> Vec<&str> {
     actions.filter(|action| action["result"] == "applied").map(|a| a["workspace"].as_str().unwrap()).collect()
 }
 
-fn config_volume(effective: &Value) -> String {
-    format!("ostler-{}-config", effective["id"].as_str().unwrap())
+fn config_volume(workspace: &Value) -> String {
+    format!("ostler-{}-config", workspace["id"].as_str().unwrap())
 }
 
 #[test]
@@ -26,13 +26,13 @@ fn token_of_missing_container_is_revoked_and_start_issues_new_one() {
     let external = site.json(["create", "phone", "--external"]);
     let external = external["connection"]["auth_token"].as_str().unwrap().to_owned();
     let api = site.ostler(["token", "issue", "gone"]).well().trim().to_owned();
-    let effective = site.show("gone");
-    let container = effective["container_id"].as_str().unwrap();
+    let row_of_gone = site.show("gone");
+    let container = row_of_gone["container_id"].as_str().unwrap();
     let old = site.token_in_volume("gone");
     site.ostler(["exec", "gone", "--", "sh", "-c", "echo work > /workspace/work"]).well();
     site.ostler(["stop", "stopped"]).well();
     podman_output(["rm", "--force", "--time=0", container]);
-    podman_output(["volume", "rm", &config_volume(&effective)]);
+    podman_output(["volume", "rm", &config_volume(&row_of_gone)]);
 
     let first = site.sweep("revoke_stale_tokens");
     assert!(revoked(&first).is_empty() && site.is_valid("gone", &old), "revoked before the grace: {first}");
@@ -41,17 +41,17 @@ fn token_of_missing_container_is_revoked_and_start_issues_new_one() {
     let evidence = run["actions"][0]["evidence"].as_str().unwrap();
     let waited = evidence.split("over ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
     assert!(waited >= Some(6), "revoked before the grace, or without evidence: {evidence}");
-    assert!(!site.is_valid("gone", &old), "it was said to be revoked, and is valid");
-    assert!(site.is_valid("gone", &api), "an api token went too");
+    assert!(!site.is_valid("gone", &old), "the token was reported as revoked and is still valid");
+    assert!(site.is_valid("gone", &api), "an API token was revoked too");
     assert!(site.is_valid("phone", &external), "an external agent lost its only credential");
-    assert!(site.live_instance_token_matches("stopped"), "a merely stopped one lost its token");
+    assert!(site.live_instance_token_matches("stopped"), "the token of a stopped workspace was revoked");
     assert!(site.live_instance_token_matches("running"));
 
     site.ostler(["start", "gone"]).well();
     let back = site.show("gone");
     assert_eq!(back["status"], "online");
-    assert_ne!(back["container_id"], effective["container_id"]);
-    assert!(site.live_instance_token_matches("gone"), "the fresh token does not work");
+    assert_ne!(back["container_id"], row_of_gone["container_id"]);
+    assert!(site.live_instance_token_matches("gone"), "the new token is not valid");
     assert_ne!(site.token_in_volume("gone"), old);
     assert_eq!(site.ostler(["exec", "gone", "--", "cat", "/workspace/work"]).well(), "work\n");
     // Readable only by the agent's user.
@@ -89,7 +89,7 @@ fn empty_listing_without_sentinel_revokes_no_token() {
     let token = site.token_in_volume("worker");
     let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
     let sentinel = format!("ostler-{}", site.instance());
-    // A container known by its id would be evidence of the same engine, so nothing at all must be left.
+    // A container known by its id would be evidence of the same engine, so no container must be left.
     podman_output(["rm", "--force", "--time", "0", &container]);
     podman_output(["volume", "rm", &sentinel]);
 
@@ -104,7 +104,7 @@ fn empty_listing_without_sentinel_revokes_no_token() {
             "{runs}"
         );
     }
-    assert_ne!(site.ostler(["restart", "worker"]).code, 0, "an engine that nobody knows was changed");
+    assert_ne!(site.ostler(["restart", "worker"]).code, 0, "an unknown engine was changed");
     assert!(site.is_valid("worker", &token));
     let doctor = site.ostler(["doctor"]);
     assert!(doctor.code == 1 && doctor.stdout.contains("--accept-engine"), "{doctor:?}");
@@ -129,7 +129,7 @@ fn operator_can_revoke_token_and_removal_revokes_container_token() {
 
     let own = site.token_in_volume("worker");
     site.ostler(["rm", "worker"]).well();
-    until("it lies in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
     site.ostler(["undelete", "worker"]).well();
     assert!(!site.is_valid("worker", &own), "a removal left the token of its container valid");
     site.ostler(["start", "worker"]).well();

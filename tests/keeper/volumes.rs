@@ -8,8 +8,8 @@ use crate::support::{
 };
 
 fn volumes(site: &Site, name: &str) -> [String; 2] {
-    let effective = site.show(name);
-    let id = effective["id"].as_str().unwrap();
+    let row = site.show(name);
+    let id = row["id"].as_str().unwrap();
     [format!("ostler-{id}-config"), format!("ostler-{id}-work")]
 }
 
@@ -22,7 +22,7 @@ fn wipe(directory: &Path) {
 }
 
 #[track_caller]
-fn starts_whole(site: &Site, name: &str, what: &str) {
+fn assert_starts_restored(site: &Site, name: &str, what: &str) {
     site.ostler(["start", name]).well();
     assert_eq!(site.show(name)["status"], "online", "with {what}");
     assert!(site.live_instance_token_matches(name), "with {what}, the token was not restored");
@@ -44,11 +44,11 @@ fn wiped_config_volume_is_rebuilt_on_next_start() {
 
     site.ostler(["stop", "worker"]).well();
     wipe(&directory_of(&config));
-    starts_whole(&site, "worker", "its contents deleted");
+    assert_starts_restored(&site, "worker", "its contents deleted");
 
     site.ostler(["stop", "worker"]).well();
     fs::remove_dir_all(directory_of(&config)).unwrap();
-    starts_whole(&site, "worker", "its directory deleted");
+    assert_starts_restored(&site, "worker", "its directory deleted");
 
     // Podman deletes a volume mounted by a container only by force, together with the container.
     assert_eq!(site.show("worker")["container_id"], container);
@@ -64,7 +64,8 @@ fn missing_work_volume_is_replaced_only_with_new_volume_flag() {
     let [_, of_volume] = volumes(&site, "volume");
     site.ostler(["stop", "directory"]).well();
     site.ostler(["stop", "volume"]).well();
-    // The removed directory looks like an unmounted disk; the volume is deleted together with its container.
+    // A removed directory is indistinguishable from an unmounted disk. The volume is deleted together with its
+    // container.
     fs::remove_dir_all(directory_of(&of_directory)).unwrap();
     let container = site.show("volume")["container_id"].as_str().unwrap().to_owned();
     podman_output(["rm", &container]);
@@ -82,13 +83,13 @@ fn missing_work_volume_is_replaced_only_with_new_volume_flag() {
         let refused = site.ostler(["start", name]);
         assert_eq!(refused.code, 1, "{refused:?}");
         assert!(refused.stderr.contains("--new-volume"), "{name}: {refused:?}");
-        // A paused workspace stays paused: nothing ran, and nothing is retried automatically.
-        let effective = site.show(name);
-        assert!(["paused", "failed"].contains(&effective["status"].as_str().unwrap()), "{effective}");
+        // A paused workspace stays paused: it was not started, and a start is not retried automatically.
+        let row = site.show(name);
+        assert!(["paused", "failed"].contains(&row["status"].as_str().unwrap()), "{row}");
     }
     site.sweep_all();
-    assert!(!directory_of(&of_directory).exists(), "lost work was replaced in silence");
-    assert!(!has_volume(&of_volume), "lost work was replaced in silence");
+    assert!(!directory_of(&of_directory).exists(), "a lost work volume was replaced silently");
+    assert!(!has_volume(&of_volume), "a lost work volume was replaced silently");
 
     for name in ["directory", "volume"] {
         site.ostler(["start", name, "--new-volume"]).well();
@@ -109,16 +110,16 @@ fn offline_workspace_fails_to_start_when_work_volume_is_missing() {
 
     let refused = site.ostler(["start", "worker"]);
     assert_eq!(refused.code, 1, "{refused:?}");
-    let effective = site.show("worker");
-    assert_eq!(
-        (&effective["status"], &effective["failure"]),
-        (&"failed".into(), &"start_error".into()),
-        "{effective}"
-    );
-    assert!(effective["status_detail"].as_str().unwrap().contains("--new-volume"), "{effective}");
+    let row = site.show("worker");
+    assert_eq!((&row["status"], &row["failure"]), (&"failed".into(), &"start_error".into()), "{row}");
+    assert!(row["status_detail"].as_str().unwrap().contains("--new-volume"), "{row}");
     assert!(site.ostler(["why", "worker"]).stdout.contains("--new-volume"));
     site.sweep_all();
     assert!(!has_volume(&work));
-    assert_eq!(site.show("worker")["status"], "failed", "a sweep started what only a person may");
+    assert_eq!(
+        site.show("worker")["status"],
+        "failed",
+        "a sweep started a workspace that only an operator may start"
+    );
     site.ostler(["start", "worker", "--new-volume"]).well();
 }

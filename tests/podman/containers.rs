@@ -1,4 +1,4 @@
-//! Containers: they run as specified, and every answer means what the trait documents.
+//! Containers: they run as specified, and every result conforms to the documentation of the trait.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use ostler::{
 use super::{AGENT, LABEL, Scene, eventually, free_port};
 use crate::support::podman::{Cleanup, podman_output};
 
-fn no_user() -> ContainerId {
+fn missing_id() -> ContainerId {
     ContainerId::try_from("0".repeat(64)).unwrap()
 }
 
@@ -37,7 +37,7 @@ async fn container_process_is_unprivileged_and_runs_under_init() {
     }
     assert_eq!(scene.shell(&id, "id -u; id -g").await, "1000\n1000");
     let first = scene.shell(&id, "tr '\\0' ' ' </proc/1/cmdline").await;
-    assert!(first.contains("init"), "process 1 is no init but: {first}");
+    assert!(first.contains("init"), "process 1 is not an init process: {first}");
 }
 
 #[tokio::test]
@@ -52,9 +52,9 @@ async fn resource_limits_are_set_in_the_container_cgroup() {
     assert!(expected.contains(&limits.as_str()), "memory, swap, cpu, pids: {limits}");
 }
 
-/// Whether Podman 4.3.1 learns of an out-of-memory kill depends on the directory in which its service was started:
-/// conmon 2.1.6 records it in a file there, and Podman looks for that file elsewhere. So the expected value is Podman's
-/// own answer.
+/// Whether Podman 4.3.1 detects an out-of-memory kill depends on the directory in which its service was started:
+/// conmon 2.1.6 records it in a file there, and Podman reads that file elsewhere. So the expected value is what
+/// Podman reports.
 #[tokio::test]
 async fn out_of_memory_exit_is_reported_as_podman_reports_it() {
     let scene = Scene::new();
@@ -67,8 +67,8 @@ async fn out_of_memory_exit_is_reported_as_podman_reports_it() {
     })
     .await;
     assert_eq!(seen.exit_code, Some(137), "{seen:?}");
-    let podmans_word = podman_output(["inspect", "--format", "{{.State.OOMKilled}}", id.as_str()]);
-    assert_eq!(seen.out_of_memory.to_string(), podmans_word.trim());
+    let reported_by_podman = podman_output(["inspect", "--format", "{{.State.OOMKilled}}", id.as_str()]);
+    assert_eq!(seen.out_of_memory.to_string(), reported_by_podman.trim());
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn port_is_published_on_loopback_only() {
     let id = scene.created(&spec).await;
     assert_eq!(scene.engine.inspect_container(&id).await.unwrap().host_port, Some(port));
     scene.engine.start_container(&id).await.unwrap();
-    assert!(!scene.engine.port_is_free(port).await, "port {port} is published and yet free");
+    assert!(!scene.engine.port_is_free(port).await, "port {port} is published, but reported as free");
     let answer = eventually("the container answers on its port", || async {
         let get = || {
             use std::io::{Read, Write};
@@ -166,7 +166,7 @@ async fn start_returns_port_in_use_when_host_port_is_taken() {
 }
 
 /// If a service is killed during a start, it leaves a conmon unknown to Podman, which holds the port that Podman needs
-/// for the next start. That moment is hard to hit, so the test imitates both.
+/// for the next start. That moment is hard to reproduce, so the test imitates both.
 #[tokio::test]
 async fn start_returns_half_started_while_leftover_conmon_holds_port() {
     let scene = Scene::new();
@@ -180,18 +180,18 @@ async fn start_returns_half_started_while_leftover_conmon_holds_port() {
         .spawn()
         .unwrap();
     let clock = SystemClock::start();
-    let stays = scene.engine.start_container(&id).await.unwrap_err();
+    let first_error = scene.engine.start_container(&id).await.unwrap_err();
     let until_given_up = clock.awake().since(Awake(0));
-    let (going, ()) = tokio::join!(scene.engine.start_container(&id), async {
+    let (second, ()) = tokio::join!(scene.engine.start_container(&id), async {
         // End its input, and thereby the process, during the checks: they continue for 3 s after the refusal, however
         // long Podman takes for one.
         clock.sleep(until_given_up.saturating_sub(Duration::from_millis(1500))).await;
         drop(conmon.stdin.take());
         conmon.wait().unwrap();
     });
-    assert_eq!(stays.kind, ErrorKind::HalfStarted, "{stays}");
-    let going = going.unwrap_err();
-    assert_eq!(going.kind, ErrorKind::Conflict, "{going}");
+    assert_eq!(first_error.kind, ErrorKind::HalfStarted, "{first_error}");
+    let second_error = second.unwrap_err();
+    assert_eq!(second_error.kind, ErrorKind::Conflict, "{second_error}");
     drop(held);
     scene.engine.start_container(&id).await.expect("the port is free again");
 }
@@ -225,7 +225,7 @@ async fn container_reports_created_running_and_exited_states() {
 async fn exited_container_reports_its_exit_code() {
     let scene = Scene::new();
     let id = scene.running(&scene.script("seven", "exit 7")).await;
-    let seen = eventually("it has ended", || async {
+    let seen = eventually("it has exited", || async {
         let seen = scene.engine.inspect_container(&id).await.unwrap();
         (seen.state == ContainerState::Exited).then_some(seen)
     })
@@ -257,7 +257,7 @@ async fn stop_succeeds_when_container_is_stopped_or_missing() {
     let id = scene.running(&scene.spec("stopped")).await;
     scene.stopped(&id).await;
     scene.stopped(&id).await;
-    scene.stopped(&no_user()).await;
+    scene.stopped(&missing_id()).await;
     let created = scene.created(&scene.spec("created")).await;
     scene.stopped(&created).await;
 }
@@ -267,17 +267,17 @@ async fn operations_on_missing_container_return_absent_error() {
     let scene = Scene::new();
     let engine = &scene.engine;
     let errors = [
-        engine.inspect_container(&no_user()).await.map(drop).unwrap_err(),
-        engine.start_container(&no_user()).await.unwrap_err(),
-        engine.rename_container(&no_user(), &scene.name("new")).await.unwrap_err(),
-        engine.read_file(&no_user(), "/etc/passwd").await.map(drop).unwrap_err(),
-        engine.write_file(&no_user(), "/tmp", &super::token_file("x")).await.unwrap_err(),
-        engine.create_exec(&no_user(), &super::request(&["true"])).await.map(drop).unwrap_err(),
+        engine.inspect_container(&missing_id()).await.map(drop).unwrap_err(),
+        engine.start_container(&missing_id()).await.unwrap_err(),
+        engine.rename_container(&missing_id(), &scene.name("new")).await.unwrap_err(),
+        engine.read_file(&missing_id(), "/etc/passwd").await.map(drop).unwrap_err(),
+        engine.write_file(&missing_id(), "/tmp", &super::token_file("x")).await.unwrap_err(),
+        engine.create_exec(&missing_id(), &super::request(&["true"])).await.map(drop).unwrap_err(),
     ];
     for error in errors {
         assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     }
-    engine.delete_container(&no_user()).await.expect("deleting what is not there is done");
+    engine.delete_container(&missing_id()).await.expect("deleting a missing container succeeds");
 }
 
 #[tokio::test]
@@ -313,7 +313,7 @@ async fn delete_refuses_running_container_and_keeps_named_volumes() {
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
     scene.stopped(&id).await;
     scene.engine.delete_container(&id).await.unwrap();
-    scene.engine.delete_container(&id).await.expect("deleting twice is done");
+    scene.engine.delete_container(&id).await.expect("deleting twice succeeds");
     let error = scene.engine.inspect_container(&id).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Absent, "{error}");
     scene.engine.inspect_volume(&scene.name("kept")).await.expect("the volume stays");
@@ -358,8 +358,8 @@ async fn container_with_missing_program_fails_to_start_or_exits_nonzero() {
     if let Err(error) = scene.engine.start_container(&id).await {
         assert_eq!(error.kind, ErrorKind::Other, "{error}");
     } else {
-        let look = || async { scene.engine.inspect_container(&id).await.unwrap().exit_code };
-        assert_ne!(eventually("it has ended", look).await, 0);
+        let exit_code = || async { scene.engine.inspect_container(&id).await.unwrap().exit_code };
+        assert_ne!(eventually("it has exited", exit_code).await, 0);
     }
 }
 
@@ -378,7 +378,7 @@ async fn listing_contains_only_containers_with_the_label() {
     );
     let any = ids(scene.engine.list_containers(LABEL, None).await.unwrap());
     assert!(any.contains(&ours) && any.contains(&theirs), "{any:?}");
-    assert_eq!(ids(scene.engine.list_containers(LABEL, Some("nobody")).await.unwrap()), []);
+    assert_eq!(ids(scene.engine.list_containers(LABEL, Some("absent")).await.unwrap()), []);
 }
 
 #[tokio::test]

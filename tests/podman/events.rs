@@ -30,21 +30,21 @@ use crate::support::{
 
 async fn next(events: &mut EventStream) -> Option<Result<ContainerEvent, EngineError>> {
     let next = within(&SystemClock::start(), WAIT_LIMIT, events.next()).await;
-    next.expect("nothing was reported, and the stream did not end")
+    next.expect("an event or the end of the stream within the time limit")
 }
 
 async fn event(events: &mut EventStream) -> ContainerEvent {
-    next(events).await.expect("the stream goes on").expect("an event, no error")
+    next(events).await.expect("the stream has not ended").expect("an event, no error")
 }
 
 /// Receives `count` events and returns the container and kind of each.
 async fn receive_events(events: &mut EventStream, count: usize) -> Vec<(ContainerId, ContainerEventKind)> {
-    let mut receive_events = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..count {
         let ContainerEvent { container, what, .. } = event(events).await;
-        receive_events.push((container, what));
+        received.push((container, what));
     }
-    receive_events
+    received
 }
 
 /// Kills the process of a container from outside Podman, as the kernel would.
@@ -58,16 +58,16 @@ const DIED: ContainerEventKind = ContainerEventKind::Died { exit_code: Some(137)
 
 #[tokio::test]
 async fn killed_container_is_reported_with_exit_code_and_workspace() {
-    let (scene, stranger) = (Scene::new(), Scene::new());
+    let (scene, other_scene) = (Scene::new(), Scene::new());
     let workspace = WorkspaceId(SystemEntropy.uuid());
-    let mut spec = scene.spec("heard");
+    let mut spec = scene.spec("labelled");
     spec.labels.insert(LABEL_WORKSPACE.to_owned(), workspace.to_string());
     let id = scene.running(&spec).await;
-    let other = stranger.running(&stranger.spec("unheard")).await;
+    let other = other_scene.running(&other_scene.spec("other-label")).await;
     let mut events = scene.engine.container_events(LABEL, Some(&scene.label()), None).await.unwrap();
     let before = SystemClock::start().now();
     kill_process(&other);
-    stranger.engine.delete_container(&ended(&stranger, other).await).await.unwrap();
+    other_scene.engine.delete_container(&ended(&other_scene, other).await).await.unwrap();
     kill_process(&id);
     let died = event(&mut events).await;
     assert_eq!((&died.container, died.workspace, died.what), (&id, Some(workspace), DIED));
@@ -75,12 +75,12 @@ async fn killed_container_is_reported_with_exit_code_and_workspace() {
     assert!((before..=after).contains(&died.at), "{} is not in {before}..{after}", died.at);
     scene.engine.delete_container(&ended(&scene, id.clone()).await).await.unwrap();
     assert_eq!(receive_events(&mut events, 1).await, [(id, ContainerEventKind::Removed)]);
-    assert!(events.next().now_or_never().is_none(), "there is more, or the stream ended");
+    assert!(events.next().now_or_never().is_none(), "there are more events, or the stream ended");
 }
 
-/// Returns the container once Podman knows that it has exited.
+/// Returns the container once Podman reports it as exited.
 async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
-    eventually("Podman has tidied up", || async {
+    eventually("Podman has recorded the exit", || async {
         let state = scene.engine.inspect_container(&id).await.expect("it is there").state;
         (state == ContainerState::Exited).then_some(())
     })
@@ -100,14 +100,14 @@ async fn starts_and_stops_are_reported_when_filtering_by_label_key() {
     let id = scene.running(&spec).await;
     scene.stopped(&id).await;
     scene.stopped(&unkeyed).await;
-    let receive_events = receive_events(&mut events, 2).await;
+    let received = receive_events(&mut events, 2).await;
     assert!(
         matches!(
-            &receive_events[..],
+            &received[..],
             [(a, ContainerEventKind::Started), (b, ContainerEventKind::Died { exit_code: Some(_) })]
                 if (a, b) == (&id, &id)
         ),
-        "{receive_events:?}"
+        "{received:?}"
     );
 }
 
@@ -126,7 +126,7 @@ async fn events_since_a_timestamp_are_replayed_on_subscription() {
     assert_eq!(
         receive_events(&mut events, 1).await,
         [(id, ContainerEventKind::Removed)],
-        "then what happens is told"
+        "a live event does not follow the replayed events"
     );
 }
 
@@ -136,10 +136,14 @@ async fn event_subscription_returns_before_first_event_and_first_poll() {
     let proxy = EngineProxy::start();
     let clock = SystemClock::start();
     let engine = proxy.engine();
-    let call = within(&clock, WAIT_LIMIT, engine.container_events(LABEL, Some("nobody"), None)).await;
+    let call = within(&clock, WAIT_LIMIT, engine.container_events(LABEL, Some("absent"), None)).await;
     let mut events = call.expect("an answer without an event").expect("a stream");
-    assert_eq!(proxy.count("GET", "/libpod/events"), 1, "it has asked, though nothing was polled");
-    assert!(events.next().now_or_never().is_none(), "something was reported, or the stream ended");
+    assert_eq!(
+        proxy.count("GET", "/libpod/events"),
+        1,
+        "the subscription request was not sent before the first poll"
+    );
+    assert!(events.next().now_or_never().is_none(), "an event was reported, or the stream ended");
 }
 
 #[tokio::test]
@@ -156,15 +160,15 @@ async fn event_subscription_fails_when_engine_does_not_answer() {
         (Fault::DropAfter, ErrorKind::Unreachable),
         (Fault::Status(404, "no such container".into()), ErrorKind::Other),
     ] {
-        let effective = format!("{fault:?}");
+        let fault_name = format!("{fault:?}");
         proxy.set_rules([Rule::on("GET", "/libpod/events", fault)]);
-        let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
-        assert_eq!(error.kind, kind, "{effective}: {error}");
+        let error = engine.container_events(LABEL, Some("absent"), None).await.map(drop).unwrap_err();
+        assert_eq!(error.kind, kind, "{fault_name}: {error}");
     }
     gate.open();
     proxy.set_rules([]);
     proxy.refuse();
-    let error = engine.container_events(LABEL, Some("nobody"), None).await.map(drop).unwrap_err();
+    let error = engine.container_events(LABEL, Some("absent"), None).await.map(drop).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }
 
@@ -177,17 +181,21 @@ async fn interrupted_event_stream_ends_with_unreachable_error() {
     let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
     let mut log =
         scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap();
-    assert!(log.next().now_or_never().is_none(), "the log has said something");
+    assert!(log.next().now_or_never().is_none(), "the log has output");
     scene.engine.start_container(&id).await.unwrap();
     assert_eq!(receive_events(&mut events, 1).await, [(id.clone(), ContainerEventKind::Started)]);
     proxy.cut_those(|request| request.path.ends_with("/events"));
     let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
-    assert!(next(&mut events).await.is_none(), "something comes after an error");
+    assert!(next(&mut events).await.is_none(), "an item follows an error");
     let mut events = scene.engine.container_events(LABEL, Some(&label), None).await.unwrap();
     assert!(log.next().now_or_never().is_none(), "the log was cut too");
     kill_process(&id);
-    assert_eq!(receive_events(&mut events, 1).await, [(id, DIED)], "the next stream hears what happens next");
+    assert_eq!(
+        receive_events(&mut events, 1).await,
+        [(id, DIED)],
+        "the next stream does not report later events"
+    );
     proxy.cut();
     let error = next(&mut events).await.expect("an error, not the end").unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
@@ -219,18 +227,18 @@ async fn event_stream_ends_when_podman_service_is_killed_or_terminated() {
         let mut service = Service(command.spawn().expect("podman starts"));
         let engine = engine_at(&socket);
         let mut events = eventually("the service answers", || async {
-            engine.container_events(LABEL, Some("nobody"), None).await.ok()
+            engine.container_events(LABEL, Some("absent"), None).await.ok()
         })
         .await;
         let pid = rustix::process::Pid::from_child(&service.0);
-        rustix::process::kill_process(pid, signal).expect("the service is told");
-        // A killed service breaks the stream off; one that is asked to end may close it properly.
+        rustix::process::kill_process(pid, signal).expect("the service is signalled");
+        // A killed service interrupts the stream; a terminated one may close it properly.
         if let Some(item) = next(&mut events).await {
-            let error = item.expect_err("the end, no event");
+            let error = item.expect_err("an error or the end, not an event");
             assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
-            assert!(next(&mut events).await.is_none(), "something comes after an error");
+            assert!(next(&mut events).await.is_none(), "an item follows an error");
         } else {
-            assert_eq!(signal, rustix::process::Signal::TERM, "a death looks like an orderly end");
+            assert_eq!(signal, rustix::process::Signal::TERM, "a kill ended the stream without an error");
         }
         service.0.wait().expect("the service ends");
     }
@@ -239,9 +247,9 @@ async fn event_stream_ends_when_podman_service_is_killed_or_terminated() {
 #[tokio::test]
 async fn log_tail_is_cleaned_and_limited_in_lines_and_bytes() {
     let scene = Scene::new();
-    let talk =
+    let script =
         r"for n in 1 2 3 4 5; do echo line $n; done; printf 'red \033[31m \377 \342\202\254\r\n' >&2; exit 3";
-    let id = scene.running(&scene.script("talker", talk)).await;
+    let id = scene.running(&scene.script("printer", script)).await;
     let id = ended(&scene, id).await;
     let tail = |lines, max_bytes| log_tail(&scene.engine, &id, lines, max_bytes);
     let whole = eventually("the log is written", || async {

@@ -86,8 +86,8 @@ async fn status_500_returns_other_error_with_shortened_message() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     let id = "0".repeat(64).try_into().unwrap();
-    let words = format!("database is locked\n{}", "x".repeat(5000));
-    proxy.set_rules([Rule::when(|_| true, Fault::Status(500, words))]);
+    let message = format!("database is locked\n{}", "x".repeat(5000));
+    proxy.set_rules([Rule::when(|_| true, Fault::Status(500, message))]);
     for error in [
         engine.list_containers(LABEL, None).await.map(drop).unwrap_err(),
         engine.list_volumes(LABEL, None).await.map(drop).unwrap_err(),
@@ -115,14 +115,14 @@ async fn listing_answered_with_404_returns_other_not_absent() {
     }
 }
 
-/// Podman 4.3.1 fails a whole listing because of one volume that is deleted meanwhile.
+/// Podman 4.3.1 fails a whole listing if one volume is deleted meanwhile.
 #[tokio::test]
 async fn volume_listing_is_retried_after_concurrent_deletion_error() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
     scene.volume("work", "/workspace").await;
-    let words = "no volume with name x found in database: no such volume: no such volume";
-    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, words.into())).times(2)]);
+    let message = "no volume with name x found in database: no such volume: no such volume";
+    proxy.set_rules([Rule::on("GET", "/json", Fault::Status(500, message.into())).times(2)]);
     let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
     assert_eq!(listed.len(), 1, "{listed:?}");
 }
@@ -144,7 +144,7 @@ async fn call_to_hanging_engine_times_out() {
         assert_eq!(error.kind, ErrorKind::TimedOut, "{error}");
     }
     proxy.set_rules([]);
-    engine.list_volumes(LABEL, Some("nobody")).await.expect("a request after a lost one");
+    engine.list_volumes(LABEL, Some("absent")).await.expect("a request after a timed-out one succeeds");
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn proxy_selects_fault_before_observer_runs() {
     let rules = Arc::downgrade(&proxy);
     proxy.set_rules([Rule::on("POST", "/volumes/create", Fault::DropBefore)]);
     proxy.observe(move |_, _| {
-        // As a test does that sees its daemon dead before the observer that killed it has returned.
+        // Like a test that finds its daemon dead before the observer that killed it has returned.
         if let Some(proxy) = rules.upgrade() {
             proxy.set_rules([]);
         }
@@ -202,8 +202,8 @@ async fn proxy_selects_fault_before_observer_runs() {
 async fn proxy_counts_rule_matches_and_observes_request_and_answer() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let record = Arc::clone(&told);
+    let observed = Arc::new(Mutex::new(Vec::new()));
+    let record = Arc::clone(&observed);
     proxy.observe(move |request, moment| {
         if request.changes() {
             record.lock().unwrap().push((request.change, moment));
@@ -218,10 +218,10 @@ async fn proxy_counts_rule_matches_and_observes_request_and_answer() {
         owner: super::AGENT,
     };
     scene.engine.create_volume(&second).await.unwrap_err();
-    scene.engine.create_volume(&second).await.expect("the rule is spent");
+    scene.engine.create_volume(&second).await.expect("the rule does not apply any more");
     proxy.until(|seen| seen.len() >= 3).await;
     assert_eq!(proxy.count("POST", "/volumes/create"), 3);
-    let moments = told.lock().unwrap().clone();
+    let moments = observed.lock().unwrap().clone();
     assert_eq!(
         moments,
         [
@@ -239,9 +239,9 @@ async fn proxy_refuse_fault_closes_socket_for_later_requests() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     proxy.set_rules([Rule::on("GET", "/containers/json", Fault::Refuse)]);
-    engine.list_volumes(LABEL, Some("nobody")).await.expect("the door is open");
+    engine.list_volumes(LABEL, Some("absent")).await.expect("the socket still accepts connections");
     engine.list_containers(LABEL, None).await.unwrap_err();
-    let error = engine.list_volumes(LABEL, Some("nobody")).await.unwrap_err();
+    let error = engine.list_volumes(LABEL, Some("absent")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
     assert!(Path::new(proxy.socket_path()).exists(), "a stale socket is left, as after a crash");
 }
@@ -255,8 +255,8 @@ async fn exec_and_files_pass_through_the_proxy() {
         scene.running(&ostler::engine::ContainerSpec { mounts: vec![mount], ..scene.spec("host") }).await;
     scene.engine.write_file(&id, "/configs", &super::token_file("through")).await.unwrap();
     assert_eq!(scene.engine.read_file(&id, "/configs/.auth_token").await.unwrap(), b"through");
-    let asked = ExecRequest { stdin: true, ..request(&["cat"]) };
-    let exec = scene.engine.create_exec(&id, &asked).await.unwrap();
+    let exec_request = ExecRequest { stdin: true, ..request(&["cat"]) };
+    let exec = scene.engine.create_exec(&id, &exec_request).await.unwrap();
     let mut stream = scene.engine.start_exec(&exec, false).await.unwrap();
     stream.write_all(b"typed").await.unwrap();
     stream.shutdown().await.unwrap();

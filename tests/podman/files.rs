@@ -18,8 +18,8 @@ async fn file_written_before_first_start_is_owned_by_agent() {
     let seen = scene.shell(&id, "cd /configs; cat .auth_token; stat -c ' %u:%g %a' .auth_token").await;
     assert_eq!(seen, "first 1000:1000 600");
     assert_eq!(
-        scene.shell(&id, "stat -c %u:%g /configs; touch /configs/own && echo may").await,
-        "1000:1000\nmay"
+        scene.shell(&id, "stat -c %u:%g /configs; touch /configs/own && echo allowed").await,
+        "1000:1000\nallowed"
     );
     let age = scene.shell(&id, "echo $(($(date +%s) - $(stat -c %Y /configs/.auth_token)))").await;
     assert!(age.parse::<i64>().unwrap().abs() < 300, "the file is {age} s old");
@@ -82,9 +82,9 @@ async fn matching_token_is_compared_without_archive_request() {
     scene.engine.write_file(&id, "/configs", &token_file("a token")).await.unwrap();
     let written = archives();
     assert!(holds("a token").await.unwrap());
-    assert_eq!(archives(), written, "the service was asked for what its volume shows");
+    assert_eq!(archives(), written, "the service was requested although the volume can be read directly");
 
-    // A difference is judged by the service, because the directory visible here could belong to another storage.
+    // The service decides on a difference, because the directory visible here could belong to another storage.
     for other in ["another", "a tok", "a token and more", ""] {
         assert!(!holds(other).await.unwrap(), "{other:?}");
     }

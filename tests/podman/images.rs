@@ -22,8 +22,8 @@ async fn failed_pull_returns_image_missing_error() {
     let scene = Scene::new();
     // Port 1 of this machine refuses at once, regardless of the network.
     for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {
-        let receive_events = Mutex::new(Vec::new());
-        let progress = |line: &str| receive_events.lock().unwrap().push(line.to_owned());
+        let received = Mutex::new(Vec::new());
+        let progress = |line: &str| received.lock().unwrap().push(line.to_owned());
         let error = scene.engine.pull_image(image, &progress).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::ImageMissing, "{error}");
         assert!(!error.message.is_empty() && error.call.contains(image), "{error:?}");

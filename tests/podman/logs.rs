@@ -25,8 +25,8 @@ const WHOLE: LogRequest = LogRequest { tail: None, follow: false, max_bytes: Non
 #[tokio::test]
 async fn logs_return_both_streams_and_follow_ends_with_container() {
     let scene = Scene::new();
-    let talk = "echo one; echo two >&2; sleep 0.3; echo three";
-    let id = scene.running(&scene.script("talker", talk)).await;
+    let script = "echo one; echo two >&2; sleep 0.3; echo three";
+    let id = scene.running(&scene.script("printer", script)).await;
     let followed =
         read(scene.engine.logs(&id, LogRequest { tail: None, follow: true, max_bytes: None }).await.unwrap())
             .await;
@@ -47,7 +47,7 @@ async fn logs_return_both_streams_and_follow_ends_with_container() {
 #[tokio::test]
 async fn container_that_never_ran_has_empty_log() {
     let scene = Scene::new();
-    let id = scene.created(&scene.spec("mute")).await;
+    let id = scene.created(&scene.spec("never-started")).await;
     assert_eq!(read(scene.engine.logs(&id, WHOLE).await.unwrap()).await, ["", ""]);
 }
 
@@ -99,16 +99,16 @@ fn log_size(id: &ContainerId) -> u64 {
     fs::metadata(log_file(id)).map_or(0, |file| file.len())
 }
 
-/// Podman 4.3 joins such a line in quadratic time, without end, when it is asked for a tail of it.
+/// Podman 4.3 joins such a line in quadratic time, practically without end, when a tail of it is requested.
 #[tokio::test]
 async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     const BYTES: usize = 60_000_000;
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
     let process = ServiceProcess::of(&service.socket());
-    let talk =
+    let script =
         "printf '1%%\\r2%%\\r' >&2; head -c 60000000 /dev/zero | tr '\\0' x; echo end >&2; exec sleep 600";
-    let id = scene.running(&scene.writer("endless", 1 << 30, talk)).await;
+    let id = scene.running(&scene.writer("endless", 1 << 30, script)).await;
     let before = process.peak_kib();
     eventually("most of it is written", || async { (log_size(&id) > BYTES as u64).then_some(()) }).await;
     // conmon reads the two pipes in any order, so the end of either one is not the end of the log.
@@ -123,10 +123,10 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     assert!(tail.replace("end\n", "").chars().all(|c| c == 'x'), "{tail}");
     let [out, err] = scene.log(&id, Some(2)).await;
     assert!(out.len() < 16 << 20 && out.len() > 15 << 20, "{} bytes of output", out.len());
-    assert_eq!(err, "end\n", "the progress bar's line began before the window");
+    assert_eq!(err, "end\n", "a line that begins before the window was returned");
     let follow = LogRequest { tail: Some(1), follow: true, max_bytes: None };
     let mut followed = scene.engine.logs(&id, follow).await.expect("it is followed");
-    followed.next().await.expect("something").expect("the log is read");
+    followed.next().await.expect("an item").expect("the log is read");
     drop(followed);
 
     process.is_idle_within(WAIT_LIMIT).await.unwrap_or_else(|why| panic!("{why}"));
@@ -134,7 +134,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     assert!(grown < 32, "the service grew by {grown} MiB");
 }
 
-/// If the file is not readable, the service is asked for the whole log, never for a tail.
+/// If the file is not readable, the whole log is requested from the service, never a tail.
 #[tokio::test]
 async fn engine_stays_idle_when_log_is_read_through_its_api() {
     let service = Service::start();
@@ -142,13 +142,13 @@ async fn engine_stays_idle_when_log_is_read_through_its_api() {
     let process = ServiceProcess::of(&service.socket());
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("other.log");
-    let talk = "head -c 4000000 /dev/zero | tr '\\0' x; echo; seq 1 100000; printf open; exec sleep 600";
+    let script = "head -c 4000000 /dev/zero | tr '\\0' x; echo; seq 1 100000; printf open; exec sleep 600";
     let label = format!("{LABEL}={}", scene.id);
     let options = format!("path={}", path.display());
     let id = podman_output(
         [
             ["run", "-d", "--label", &label, "--log-driver", "k8s-file", "--log-opt", &options].as_slice(),
-            &["--network", "none", image(), "sh", "-c", talk],
+            &["--network", "none", image(), "sh", "-c", script],
         ]
         .concat(),
     );
@@ -167,14 +167,16 @@ async fn engine_stays_idle_when_log_is_read_through_its_api() {
 async fn log_stays_within_size_limit_while_followed() {
     const LIMIT: u64 = 1 << 20;
     let scene = Scene::new();
-    // Short lines, a long line without a newline, and then one more word.
-    let talk = "seq 1 300000; head -c 5000000 /dev/zero | tr '\\0' x; seq 1 20000; echo last; exec sleep 600";
-    let id = scene.running(&scene.writer("talker", LIMIT, talk)).await;
+    // Short lines, a long line without a newline, and then one more line.
+    let script =
+        "seq 1 300000; head -c 5000000 /dev/zero | tr '\\0' x; seq 1 20000; echo last; exec sleep 600";
+    let id = scene.running(&scene.writer("printer", LIMIT, script)).await;
     let follow = LogRequest { tail: None, follow: true, max_bytes: None };
     let mut followed = scene.engine.logs(&id, follow).await.expect("it is followed");
-    let mut receive_events = Vec::new();
-    while !receive_events.ends_with(b"last\n") {
-        receive_events.extend(followed.next().await.expect("it goes on").expect("the log is read").bytes);
+    let mut received = Vec::new();
+    while !received.ends_with(b"last\n") {
+        received
+            .extend(followed.next().await.expect("the stream has not ended").expect("the log is read").bytes);
         assert!(log_size(&id) <= LIMIT, "the log has {} bytes", log_size(&id));
     }
     let [out, _] = scene.log(&id, Some(3)).await;
@@ -197,7 +199,7 @@ async fn tail_of_a_million_lines_is_exact() {
 async fn log_read_ends_while_the_log_keeps_growing() {
     let scene = Scene::new();
     let id = scene.running(&scene.writer("yes", 10 << 20, "exec yes")).await;
-    eventually("it has begun", || async { (log_size(&id) > 1 << 20).then_some(()) }).await;
+    eventually("the log has 1 MiB", || async { (log_size(&id) > 1 << 20).then_some(()) }).await;
     for tail in [None, Some(1000)] {
         let [out, _] = scene.log(&id, tail).await;
         assert!(out.lines().all(|line| line == "y"), "a line was cut");

@@ -33,12 +33,12 @@ use crate::support::{
     podman::{Cleanup, engine, image},
 };
 
-/// Label of everything that a test creates.
+/// Label of all objects that a test creates.
 const LABEL: &str = "ostler.test";
 /// Podman's default network, which always exists.
 const DEFAULT_NETWORK: &str = "podman";
 const AGENT: User = User { uid: 1000, gid: 1000 };
-/// Longer than anything here takes, even on a machine that swaps.
+/// Longer than any operation here, even on a machine that swaps.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -62,7 +62,7 @@ impl Scene {
         Self::of(engine())
     }
 
-    /// A scene whose engine uses the proxy.
+    /// A scene with an engine that uses the proxy.
     fn behind(proxy: &EngineProxy) -> Self {
         Self::of(proxy.engine())
     }
@@ -84,7 +84,7 @@ impl Scene {
         BTreeMap::from([(LABEL.to_owned(), self.label())])
     }
 
-    /// A small container that sleeps.
+    /// A small container that runs `sleep`.
     fn spec(&self, what: &str) -> ContainerSpec {
         ContainerSpec {
             name: self.name(what),
@@ -112,7 +112,7 @@ impl Scene {
     }
 
     async fn created(&self, spec: &ContainerSpec) -> ContainerId {
-        self.engine.create_container(spec).await.expect("the container is made")
+        self.engine.create_container(spec).await.expect("the container is created")
     }
 
     async fn running(&self, spec: &ContainerSpec) -> ContainerId {
@@ -129,7 +129,7 @@ impl Scene {
     async fn volume(&self, what: &str, target: &str) -> Mount {
         let name = self.name(what);
         let spec = VolumeSpec { name: name.clone(), labels: self.labels(), owner: AGENT };
-        self.engine.create_volume(&spec).await.expect("the volume is made");
+        self.engine.create_volume(&spec).await.expect("the volume is created");
         Mount { source: MountSource::Volume(name), target: target.to_owned(), read_only: false }
     }
 
@@ -152,7 +152,7 @@ impl Scene {
 
     async fn exit_code(&self, exec: &ExecId) -> i32 {
         eventually("the command has ended", || async {
-            self.engine.exec_exit_code(exec).await.expect("the command is known")
+            self.engine.exec_exit_code(exec).await.expect("the command exists")
         })
         .await
     }
@@ -184,14 +184,14 @@ fn unframed(mut frames: &[u8]) -> [String; 2] {
     streams.map(|bytes| String::from_utf8(bytes).expect("the output is text"))
 }
 
-/// Polls `look` until it returns a value.
-async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+/// Calls `poll` until it returns a value.
+async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut poll: impl FnMut() -> F) -> T {
     let clock = SystemClock::start();
     loop {
-        if let Some(seen) = look().await {
+        if let Some(seen) = poll().await {
             return seen;
         }
-        assert!(u128::from(clock.awake().0) < WAIT_LIMIT.as_millis(), "in vain: {what}");
+        assert!(u128::from(clock.awake().0) < WAIT_LIMIT.as_millis(), "timed out waiting: {what}");
         clock.sleep(CHECK_INTERVAL).await;
     }
 }

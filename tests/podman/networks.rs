@@ -22,7 +22,7 @@ async fn containers_resolve_each_other_by_network_alias() {
     scene.running(&ContainerSpec { aliases, ..member("first") }).await;
     let second = scene.running(&member("second")).await;
     // Podman does not wait for the resolver of a network that it starts.
-    eventually("the alias is found", || async {
+    eventually("the alias resolves", || async {
         let found = scene.shell(&second, "nslookup first-alias. | tail -n +3").await;
         found.contains("Address").then_some(())
     })

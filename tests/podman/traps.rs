@@ -27,7 +27,7 @@ fn crate_client() -> podman_api::Podman {
 
 /// Query string of the last request.
 fn last_query(proxy: &EngineProxy) -> String {
-    proxy.seen().pop().expect("a request was seen").query
+    proxy.seen().pop().expect("a request was recorded").query
 }
 
 /// podman-api sends `no_new_privilages`, a misspelt name that Podman ignores.
@@ -42,7 +42,7 @@ async fn no_new_privileges_is_sent_under_its_correct_name() {
         .no_new_privilages(true)
         .build();
     let theirs = crate_client().containers().create(&options).await.unwrap();
-    assert!(!security(&theirs.id).contains("no-new-privileges"), "podman-api sends it rightly now");
+    assert!(!security(&theirs.id).contains("no-new-privileges"), "podman-api sends the correct name now");
     let ours = scene.created(&scene.spec("ours")).await;
     assert!(security(ours.as_str()).contains("no-new-privileges"));
 }
@@ -56,14 +56,15 @@ async fn stop_uses_the_given_grace_period() {
     proxy.set_rules([Rule::on("POST", "/stop", Fault::DropBefore).times(1)]);
     let options = ContainerStopOpts::builder().timeout(1).build();
     api.containers().get("x").stop(&options).await.unwrap_err();
-    assert_eq!(last_query(&proxy), "Timeout=1", "podman-api sends it rightly now");
+    assert_eq!(last_query(&proxy), "Timeout=1", "podman-api sends the correct name now");
 
-    let mut reset_liveness = scene.script("deaf", "trap '' TERM; echo deaf; while true; do sleep 1; done");
-    reset_liveness.stop_grace = Duration::from_hours(1);
-    let id = scene.running(&reset_liveness).await;
+    let mut ignoring_sigterm =
+        scene.script("ignoring-sigterm", "trap '' TERM; echo ready; while true; do sleep 1; done");
+    ignoring_sigterm.stop_grace = Duration::from_hours(1);
+    let id = scene.running(&ignoring_sigterm).await;
     // A stop before the shell ignores the signal would end it by the signal.
     let follow = ostler::engine::LogRequest { tail: None, follow: true, max_bytes: None };
-    scene.engine.logs(&id, follow).await.unwrap().next().await.expect("it says it is deaf").unwrap();
+    scene.engine.logs(&id, follow).await.unwrap().next().await.expect("the signal is ignored").unwrap();
     let stop = scene.engine.stop_container(&id, Duration::from_secs(1));
     let stopped = within(&SystemClock::start(), WAIT_LIMIT, stop).await;
     stopped.expect("the stop did not wait for the grace of the container").unwrap();
@@ -78,7 +79,7 @@ async fn stop_of_stopped_container_succeeds() {
     scene.stopped(&id).await;
     let options = ContainerStopOpts::builder().ignore(true).build();
     let error = crate_client().containers().get(id.as_str()).stop(&options).await;
-    error.expect_err("podman-api takes it for success now");
+    error.expect_err("podman-api returns success now");
     scene.stopped(&id).await;
 }
 
@@ -90,7 +91,7 @@ async fn anonymous_volumes_are_deleted_with_their_container() {
     proxy.set_rules([Rule::on("DELETE", "/containers", Fault::DropBefore)]);
     let options = ContainerDeleteOpts::builder().volumes(true).build();
     api.containers().get("x").delete(&options).await.unwrap_err();
-    assert_eq!(last_query(&proxy), "v=true", "podman-api sends it rightly now");
+    assert_eq!(last_query(&proxy), "v=true", "podman-api sends the correct name now");
 
     let scene = Scene::new();
     let (name, label) = (scene.name("anonymous"), format!("{LABEL}={}", scene.label()));
@@ -110,7 +111,7 @@ async fn volume_name_with_space_returns_error() {
     let api = crate_client();
     let volume = api.volumes().get("a b");
     let panicked = AssertUnwindSafe(volume.exists()).catch_unwind().await;
-    assert!(panicked.is_err(), "podman-api sends it now, or refuses it");
+    assert!(panicked.is_err(), "podman-api sends such a name or returns an error now");
     let error = Scene::new().engine.inspect_volume("a b").await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Other, "{error}");
 }
@@ -124,7 +125,7 @@ async fn podman_api_nests_the_error_of_a_stream() {
     let mut log = container.logs(&options);
     let error = log.next().await.expect("an error").unwrap_err();
     let plain = matches!(error, podman_api::Error::Fault { .. });
-    assert!(!plain, "podman-api gives the fault itself now");
+    assert!(!plain, "podman-api returns the fault itself now");
 }
 
 /// podman-api returns success for a failed pull; the error is in the report.
@@ -135,7 +136,7 @@ async fn podman_api_reports_failed_pull_as_success() {
     let options = PullOpts::builder().reference("127.0.0.1:1/ostler-none:1").build();
     let reports: Vec<_> = images.pull(&options).collect().await;
     let hidden = reports.iter().any(|r| r.as_ref().is_ok_and(|r| r.error.is_some()));
-    assert!(hidden, "podman-api or Podman tells of it otherwise now: {reports:?}");
+    assert!(hidden, "podman-api or Podman reports the error in another way now: {reports:?}");
 }
 
 /// podman-api: every inspection measures the container's size.
@@ -143,10 +144,10 @@ async fn podman_api_reports_failed_pull_as_success() {
 async fn inspect_does_not_request_container_size() {
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
-    let id = scene.created(&scene.spec("looked-at")).await;
+    let id = scene.created(&scene.spec("inspected")).await;
     let api = podman_api::Podman::unix(proxy.socket_path());
     api.containers().get(id.as_str()).inspect().await.unwrap();
-    assert_eq!(last_query(&proxy), "size=true", "podman-api does not ask for it any more");
+    assert_eq!(last_query(&proxy), "size=true", "podman-api does not request the size any more");
     scene.engine.inspect_container(&id).await.unwrap();
     assert_eq!(last_query(&proxy), "");
 }

@@ -21,7 +21,7 @@ async fn volume_keeps_labels_and_second_create_returns_conflict() {
     let listed = scene.engine.list_volumes(LABEL, Some(&scene.label())).await.unwrap();
     assert_eq!(listed.iter().map(|v| (&v.name, &v.labels)).collect::<Vec<_>>(), [(&spec.name, &spec.labels)]);
     assert!(scene.engine.list_volumes(LABEL, None).await.unwrap().iter().any(|v| v.name == spec.name));
-    assert_eq!(scene.engine.list_volumes(LABEL, Some("nobody")).await.unwrap(), []);
+    assert_eq!(scene.engine.list_volumes(LABEL, Some("absent")).await.unwrap(), []);
 }
 
 /// podman-api: `remove()` also deletes running containers that use the volume.
@@ -32,13 +32,13 @@ async fn volume_in_use_is_not_deleted_and_its_container_survives() {
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
     let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Conflict, "{error}");
-    scene.engine.inspect_container(&id).await.expect("its user lives on");
+    scene.engine.inspect_container(&id).await.expect("its container still exists");
     scene.stopped(&id).await;
     let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Conflict, "a stopped container uses it as well: {error}");
+    assert_eq!(error.kind, ErrorKind::Conflict, "a stopped container does not count as a user: {error}");
     scene.engine.delete_container(&id).await.unwrap();
     scene.engine.delete_volume(&scene.name("work")).await.unwrap();
-    scene.engine.delete_volume(&scene.name("work")).await.expect("deleting what is not there is done");
+    scene.engine.delete_volume(&scene.name("work")).await.expect("deleting a missing volume succeeds");
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn missing_volume_directory_is_detected_and_repaired() {
     assert!(!scene.engine.inspect_volume(&name).await.unwrap().directory_missing);
     let id = scene.running(&ContainerSpec { mounts: vec![mount], ..scene.spec("user") }).await;
     assert_eq!(scene.shell(&id, "touch /workspace/f; stat -c %u:%g /workspace").await, "1000:1000");
-    scene.engine.repair_volume(&name, AGENT).await.expect("what is there stays");
+    scene.engine.repair_volume(&name, AGENT).await.expect("repairing an existing volume succeeds");
     assert_eq!(scene.shell(&id, "ls /workspace").await, "f");
 }
 

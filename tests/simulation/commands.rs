@@ -48,7 +48,7 @@ pub(super) const HURRIED: &[&[Command]] = &[
 
 impl Command {
     /// Whether it may end a pause by an operator or a parking by the restart budget.
-    pub(super) fn rouses(self) -> bool {
+    pub(super) fn may_end_rest(self) -> bool {
         match self {
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate => true,
             Self::Stop
@@ -79,8 +79,8 @@ impl Command {
         }
     }
 
-    /// Whether an answer says that the command was carried out. "Nothing was done" means that another operation came
-    /// first; it guarantees nothing.
+    /// Whether an answer reports that the command was carried out. "Nothing was done" means that another operation
+    /// came first; it guarantees nothing.
     pub(super) fn is_granted_by(status: u16, body: &Value) -> bool {
         let nothing = body["detail"].as_str().is_some_and(|detail| detail.starts_with("nothing was done"));
         status < 300 && !nothing
@@ -115,7 +115,7 @@ pub(super) struct GivenCommand {
 }
 
 impl GivenCommand {
-    fn was_over_before(self, later: Self) -> bool {
+    fn was_answered_before(self, later: Self) -> bool {
         self.answer.is_some_and(|(_, last)| last < later.number)
     }
 }
@@ -123,7 +123,7 @@ impl GivenCommand {
 /// All commands given.
 #[derive(Default)]
 pub(super) struct CommandHistory {
-    pub(super) said: BTreeMap<WorkspaceId, Vec<GivenCommand>>,
+    pub(super) given: BTreeMap<WorkspaceId, Vec<GivenCommand>>,
     pub(super) orders: u64,
     /// For each message to a workspace, the number of the last command given when it was answered.
     pub(super) messages: BTreeMap<WorkspaceId, Vec<Option<u64>>>,
@@ -131,10 +131,10 @@ pub(super) struct CommandHistory {
 
 impl CommandHistory {
     /// Records the beginning of a command; returns its number.
-    pub(super) fn begin(&mut self, id: WorkspaceId, command: Command, looks: usize) -> u64 {
+    pub(super) fn begin(&mut self, id: WorkspaceId, command: Command, checks: usize) -> u64 {
         self.orders += 1;
-        let said = GivenCommand { number: self.orders, command, begun: looks, answer: None, ended: None };
-        self.said.entry(id).or_default().push(said);
+        let given = GivenCommand { number: self.orders, command, begun: checks, answer: None, ended: None };
+        self.given.entry(id).or_default().push(given);
         self.orders
     }
 
@@ -144,28 +144,28 @@ impl CommandHistory {
         id: WorkspaceId,
         number: u64,
         granted: bool,
-        looks: usize,
+        checks: usize,
     ) -> Option<GivenCommand> {
         let orders = self.orders;
-        let said = self.said.entry(id).or_default().iter_mut().find(|said| said.number == number)?;
-        said.answer = Some((granted, orders));
-        said.ended = Some(looks + 1);
-        Some(*said)
+        let given = self.given.entry(id).or_default().iter_mut().find(|given| given.number == number)?;
+        given.answer = Some((granted, orders));
+        given.ended = Some(checks + 1);
+        Some(*given)
     }
 
     /// The command's answer also reports this workspace as affected.
-    pub(super) fn along(&mut self, id: WorkspaceId, said: GivenCommand) {
-        let command_history = self.said.entry(id).or_default();
-        let later = command_history.partition_point(|other| other.number < said.number);
-        command_history.insert(later, said);
+    pub(super) fn along(&mut self, id: WorkspaceId, given: GivenCommand) {
+        let history = self.given.entry(id).or_default();
+        let later = history.partition_point(|other| other.number < given.number);
+        history.insert(later, given);
     }
 
     /// A command without an answer guarantees nothing.
-    pub(super) fn interrupt(&mut self, looks: usize) {
+    pub(super) fn interrupt(&mut self, checks: usize) {
         let orders = self.orders;
-        for said in self.said.values_mut().flatten() {
-            said.answer.get_or_insert((false, orders));
-            said.ended.get_or_insert(looks + 1);
+        for given in self.given.values_mut().flatten() {
+            given.answer.get_or_insert((false, orders));
+            given.ended.get_or_insert(checks + 1);
         }
     }
 
@@ -177,18 +177,18 @@ impl CommandHistory {
     }
 
     /// Records the answer to a message.
-    pub(super) fn answer_message(&mut self, to: WorkspaceId, which: usize) {
+    pub(super) fn answer_message(&mut self, to: WorkspaceId, index: usize) {
         let orders = self.orders;
-        if let Some(over) = self.messages.entry(to).or_default().get_mut(which) {
+        if let Some(over) = self.messages.entry(to).or_default().get_mut(index) {
             *over = Some(orders);
         }
     }
 
     /// Whether a command that ends a pause or a parking was given, since that check, to a workspace in this line of
     /// ancestors.
-    pub(super) fn roused(&self, line: &[WorkspaceId], since: usize) -> bool {
-        let mut said = line.iter().filter_map(|id| self.said.get(id)).flatten();
-        said.any(|said| said.command.rouses() && said.ended.is_none_or(|ended| ended >= since))
+    pub(super) fn rest_was_ended(&self, line: &[WorkspaceId], since: usize) -> bool {
+        let mut given = line.iter().filter_map(|id| self.given.get(id)).flatten();
+        given.any(|given| given.command.may_end_rest() && given.ended.is_none_or(|ended| ended >= since))
     }
 
     /// The last command to a workspace, if it was granted and no other command to it or to an ancestor was given
@@ -196,13 +196,14 @@ impl CommandHistory {
     /// before it queues, and a stop given meanwhile may queue first. `sweep::starts` tests that a stop ends a start
     /// that has queued.
     pub(super) fn last_granted(&self, id: WorkspaceId, above: &[WorkspaceId]) -> Option<GivenCommand> {
-        let (last, before) = self.said.get(&id)?.split_last()?;
-        let mut others = above.iter().filter_map(|id| self.said.get(id)).flatten().chain(before);
-        let alone = others.all(|said| said.was_over_before(*last));
+        let (last, before) = self.given.get(&id)?.split_last()?;
+        let mut others = above.iter().filter_map(|id| self.given.get(id)).flatten().chain(before);
+        let alone = others.all(|given| given.was_answered_before(*last));
         // A message wakes a hibernated workspace.
-        let sleeps = matches!(last.command, Command::Hibernate | Command::HibernateAnyway);
+        let hibernates = matches!(last.command, Command::Hibernate | Command::HibernateAnyway);
         let mut messages = self.messages.get(&id).into_iter().flatten();
-        let alone = alone && (!sleeps || messages.all(|over| over.is_some_and(|over| over < last.number)));
+        let alone =
+            alone && (!hibernates || messages.all(|over| over.is_some_and(|over| over < last.number)));
         (alone && last.answer.is_some_and(|(granted, _)| granted)).then_some(*last)
     }
 }

@@ -1,10 +1,10 @@
 //! A copy of the database is restored at any point, while engine and mirror have moved on.
 //!
 //! Commands are given, a copy is made, more commands are given (a kill may interrupt the last one), and the copy is
-//! restored. Then nothing that runs is stopped or moved to the trash automatically, nothing that was stopped starts,
-//! and differences are reported: the registry is recovering. Once everything is adopted, what ran still runs, with a
-//! live token, and whatever is removed then can be undeleted: a purge that was ordered before the copy and undone
-//! since is not carried out.
+//! restored. Then no running container is stopped or moved to the trash automatically, no stopped one is started, and
+//! differences are reported: the registry is recovering. Once everything is adopted, every container that ran still
+//! runs with a live token, and every workspace removed from then on can be undeleted: a purge that was ordered before
+//! the copy and undone since is not carried out.
 
 use std::{
     collections::BTreeMap,
@@ -50,12 +50,12 @@ fn volumes(site: &Installation) -> Vec<String> {
 }
 
 fn recovering(site: &Installation) -> bool {
-    now_or_panic(site.eye.registry())
+    now_or_panic(site.reader.registry())
         .expect("the store answers")
         .is_some_and(|r| r.recovering_since.is_some())
 }
 
-/// What commands decided about a row, without what was only observed.
+/// The results of commands in each row, without observations.
 fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option<ContainerId>)> {
     let of = |row: &Workspace| {
         let removed = row.status == Status::Removed;
@@ -102,7 +102,7 @@ fn order_purge(site: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
         return None;
     }
     let id = rng.pick(&live).id;
-    let removed = now_or_panic(site.eye.remove_workspace(id, true, true, site.sim.now()));
+    let removed = now_or_panic(site.reader.remove_workspace(id, true, true, site.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     Some(id)
 }
@@ -117,7 +117,11 @@ fn removals_keep_volumes(site: &Installation) -> Result<(), String> {
     sweep_for_a_while(site);
     let after = volumes(site);
     let lost: Vec<_> = before.iter().filter(|volume| !after.contains(volume)).collect();
-    if lost.is_empty() { Ok(()) } else { Err(format!("a removal without purge deleted {lost:?} for good")) }
+    if lost.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("a removal without --purge deleted {lost:?} permanently"))
+    }
 }
 
 fn run(seed: u64) -> Result<(), String> {
@@ -155,19 +159,20 @@ fn run(seed: u64) -> Result<(), String> {
         site.crash(|_| false);
         site.establish();
         return if recovering(&site) {
-            Err("after a kill alone the registry takes itself for an older one".into())
+            Err("after a kill alone the registry is reported as older than its mirror".into())
         } else {
             Ok(())
         };
     }
     let then = decided(
-        &now_or_panic(Store::staged(&copy, Arc::new(AtOnce)).workspaces(Scope::Any)).expect("it answers"),
+        &now_or_panic(Store::staged(&copy, Arc::new(AtOnce)).workspaces(Scope::Any))
+            .expect("the store answers"),
     );
     let now = decided(&site.rows());
-    site.put_back(copy);
+    site.restore_copy(copy);
     let before = (containers(&site), volumes(&site));
     if then != now && !recovering(&site) {
-        return Err(format!("nothing says that the registry is older: {then:?}, and it was {now:?}"));
+        return Err(format!("the older registry was not detected: it is {then:?}, and it was {now:?}"));
     }
     sweep_for_a_while(&site);
     let after = (containers(&site), volumes(&site));
@@ -178,7 +183,7 @@ fn run(seed: u64) -> Result<(), String> {
     for _ in 0..4 {
         let unknown =
             site.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
-        // Of an interrupted creation, only volumes may be left; there is nothing to make a row from.
+        // Of an interrupted creation, only volumes may be left; no row can be rebuilt from them.
         let adoptable =
             |request: &AdoptRequest| request.known.is_some() || request.contents.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
@@ -188,7 +193,7 @@ fn run(seed: u64) -> Result<(), String> {
                 // An operator has to decide about a parent whose children are up.
                 let id =
                     site.rows().into_iter().find(|row| named.contains(&row.id.to_string())).map(|row| row.id);
-                let Some(id) = id else { return Err(format!("{named} is not adopted: {error}")) };
+                let Some(id) = id else { return Err(format!("{named} was not adopted: {error}")) };
                 let (method, path, body) = Command::Stop.request(id);
                 site.sim.calmly(site.as_operator(method, &path, body));
             }
@@ -197,14 +202,14 @@ fn run(seed: u64) -> Result<(), String> {
             .map_err(|error| error.to_string())?;
     }
     if recovering(&site) {
-        return Err("everything was adopted, and the recovery does not end".into());
+        return Err("everything was adopted, and the recovery did not end".into());
     }
     let before = containers(&site);
     sweep_for_a_while(&site);
     let after = containers(&site);
     for (id, (name, state, _)) in before.iter().filter(|(_, (_, state, _))| state.may_run()) {
         let Some((_, now, _)) = after.get(id) else {
-            return Err(format!("{name} is gone, which was {state:?}"));
+            return Err(format!("{name}, which was {state:?}, is gone"));
         };
         if !now.may_run() {
             return Err(format!("{name} ran when all was adopted, and is {now:?}"));
@@ -215,10 +220,10 @@ fn run(seed: u64) -> Result<(), String> {
             continue;
         };
         let token = token_of(container.held_token.as_deref());
-        let token_owner = token.and_then(|token| site.eye.token_subject(&token.digest(), site.sim.now()));
+        let token_owner = token.and_then(|token| site.reader.token_subject(&token.digest(), site.sim.now()));
         if !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == row.id)
         {
-            return Err(format!("{} is {}, and the token of its process is dead", row.name, row.status));
+            return Err(format!("{} is {}, and the token of its process is not valid", row.name, row.status));
         }
     }
     removals_keep_volumes(&site)
@@ -259,35 +264,39 @@ fn recovery_continues_while_a_container_cannot_be_adopted() {
     let label = relabel(&site, id, "unreadable");
     let ready = || site.sim.calmly(site.as_operator("GET", "/ready", None));
     assert_eq!(ready(), (200, json!({ "status": "ready" })));
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!(items[0]["adopted"], false, "{items:#?}");
     assert_eq!(ready(), (200, json!({ "status": "ready", "recovering": true })));
     let before = containers(&site);
     sweep_for_a_while(&site);
-    assert_eq!(containers(&site), before, "what could not be adopted was stopped and moved to the trash");
+    assert_eq!(
+        containers(&site),
+        before,
+        "a container that could not be adopted was stopped or moved to the trash"
+    );
     assert!(recovering_still && recovering(&site), "the recovery ended");
 
     relabel(&site, id, &label);
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&true.into(), false), "{items:#?}");
     sweep_for_a_while(&site);
-    assert_eq!(containers(&site), before, "what was adopted runs on");
+    assert_eq!(containers(&site), before, "the adopted container still runs");
 }
 
 #[test]
 fn recovery_ends_when_only_volumes_are_left() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     site.add_unknown();
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     site.world.state().containers.clear();
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&false.into(), false), "{items:#?}");
 }
 
 fn drifted(site: &Installation, id: WorkspaceId) -> bool {
-    let (_, effective) = site.sim.calmly(site.as_operator("GET", &format!("/workspaces/{id}"), None));
-    effective["drifted"].as_bool().unwrap_or_else(|| panic!("{effective}"))
+    let (_, answer) = site.sim.calmly(site.as_operator("GET", &format!("/workspaces/{id}"), None));
+    answer["drifted"].as_bool().unwrap_or_else(|| panic!("{answer}"))
 }
 
 fn set_tier(site: &Installation, id: WorkspaceId, tier: u8) {
@@ -311,7 +320,7 @@ fn workspace_rebuilt_from_labels_shows_drift_after_a_change() {
     adopt_all(&site);
     assert!(!drifted(&site, id), "nothing was changed");
     set_tier(&site, id, 3);
-    assert!(drifted(&site, id), "its container is still of the tier before");
+    assert!(drifted(&site, id), "its container still has the previous tier");
     command_to(&site, id, Command::Stop);
     command_to(&site, id, Command::Start);
     assert!(drifted(&site, id), "a start keeps the container");
@@ -326,16 +335,16 @@ fn adopted_container_of_a_known_row_shows_drift() {
     command_to(&site, kept, Command::Start);
     set_tier(&site, made, 3);
     command_to(&site, made, Command::Recreate);
-    site.put_back(copy);
+    site.restore_copy(copy);
     let (items, _) = adopt_all(&site);
     assert!(items.len() == 2 && items.iter().all(|item| item["adopted"] == true), "{items:#?}");
-    let says_so = |name: &str| {
+    let mentions_show = |name: &str| {
         let item = items.iter().find(|item| item["name"] == name).unwrap();
         item["detail"].as_str().unwrap().contains("ostler show")
     };
-    assert!(says_so("made") && !says_so("kept"), "{items:#?}");
+    assert!(mentions_show("made") && !mentions_show("kept"), "{items:#?}");
     assert!(!drifted(&site, kept), "it is the container that the row knows");
-    assert!(drifted(&site, made), "it was made from what the copy does not know");
+    assert!(drifted(&site, made), "it was created from a configuration that the copy does not have");
     set_tier(&site, kept, 3);
-    assert!(drifted(&site, kept), "what its container was made from was forgotten");
+    assert!(drifted(&site, kept), "the configuration of its container was lost");
 }

@@ -27,7 +27,7 @@ use super::{
     invariants::{Witness, at_rest},
 };
 
-/// The fate of the operations in flight when the daemon died.
+/// The fate of the operations in flight when the daemon was killed.
 #[derive(Clone, Copy, Debug)]
 enum InFlight {
     /// They took effect; the answer was lost.
@@ -56,7 +56,7 @@ where
     let work = order(site.daemon.ops.clone());
     site.sim.spawn(Owner::Daemon, async move {
         let answer = work.await;
-        assert!(answer.is_ok(), "undisturbed, it is carried out: {}", outcome_text(&answer));
+        assert!(answer.is_ok(), "without a crash, the command succeeds: {}", outcome_text(&answer));
         over.store(true, Ordering::Relaxed);
     });
 }
@@ -67,12 +67,12 @@ fn begin_pass(site: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
     site.sim.spawn(Owner::Daemon, async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
-        assert!(!run.actions.is_empty(), "there is work for the pass: {run:?}");
+        assert!(!run.actions.is_empty(), "the pass has work: {run:?}");
         over.store(true, Ordering::Relaxed);
     });
 }
 
-/// Takes one step. `false` when nothing is left to happen.
+/// Takes one step. `false` when no step is left.
 fn step(site: &Installation) -> bool {
     site.sim.run_ready();
     if let Some(next) = site.sim.held().first() {
@@ -92,7 +92,7 @@ fn count_steps(scenario: &Scenario) -> usize {
     while step(&site) {
         steps += 1;
     }
-    assert!(over.load(Ordering::Relaxed), "{}: it comes to its end", scenario.name);
+    assert!(over.load(Ordering::Relaxed), "{}: the operation completes", scenario.name);
     steps
 }
 
@@ -118,8 +118,8 @@ fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<
     site.converge();
     witness.check(&site)?;
     at_rest(&site)?;
-    let end = now_or_panic(site.eye.workspace(id)).expect("the store answers").map(|row| row.status);
-    if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("it ends {end:?}")) }
+    let end = now_or_panic(site.reader.workspace(id)).expect("the store answers").map(|row| row.status);
+    if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("at the end it is {end:?}")) }
 }
 
 fn kill_between_any_two_steps(scenario: &Scenario) {
@@ -296,7 +296,7 @@ pub(crate) const WORK: [(&str, MakeWork); 6] = [
 
 fn work_for_reap_removed(site: &mut Installation) -> WorkspaceId {
     let id = site.online("w");
-    let removed = now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now())).unwrap();
+    let removed = now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).unwrap();
     assert!(matches!(removed, RemoveResult::Removed { removed, .. } if removed == [id]));
     id
 }
@@ -352,8 +352,8 @@ fn revoke_stale_tokens_converges_after_a_kill_at_any_step() {
 /// One of everything that `settle` repairs: a paused workspace that runs, an interrupted creation, a second container,
 /// a half-done restore, and a running container in the trash.
 fn work_for_settle(site: &mut Installation) -> WorkspaceId {
-    let stirring = site.online("stirring");
-    site.calmly(|ops| async move { ops.remove(stirring, false, false).await }).unwrap();
+    let trashed = site.online("trashed");
+    site.calmly(|ops| async move { ops.remove(trashed, false, false).await }).unwrap();
     site.sim.quiesce();
     let restoring = site.online("restoring");
     site.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
@@ -366,14 +366,14 @@ fn work_for_settle(site: &mut Installation) -> WorkspaceId {
     site.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
     until_taken(site, "create workspace");
     site.crash(|_| false);
-    let back = now_or_panic(site.eye.undelete_workspace(restoring, None, false, site.sim.now())).unwrap();
+    let back = now_or_panic(site.reader.undelete_workspace(restoring, None, false, site.sim.now())).unwrap();
     assert_eq!(
         back,
         UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
     let paused = site.online("paused");
     site.calmly(|ops| async move { ops.stop(paused).await }).unwrap();
-    for running in [paused, stirring] {
+    for running in [paused, trashed] {
         let id = site.row(running).container.expect("it has one");
         let mut state = site.world.state();
         state.containers.get_mut(&id).expect("it is there").state = ContainerState::Running;
@@ -384,7 +384,7 @@ fn work_for_settle(site: &mut Installation) -> WorkspaceId {
 fn until_taken(site: &Installation, label: &str) {
     loop {
         site.sim.run_ready();
-        let next = *site.sim.held().first().expect("it comes to that");
+        let next = *site.sim.held().first().expect("the effect is requested");
         site.sim.take(next.id);
         if next.label == label {
             return;

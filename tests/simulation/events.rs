@@ -29,10 +29,10 @@ use super::{
 
 /// Events that a listener has received so far.
 #[derive(Clone, Default)]
-struct Received(Arc<Mutex<Scenario>>);
+struct Received(Arc<Mutex<Record>>);
 
 #[derive(Default)]
-struct Scenario {
+struct Record {
     events: Vec<(ContainerId, ContainerEventKind)>,
     workspaces: Vec<Option<WorkspaceId>>,
     times: Vec<Timestamp>,
@@ -46,8 +46,8 @@ impl Received {
     }
 
     fn end(&self) -> (bool, Option<ErrorKind>) {
-        let scenario = self.0.lock().unwrap();
-        (scenario.over, scenario.error)
+        let record = self.0.lock().unwrap();
+        (record.over, record.error)
     }
 }
 
@@ -64,29 +64,29 @@ fn listen(site: &Installation, instance: InstanceId, since: Option<Timestamp>) -
         async move { engine.container_events(LABEL_INSTANCE, Some(&instance.to_string()), since).await };
     let mut events = site.sim.calmly(call)?;
     let received = Received::default();
-    let scenario = Arc::clone(&received.0);
+    let record = Arc::clone(&received.0);
     site.sim.spawn(Owner::Daemon, async move {
         while let Some(event) = events.next().await {
-            let mut scenario = scenario.lock().unwrap();
+            let mut record = record.lock().unwrap();
             match event {
                 Ok(event) => {
-                    scenario.events.push((event.container, event.what));
-                    scenario.workspaces.push(event.workspace);
-                    scenario.times.push(event.at);
+                    record.events.push((event.container, event.what));
+                    record.workspaces.push(event.workspace);
+                    record.times.push(event.at);
                 }
-                Err(error) => scenario.error = Some(error.kind),
+                Err(error) => record.error = Some(error.kind),
             }
         }
-        scenario.lock().unwrap().over = true;
+        record.lock().unwrap().over = true;
     });
     site.sim.run_ready();
     Ok(received)
 }
 
 /// An installation with one online workspace.
-fn furnished() -> (Installation, WorkspaceId, ContainerId) {
+fn with_one_online() -> (Installation, WorkspaceId, ContainerId) {
     let site = Installation::new(1, TaskOrder::AsWoken);
-    let workspace = site.online("heard");
+    let workspace = site.online("observed");
     let container = site.row(workspace).container.expect("it has a container");
     (site, workspace, container)
 }
@@ -98,7 +98,7 @@ fn stop_calmly(site: &Installation, workspace: WorkspaceId) {
 
 #[test]
 fn engine_events_of_every_cause_arrive_in_order() {
-    let (site, workspace, container) = furnished();
+    let (site, workspace, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     stop_calmly(&site, workspace);
     site.world.state().run(&container);
@@ -109,34 +109,30 @@ fn engine_events_of_every_cause_arrive_in_order() {
     site.sim.quiesce();
     let died = |code| Died { exit_code: Some(code) };
     assert_eq!(received.whats(), [died(143), Started, died(3), Started, died(137), Removed]);
-    let scenario = received.0.lock().unwrap();
-    assert!(scenario.events.iter().all(|(about, _)| *about == container), "{:?}", scenario.events);
-    assert!(scenario.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", scenario.workspaces);
-    assert!(
-        scenario.times.is_sorted() && scenario.times.last() <= Some(&site.sim.now()),
-        "{:?}",
-        scenario.times
-    );
-    assert!(!scenario.over, "the stream goes on");
+    let record = received.0.lock().unwrap();
+    assert!(record.events.iter().all(|(about, _)| *about == container), "{:?}", record.events);
+    assert!(record.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", record.workspaces);
+    assert!(record.times.is_sorted() && record.times.last() <= Some(&site.sim.now()), "{:?}", record.times);
+    assert!(!record.over, "the stream stays open");
 }
 
 #[test]
 fn event_subscription_receives_only_events_of_its_label() {
-    let (site, _, _) = furnished();
-    let stranger = InstanceId(Uuid::from_u128(7));
-    let (ours, theirs) = (listen(&site, INSTANCE, None).unwrap(), listen(&site, stranger, None).unwrap());
+    let (site, _, _) = with_one_online();
+    let other = InstanceId(Uuid::from_u128(7));
+    let (ours, theirs) = (listen(&site, INSTANCE, None).unwrap(), listen(&site, other, None).unwrap());
     site.online("second");
     assert_eq!((ours.whats(), theirs.whats()), (vec![Started], vec![]));
 }
 
 #[test]
 fn held_events_arrive_in_order_when_released() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     site.world.state().kill(&container, 1);
     site.world.state().run(&container);
     site.sim.run_ready();
-    assert_eq!(received.whats(), [], "it is under way");
+    assert_eq!(received.whats(), [], "it has not been delivered");
     let held = site.sim.held();
     assert!(held.iter().all(|held| held.label == "container_event" && held.side == 7), "{held:?}");
     // Releases the later one first: on one connection, the older event is delivered first regardless.
@@ -149,7 +145,7 @@ fn held_events_arrive_in_order_when_released() {
 
 #[test]
 fn event_subscription_replays_events_since_a_given_time() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     site.sim.idle(Duration::from_secs(5));
     let before = site.sim.now();
     site.world.state().kill(&container, 1);
@@ -167,7 +163,7 @@ fn event_subscription_replays_events_since_a_given_time() {
 
 #[test]
 fn injected_faults_lose_duplicate_and_delay_events() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     let late = EventFault::Late(Duration::from_secs(30));
     let mut faults = vec![EventFault::None, EventFault::Twice, late, EventFault::Lost];
@@ -188,7 +184,7 @@ fn injected_faults_lose_duplicate_and_delay_events() {
 #[test]
 fn event_stream_delivers_nothing_after_its_end() {
     for kind in [Some(ErrorKind::Unreachable), None] {
-        let (site, _, container) = furnished();
+        let (site, _, container) = with_one_online();
         let [all, one] = [(), ()].map(|()| listen(&site, INSTANCE, None).unwrap());
         let mut first = true;
         site.world.inject_into_events(move |_| {
@@ -203,14 +199,14 @@ fn event_stream_delivers_nothing_after_its_end() {
         site.world.state().kill(&container, 2);
         site.sim.quiesce();
         assert_eq!(one.end(), (true, kind));
-        assert_eq!(one.whats().len(), 2, "what was under way arrives, what comes later does not");
+        assert_eq!(one.whats().len(), 2, "events sent before the end arrive, later ones do not");
         assert_eq!(site.world.state().listeners(), 0);
     }
 }
 
 #[test]
 fn refused_or_unanswered_event_subscription_fails() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     for (fault, kind) in
         [(Fault::Before(ErrorKind::Unreachable), ErrorKind::Unreachable), (Fault::Lost, ErrorKind::TimedOut)]
     {
@@ -229,7 +225,7 @@ fn refused_or_unanswered_event_subscription_fails() {
 /// The deadline applies to the answer, not to the stream after it.
 #[test]
 fn event_stream_stays_open_without_events() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     site.sim.pass(Duration::from_hours(24));
     assert_eq!(received.end(), (false, None));
@@ -240,19 +236,19 @@ fn event_stream_stays_open_without_events() {
 
 #[test]
 fn event_subscription_ends_when_the_daemon_is_killed() {
-    let (mut site, _, container) = furnished();
+    let (mut site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     assert_eq!(site.world.state().listeners(), 1);
     site.crash(|_| true);
     assert_eq!(site.world.state().listeners(), 0);
     site.world.state().kill(&container, 1);
-    assert!(site.sim.held().is_empty(), "nobody is told");
+    assert!(site.sim.held().is_empty(), "no event is sent without a listener");
     assert_eq!(received.whats(), []);
 }
 
 #[test]
 fn log_tail_is_limited_in_lines_and_bytes() {
-    let (site, _, container) = furnished();
+    let (site, _, container) = with_one_online();
     let line = |stderr, text: &str| LogChunk { stderr, bytes: text.as_bytes().to_vec() };
     let written = vec![line(false, "one\n"), line(true, "two\x1b[0m\n"), line(false, "drei €\n")];
     site.world.state().logs.insert(container.clone(), written);

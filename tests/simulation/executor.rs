@@ -302,7 +302,7 @@ impl Sim {
         // A timer that became due while the machine was frozen fires late.
         let passed = due.saturating_sub(core.awake);
         core.awake += passed;
-        core.wall += i64::try_from(passed).expect("a test's time is short");
+        core.wall += i64::try_from(passed).expect("a test's time fits");
         drop(core);
         if let Some(waker) = waker {
             waker.wake();
@@ -320,7 +320,7 @@ impl Sim {
     /// Advances time while no timer exists.
     pub(crate) fn idle(&self, time: Duration) {
         let mut core = self.core();
-        assert!(core.timers.is_empty(), "something is due");
+        assert!(core.timers.is_empty(), "a timer exists");
         core.awake += u64::try_from(time.as_millis()).unwrap();
         core.wall += i64::try_from(time.as_millis()).unwrap();
     }
@@ -378,14 +378,17 @@ impl Sim {
             if let Some(value) = done.lock().unwrap().take() {
                 return value;
             }
-            assert!(self.step_calmly() || self.fire_next_timer(), "something waits for nothing, for ever");
+            assert!(
+                self.step_calmly() || self.fire_next_timer(),
+                "a task waits, and no effect or timer is left"
+            );
         }
-        panic!("this does not end");
+        panic!("the work does not end");
     }
 
     /// Advances time by `time` without faults or races.
     pub(crate) fn pass(&self, time: Duration) {
-        let until = self.core().awake + u64::try_from(time.as_millis()).expect("a test's time is short");
+        let until = self.core().awake + u64::try_from(time.as_millis()).expect("a test's time fits");
         for _ in 0..CALM_STEPS {
             if self.step_calmly() {
                 continue;
@@ -403,7 +406,7 @@ impl Sim {
                 }
             }
         }
-        panic!("there is no end to what happens within {time:?}");
+        panic!("endless steps within {time:?}");
     }
 
     /// Runs everything that has begun to its end; advances time as needed.
@@ -413,7 +416,7 @@ impl Sim {
                 return;
             }
         }
-        panic!("this never comes to rest");
+        panic!("the simulation never comes to rest");
     }
 }
 

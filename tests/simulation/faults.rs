@@ -13,8 +13,8 @@ use crate::support::rng::Rng;
 /// Parameters of a scenario. Scenarios with fewer kinds of faults reach deeper states. Numbers are per thousand steps
 /// or calls.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a habit of its own, drawn by itself")]
-pub(super) struct Temper {
+#[expect(clippy::struct_excessive_bools, reason = "each is an independent choice")]
+pub(super) struct Parameters {
     /// Most workspaces that it creates.
     pub(super) workspaces: usize,
     /// Engine calls that fail.
@@ -28,18 +28,18 @@ pub(super) struct Temper {
     /// Steps in which the engine's socket points to another engine, or back.
     pub(super) detours: usize,
     /// Whether agents never send anything.
-    pub(super) mute: bool,
+    pub(super) silent_agents: bool,
     /// Whether the driver runs the passes; otherwise the seed chooses them.
     pub(super) driven: bool,
     /// Whether a second installation uses the same engine.
     pub(super) neighbour: bool,
     /// Whether work volumes may be deleted at the engine.
-    pub(super) robbers: bool,
+    pub(super) work_deletions: bool,
     /// The side whose effects mostly wait for all others: the slow side loses races.
     pub(super) slow_side: Option<u8>,
 }
 
-impl Temper {
+impl Parameters {
     pub(super) fn of(rng: &mut Rng) -> Self {
         Self {
             workspaces: rng.pick(&[1, 1, 2, 3, 6, 9]),
@@ -48,10 +48,10 @@ impl Temper {
             deaths: rng.pick(&[0, 0, 60]),
             full_disks: rng.pick(&[0, 0, 0, 15]),
             detours: rng.pick(&[0, 0, 0, 15]),
-            mute: rng.permille(200),
+            silent_agents: rng.permille(200),
             driven: rng.permille(150),
             neighbour: rng.permille(100),
-            robbers: rng.permille(200),
+            work_deletions: rng.permille(200),
             slow_side: rng.pick(&[None, None, None, Some(OPS), Some(SWEEPS), Some(AGENTS)]),
         }
     }
@@ -89,13 +89,13 @@ pub(super) fn name_of(fault: &Fault) -> Option<&'static str> {
         Fault::Before(_) => "engine call failed before it took effect",
         Fault::After(_) => "engine call failed after it took effect",
         Fault::Slow(_) => "engine call was slow",
-        Fault::Stale(_) => "engine answered late what was so earlier",
+        Fault::Stale(_) => "engine answered late, with an earlier state",
         Fault::Partial(0) => "listing was empty",
         Fault::Partial(_) => "listing was partial",
         Fault::Late(_) => "engine call took effect after it was given up",
         Fault::Lost => "engine call was never answered",
-        Fault::HalfWay => "a start was broken off half-way",
-        Fault::Pretended => "a file was said to be written and was not",
+        Fault::HalfWay => "a start failed half-way",
+        Fault::Pretended => "a file write was reported and did not happen",
     })
 }
 
@@ -113,8 +113,8 @@ pub(super) fn name_of_event(fault: EventFault) -> Option<&'static str> {
     Some(match fault {
         EventFault::None => return None,
         EventFault::Lost => "event was lost",
-        EventFault::Twice => "event came twice",
-        EventFault::Late(_) => "event came late, and out of order",
+        EventFault::Twice => "event was delivered twice",
+        EventFault::Late(_) => "event was delivered late and out of order",
         EventFault::End(_) => "event stream ended",
     })
 }

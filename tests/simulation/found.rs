@@ -1,5 +1,5 @@
-//! Regressions found by the simulator, each as a minimal test: a seed has another course when the scenarios change,
-//! these tests do not.
+//! Regressions found by the simulator, each as a minimal test: when scenarios change, a seed takes a different
+//! course; these tests do not.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ use ostler::{
 
 use super::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, now_or_panic, pass_named, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, pass_named, request},
     invariants::at_rest,
 };
 
@@ -40,7 +40,7 @@ where
     site.sim.spawn(Owner::Daemon, order(site.daemon.ops.clone()));
     loop {
         site.sim.run_ready();
-        let next = *site.sim.held().first().expect("it comes to that");
+        let next = *site.sim.held().first().expect("the effect is requested");
         if next.label == label {
             return;
         }
@@ -55,7 +55,7 @@ fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
     site.sim.pass(Duration::from_mins(11));
     site.snapshot();
     site.converge();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].id;
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].id;
     until_held(site, "rename_container", |ops| async move { drop(ops.restore(entry).await) });
     id
 }
@@ -65,18 +65,18 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     let site = site();
     let id = site.online("w");
     // The purge has moved everything to the trash and is about to list what to delete.
-    until_held(&site, "keep in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
+    until_held(&site, "mark in trash", |ops| async move { drop(ops.remove(id, false, true).await) });
     site.sim.take(site.sim.held()[0].id);
     site.sim.run_ready();
     let purge = site.sim.held();
     site.sim.spawn(Owner::Daemon, {
         let ops = site.daemon.ops.clone();
         async move {
-            ops.undelete(id, None, false).await.expect("it comes back");
+            ops.undelete(id, None, false).await.expect("it is undeleted");
             ops.remove(id, false, false).await.expect("it is removed again");
         }
     });
-    // Everything except the purge runs until nothing else is left.
+    // Everything except the purge runs to its end.
     loop {
         site.sim.run_ready();
         let Some(next) = site.sim.held().into_iter().find(|held| !purge.contains(held)) else {
@@ -86,13 +86,13 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     }
     site.sim.quiesce();
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     let volumes: usize = trash.iter().map(|entry| entry.contents.volumes.len()).sum();
     assert_eq!(
         volumes, 2,
-        "a plain removal keeps its volumes for 14 days, whoever was to be purged before: {trash:?}"
+        "a removal without --purge keeps its volumes for 14 days, also after a cancelled purge: {trash:?}"
     );
-    at_rest(&site).expect("all is well");
+    at_rest(&site).expect("the state is consistent");
 }
 
 #[test]
@@ -101,20 +101,20 @@ fn deletion_is_not_finished_by_the_answer_of_another_engine() {
     let id = site.online("w");
     site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].id;
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].id;
     until_held(&site, "delete_container", |ops| async move { drop(ops.delete(entry).await) });
     site.world.lead_elsewhere();
     site.sim.quiesce();
-    let kept = now_or_panic(site.eye.trash_entry(entry)).expect("the store answers");
+    let kept = now_or_panic(site.reader.trash_entry(entry)).expect("the store answers");
     assert_eq!(
         kept.map(|entry| entry.state),
         Some(TrashState::Deleting),
-        "an engine that is not ours said that its things are gone, and the entry was forgotten"
+        "another engine reported the objects absent, and the entry was deleted"
     );
     site.world.lead_here();
     site.calmly(|ops| async move { ops.delete(entry).await }).expect("it is deleted now");
     assert!(site.world.state().volumes.keys().all(|name| !name.contains(&id.to_string())));
-    at_rest(&site).expect("all is well");
+    at_rest(&site).expect("the state is consistent");
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn stop_fails_when_another_engine_answers() {
     let id = site.online("w");
     until_held(&site, "list_containers", |ops| async move {
         let answer = ops.stop(id).await;
-        assert!(answer.is_err(), "it runs on in our engine, and was called stopped: {answer:?}");
+        assert!(answer.is_err(), "it still runs in our engine, and was reported stopped: {answer:?}");
     });
     site.world.lead_elsewhere();
     site.sim.quiesce();
@@ -139,16 +139,13 @@ fn workspace_is_not_marked_offline_when_another_engine_answers() {
     let id = site.online("w");
     let incarnation = site.row(id).incarnation;
     site.world.lead_elsewhere();
-    let looked = site.calmly(|ops| async move { ops.order(id, Order::MarkOffline(incarnation)).await });
-    assert!(
-        looked.is_err(),
-        "an engine that is not ours has never heard of it, and that was believed: {looked:?}"
-    );
+    let answer = site.calmly(|ops| async move { ops.order(id, Order::MarkOffline(incarnation)).await });
+    assert!(answer.is_err(), "the answer of another engine was accepted: {answer:?}");
     assert_eq!(site.status(id), Status::Online);
     site.world.lead_here();
     site.remove_container(id);
     site.calmly(|ops| async move { ops.order(id, Order::MarkOffline(incarnation)).await })
-        .expect("ours may say so");
+        .expect("our engine reports it absent");
     assert_eq!(site.status(id), Status::Offline);
 }
 
@@ -164,8 +161,8 @@ fn late_answer_of_another_engine_marks_no_workspace_offline() {
     site.sim.take(site.sim.held()[0].id);
     site.world.lead_here();
     site.sim.quiesce();
-    assert!(runs(&site, id), "it ran all the time");
-    assert_eq!(site.status(id), Status::Online, "the other engine's \"no such container\" was believed");
+    assert!(runs(&site, id), "it ran throughout");
+    assert_eq!(site.status(id), Status::Online, "the other engine's \"no such container\" was accepted");
 }
 
 #[test]
@@ -184,20 +181,20 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         site.sim.pass(Duration::from_mins(11));
         site.snapshot();
         site.converge();
-        let entry = now_or_panic(site.eye.trash()).expect("the store answers");
-        let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("nobody knows it");
+        let entry = now_or_panic(site.reader.trash()).expect("the store answers");
+        let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("it is in the trash");
         if let Some(container) = &entry.contents.container {
-            // Removed at the engine since: there is nothing left to rebuild a row from.
+            // Removed at the engine since: no row can be rebuilt from the rest.
             site.world.state().remove(&container.id);
         }
         let entry = entry.id;
         let back = site.calmly(|ops| async move { ops.restore(entry).await });
-        assert!(back.is_err(), "there is nothing it could go back to: {back:?}");
-        let kept = now_or_panic(site.eye.trash_entry(entry)).expect("the store answers");
+        assert!(back.is_err(), "it was restored without a container: {back:?}");
+        let kept = now_or_panic(site.reader.trash_entry(entry)).expect("the store answers");
         assert_eq!(
             kept.map(|entry| entry.state),
             Some(TrashState::Kept),
-            "it is on its way back for ever, and can be neither restored nor emptied"
+            "it stays in state `restoring`, and can be neither restored nor deleted"
         );
     }
     site.start_daemon();
@@ -208,13 +205,13 @@ fn workspace_removed_during_its_restore_can_be_undeleted() {
     let mut site = site();
     let id = restored_up_to_its_rename(&site);
     site.crash(|_| false);
-    site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it has a row by then");
+    site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it has a row");
     site.converge();
-    site.calmly(|ops| async move { ops.undelete(id, None, false).await }).expect("it comes back");
+    site.calmly(|ops| async move { ops.undelete(id, None, false).await }).expect("it is undeleted");
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
-    assert_eq!(trash, Vec::new(), "what a live workspace owns is kept in the trash");
-    site.calmly(|ops| async move { ops.start(id, false).await }).expect("it is whole");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
+    assert_eq!(trash, Vec::new(), "an object of a live workspace is in the trash");
+    site.calmly(|ops| async move { ops.start(id, false).await }).expect("it has all its objects");
     site.converge();
     assert_eq!(site.status(id), Status::Online);
 }
@@ -226,12 +223,12 @@ fn restore_completes_when_its_rename_went_to_another_engine() {
     site.world.lead_elsewhere();
     site.sim.quiesce();
     site.world.lead_here();
-    let container = site.row(id).container.expect("it has a row by now");
+    let container = site.row(id).container.expect("it has a row");
     site.world.state().run(&container);
     site.snapshot();
     site.converge();
-    assert!(!runs(&site, id), "it is paused, and runs under a name by which nobody sees it");
-    at_rest(&site).expect("all is well");
+    assert!(!runs(&site, id), "it is paused, and runs under its trash name");
+    at_rest(&site).expect("the state is consistent");
 }
 
 #[test]
@@ -247,16 +244,21 @@ fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
         until_held(&site, "paused along with", |ops| async move { drop(ops.start(lead, false).await) });
         site.sim.take(site.sim.held()[0].id);
         site.sim.run_ready();
-        now_or_panic(site.eye.remove_workspace(lead, true, false, site.sim.now())).expect("they are removed");
+        now_or_panic(site.reader.remove_workspace(lead, true, false, site.sim.now()))
+            .expect("they are removed");
         for _ in 0..steps {
             site.sim.step_calmly();
         }
         site.sim.run_ready();
-        now_or_panic(site.eye.undelete_workspace(worker, None, false, site.sim.now()))
-            .expect("it comes back");
+        now_or_panic(site.reader.undelete_workspace(worker, None, false, site.sim.now()))
+            .expect("it is undeleted");
         site.converge();
         let status = site.status(worker);
-        assert_eq!(status, Status::Paused, "undeleted after {steps} steps of a resume that was said before");
+        assert_eq!(
+            status,
+            Status::Paused,
+            "undeleted after {steps} steps of a resume that was ordered before"
+        );
     }
 }
 
@@ -269,11 +271,12 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
         // A start finds the same as before the removal: a paused row.
         site.remove_container(id);
         until_held(&site, at, |ops| async move { drop(ops.start(id, false).await) });
-        now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
-        now_or_panic(site.eye.undelete_workspace(id, None, false, site.sim.now())).expect("it comes back");
+        now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
+        now_or_panic(site.reader.undelete_workspace(id, None, false, site.sim.now()))
+            .expect("it is undeleted");
         site.converge();
-        assert_eq!(site.status(id), Status::Paused, "undeleted when the start before had come to {at}");
-        assert!(!runs(&site, id), "it is said to be paused, and runs");
+        assert_eq!(site.status(id), Status::Paused, "undeleted when the earlier start had reached {at}");
+        assert!(!runs(&site, id), "the row is paused, and its container runs");
     }
 }
 
@@ -289,13 +292,13 @@ fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
     until_held(&site, "held plan", |_| async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named("check_heartbeats"), &snapshot, Mode::Apply).await;
-        assert_eq!(run.actions.len(), 1, "it was silent by then: {run:?}");
+        assert_eq!(run.actions.len(), 1, "it is silent: {run:?}");
     });
     site.sim.jump(-3 * 3_600_000);
-    site.heartbeat(id, well());
+    site.heartbeat(id, healthy());
     site.sim.jump(3 * 3_600_000);
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Online, "it spoke a moment ago");
+    assert_eq!(site.status(id), Status::Online, "its heartbeat is recent");
 }
 
 #[test]
@@ -321,9 +324,9 @@ fn trash_claim_is_finished_when_its_objects_are_gone() {
         state.volumes.retain(|name, _| !name.contains(&id.to_string()));
         drop(state);
         site.converge();
-        let claimed = now_or_panic(site.eye.trash()).expect("the store answers");
+        let claimed = now_or_panic(site.reader.trash()).expect("the store answers");
         let claimed = claimed.into_iter().find(|entry| entry.state == TrashState::Claimed);
-        assert_eq!(claimed, None, "it is on its way into the trash for ever (known: {known})");
+        assert_eq!(claimed, None, "the entry stays in state `claimed` (known: {known})");
     }
 }
 
@@ -331,19 +334,23 @@ fn trash_claim_is_finished_when_its_objects_are_gone() {
 fn container_with_a_trash_name_and_no_entry_gets_a_new_entry() {
     let site = site();
     let id = site.online("w");
-    site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is made anew");
+    site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].clone();
-    // As a registry does that was restored from a copy.
-    let container = entry.contents.container.expect("the old container lies there").id;
-    now_or_panic(site.eye.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
+    // As in a registry that was restored from a copy.
+    let container = entry.contents.container.expect("the old container is in the trash").id;
+    now_or_panic(site.reader.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
     site.snapshot();
     site.sim.pass(Duration::from_mins(11));
     site.converge();
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     assert!(
-        trash.iter().any(|entry| entry.contents.container.as_ref().is_some_and(|lies| lies.id == container)),
-        "the container is nobody's for ever: {trash:?}"
+        trash.iter().any(|entry| entry
+            .contents
+            .container
+            .as_ref()
+            .is_some_and(|trashed| trashed.id == container)),
+        "the container has neither a row nor a trash entry: {trash:?}"
     );
     assert_eq!(site.status(id), Status::Online);
 }
@@ -353,16 +360,16 @@ fn trashed_container_renamed_back_gets_its_trash_name_again() {
     let site = site();
     let id = site.online("w");
     let own_name = site.container(id).expect("it runs").name;
-    site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is made anew");
+    site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
-    let entry = now_or_panic(site.eye.trash()).expect("the store answers")[0].clone();
-    let lies = entry.contents.container.expect("the old container lies there").id;
+    let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
+    let trashed = entry.contents.container.expect("the old container is in the trash").id;
     // A delayed rename from an earlier, abandoned restore takes effect.
-    site.world.state().containers.get_mut(&lies).expect("it is there").name = own_name;
+    site.world.state().containers.get_mut(&trashed).expect("it is there").name = own_name;
     site.converge();
-    assert_eq!(site.world.state().containers[&lies].name, trash_name(entry.id));
+    assert_eq!(site.world.state().containers[&trashed].name, trash_name(entry.id));
     assert_eq!(site.status(id), Status::Online);
-    at_rest(&site).expect("all is well");
+    at_rest(&site).expect("the state is consistent");
 }
 
 #[test]
@@ -378,8 +385,8 @@ fn late_stop_of_a_parent_also_stops_its_started_children() {
     site.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
     site.sim.quiesce();
     assert_eq!(site.status(lead), Status::Paused);
-    assert_eq!(site.status(worker), Status::Paused, "it is above nothing that could let it start");
-    assert!(!runs(&site, worker), "it runs below what is paused");
+    assert_eq!(site.status(worker), Status::Paused, "a child of a paused parent must not start");
+    assert!(!runs(&site, worker), "it runs below a paused parent");
 }
 
 #[test]
@@ -389,9 +396,9 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
     site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
     site.remove_container(id);
     let answer = Arc::new(Mutex::new(String::new()));
-    let create_online = Arc::clone(&answer);
+    let recorded = Arc::clone(&answer);
     until_held(&site, "create_container", |ops| async move {
-        *create_online.lock().unwrap() =
+        *recorded.lock().unwrap() =
             format!("{:?}", ops.start(id, false).await.map_err(|error| error.to_string()));
     });
     site.world.state().volumes.remove(&volume_name(id, VolumeKind::Work));
@@ -399,7 +406,7 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
     let answer = answer.lock().unwrap();
     assert!(answer.contains("volume missing") && answer.contains("--new-volume"), "{answer}");
     let work = volume_name(id, VolumeKind::Work);
-    assert!(!site.world.state().volumes.contains_key(&work), "an empty one took its place");
+    assert!(!site.world.state().volumes.contains_key(&work), "an empty volume replaced it");
 }
 
 /// Undelete before the container of the removed workspace was stopped.
@@ -407,7 +414,7 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
 fn undelete_reports_paused_once_the_container_is_stopped() {
     let site = site();
     let id = site.online("w");
-    let removed = now_or_panic(site.eye.remove_workspace(id, false, false, site.sim.now()));
+    let removed = now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now()));
     assert!(matches!(removed, Ok(RemoveResult::Removed { .. })), "{removed:?}");
     let undelete = site.as_operator("POST", &format!("/workspaces/{id}/undelete"), None);
     let (status, answer) = site.sim.calmly(undelete);

@@ -1,7 +1,7 @@
 //! A whole installation on the simulated machine of `executor.rs`: disk, engine, and the daemon between them.
 //!
-//! Disk, mirror and the engine's state survive the daemon, as in reality. [`Installation::crash`] drops only the daemon;
-//! [`Installation::start_daemon`] does what its next start does.
+//! Disk, mirror and the engine's state survive the daemon, as in reality. [`Installation::crash`] drops only the
+//! daemon; [`Installation::start_daemon`] does what its next start does.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -76,7 +76,7 @@ const SECOND_INSTALLATION: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
 
-/// Which component asks for an effect, so that a test can tell a command's effects from a sweep's.
+/// Which component requests an effect, so that a test can distinguish a command's effects from a sweep's.
 pub(crate) const OPS: u8 = 0;
 /// See [`OPS`].
 pub(crate) const SWEEPS: u8 = 1;
@@ -94,7 +94,7 @@ pub(crate) struct Daemon {
     pub(crate) ops: Ops,
     pub(crate) sweeper: Arc<Sweeper>,
     /// The store through which agents' reports are recorded.
-    pub(crate) hearing: Store,
+    pub(crate) agent_store: Store,
     listening: Listening,
     clock: SharedClock,
     /// Queries the driver, which does not run unless the plan is `driven`.
@@ -133,7 +133,7 @@ pub(crate) struct Installation {
     pub(crate) world: Arc<World>,
     pub(crate) daemon: Daemon,
     /// Reads committed data at once, without a simulation step.
-    pub(crate) eye: Store,
+    pub(crate) reader: Store,
     pub(crate) disk: Disk,
     mirror: Arc<Mirror>,
     plan: Plan,
@@ -153,8 +153,8 @@ struct Plan {
 
 impl Plan {
     fn of(ownership: Ownership) -> Self {
-        let nobody: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-        Self { ownership, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: nobody }
+        let unreachable: PipeTo = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
+        Self { ownership, change_sweeper: |sweeper| sweeper, driven: false, pipe_to: unreachable }
     }
 }
 
@@ -170,7 +170,7 @@ impl Drop for Installation {
 
 /// The result of a future that never waits.
 pub(crate) fn now_or_panic<T>(work: impl Future<Output = T>) -> T {
-    work.now_or_never().expect("nothing in here waits")
+    work.now_or_never().expect("the future does not wait")
 }
 
 thread_local! {
@@ -178,8 +178,8 @@ thread_local! {
     static USED: RefCell<Vec<Disk>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A migrated disk that holds only the admin token: a wiped disk of an earlier house, or a copy of the first one.
-/// Migrating and preparing statements is the slowest part of building a house.
+/// A migrated disk that holds only the admin token: a wiped disk of an earlier installation, or a copy of the first
+/// one. Migrating and preparing statements is the slowest part of creating an installation.
 fn blank_disk() -> Disk {
     let used = USED.with_borrow_mut(Vec::pop);
     let disk = match used {
@@ -189,11 +189,11 @@ fn blank_disk() -> Disk {
         }
         None => BLANK.with(|blank| blank.copy().expect("a database in memory can be copied")),
     };
-    let token = Token::parse(ADMIN).expect("it is one");
+    let token = Token::parse(ADMIN).expect("it is a valid token");
     let issue =
         TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: token.digest(), prefix: token.prefix() };
     let store = Store::staged(&disk, Arc::new(AtOnce));
-    let issued = store.issue_admin_token(issue, "person".into(), None, Timestamp(0));
+    let issued = store.issue_admin_token(issue, "operator".into(), None, Timestamp(0));
     now_or_panic(issued).expect("the store answers");
     disk
 }
@@ -250,21 +250,21 @@ impl Installation {
     }
 
     fn planned(seed: u64, order: TaskOrder, plan: Plan) -> Self {
-        Self::on(Sim::new(seed, order), furnished_world(), plan)
+        Self::on(Sim::new(seed, order), prepared_world(), plan)
     }
 
     fn on(sim: Sim, world: Arc<World>, plan: Plan) -> Self {
         let disk = blank_disk();
-        let eye = Store::staged(&disk, Arc::new(AtOnce));
+        let reader = Store::staged(&disk, Arc::new(AtOnce));
         let mirror = Arc::new(Mirror::Memory(Mutex::default()));
         disk.mirror_to(Arc::clone(&mirror));
-        let daemon = start(&sim, &disk, &eye, &world, &mirror, &plan);
-        Self { sim, world, daemon, eye, disk, mirror, plan }
+        let daemon = start(&sim, &disk, &reader, &world, &mirror, &plan);
+        Self { sim, world, daemon, reader, disk, mirror, plan }
     }
 
     /// What a starting daemon does first: identity, mirror, sentinel; then it builds all in-memory state again.
     pub(crate) fn start_daemon(&mut self) {
-        self.daemon = start(&self.sim, &self.disk, &self.eye, &self.world, &self.mirror, &self.plan);
+        self.daemon = start(&self.sim, &self.disk, &self.reader, &self.world, &self.mirror, &self.plan);
     }
 
     /// Instance id whose label its containers carry.
@@ -319,7 +319,7 @@ impl Installation {
                 packets: Arc::new(|| Ok(())),
                 since: Timestamp(0),
                 bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
-                reach: Arc::new(|| Box::pin(async { Err("nobody listens here".to_owned()) })),
+                reach: Arc::new(|| Box::pin(async { Err("nothing listens here".to_owned()) })),
             },
             configuration: Arc::new(BuiltIn),
         });
@@ -391,15 +391,15 @@ impl Installation {
     /// first.
     pub(crate) fn establish(&self) -> Registry {
         let (clock, entropy) = (self.sim.clock(), self.sim.entropy());
-        let establish = identity::establish(&self.eye, &self.mirror, Path::new(""), &*clock, &*entropy);
-        now_or_panic(establish).expect("this registry may be served")
+        let establish = identity::establish(&self.reader, &self.mirror, Path::new(""), &*clock, &*entropy);
+        now_or_panic(establish).expect("the registry may be served")
     }
 
     /// Kills the daemon, replaces its database with a copy, and starts it again.
-    pub(crate) fn put_back(&mut self, copy: Disk) {
+    pub(crate) fn restore_copy(&mut self, copy: Disk) {
         self.sim.crash(|_| false);
         copy.mirror_to(Arc::clone(&self.mirror));
-        self.eye = Store::staged(&copy, Arc::new(AtOnce));
+        self.reader = Store::staged(&copy, Arc::new(AtOnce));
         self.disk = copy;
         self.establish();
         self.start_daemon();
@@ -407,11 +407,11 @@ impl Installation {
 
     /// Every row, including removed ones.
     pub(crate) fn rows(&self) -> Vec<Workspace> {
-        now_or_panic(self.eye.workspaces(Scope::Any)).expect("the store answers")
+        now_or_panic(self.reader.workspaces(Scope::Any)).expect("the store answers")
     }
 
     pub(crate) fn row(&self, id: WorkspaceId) -> Workspace {
-        now_or_panic(self.eye.workspace(id)).expect("the store answers").expect("there is such a row")
+        now_or_panic(self.reader.workspace(id)).expect("the store answers").expect("there is such a row")
     }
 
     pub(crate) fn status(&self, id: WorkspaceId) -> Status {
@@ -432,7 +432,7 @@ impl Installation {
         let made = request(name, IMAGE);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Online, "a plain workspace comes up by itself");
+        assert_eq!(self.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
         id
     }
 
@@ -448,8 +448,8 @@ impl Installation {
     /// Creates a workspace of the `agent` runtime that is online after its first heartbeat.
     pub(crate) fn create_online(&self, made: CreateRequest) -> WorkspaceId {
         let id = self.create_started(made);
-        assert_eq!(self.heartbeat(id, well()), Some(ReportResult::Noted));
-        assert_eq!(self.status(id), Status::Online, "it was heard");
+        assert_eq!(self.heartbeat(id, healthy()), Some(ReportResult::Noted));
+        assert_eq!(self.status(id), Status::Online, "its heartbeat was received");
         id
     }
 
@@ -458,7 +458,7 @@ impl Installation {
     pub(crate) fn token_owner(&self, id: WorkspaceId) -> Option<TokenOwner> {
         let container = self.container(id).filter(|container| container.state.may_run())?;
         let token = token_of(container.held_token.as_deref())?;
-        match self.eye.token_subject(&token.digest(), self.sim.now())? {
+        match self.reader.token_subject(&token.digest(), self.sim.now())? {
             TokenSubject::Workspace(token_owner) => Some(token_owner),
             TokenSubject::Admin => None,
         }
@@ -469,21 +469,21 @@ impl Installation {
     pub(crate) fn heartbeat(&self, id: WorkspaceId, heartbeat: Heartbeat) -> Option<ReportResult> {
         let token_owner = self.token_owner(id)?;
         Some(
-            now_or_panic(self.eye.record_heartbeat(token_owner, heartbeat, self.daemon.clock.now()))
+            now_or_panic(self.reader.record_heartbeat(token_owner, heartbeat, self.daemon.clock.now()))
                 .expect("the store answers"),
         )
     }
 
     /// Sends a healthy heartbeat from every running agent, and for every degraded workspace, whatever its runtime.
     pub(crate) fn all_heartbeat(&self) {
-        let speaks = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
-        for row in self.rows().into_iter().filter(speaks) {
-            self.heartbeat(row.id, well());
+        let sends = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
+        for row in self.rows().into_iter().filter(sends) {
+            self.heartbeat(row.id, healthy());
         }
     }
 
-    /// Stops the driver; passes that have begun go on. From now on the test runs the passes.
-    pub(crate) fn put_driver_to_rest(&self) {
+    /// Stops the driver; passes that have begun continue. From now on the test runs the passes.
+    pub(crate) fn stop_driver(&self) {
         self.daemon.stop_driving.cancel();
         self.sim.run_ready();
     }
@@ -537,7 +537,8 @@ impl Installation {
             self.sim.quiesce();
             for run in &last {
                 if let ostler::sweep::Outcome::Held { plan, .. } = run.outcome {
-                    now_or_panic(self.eye.approve_plan(run.pass.to_owned(), plan, self.sim.now())).unwrap();
+                    now_or_panic(self.reader.approve_plan(run.pass.to_owned(), plan, self.sim.now()))
+                        .unwrap();
                 }
             }
             let waits = self.rows().iter().any(|row| row.restart_due_at.is_some());
@@ -553,7 +554,7 @@ impl Installation {
             done.chain(run.watching.iter().cloned())
         });
         let left = left.collect::<Vec<_>>().join("; ");
-        Err(format!("after {CYCLES} cycles there is still something to do or to watch: {left}"))
+        Err(format!("after {CYCLES} cycles there is still work to do or to watch: {left}"))
     }
 
     /// The container that a workspace's row names, as the engine has it.
@@ -577,7 +578,7 @@ impl Installation {
 }
 
 /// An engine that holds two images (one only pullable) and containers that the daemon must not touch.
-pub(crate) fn furnished_world() -> Arc<World> {
+pub(crate) fn prepared_world() -> Arc<World> {
     let world = Arc::new(World::default());
     world.state().images.insert(IMAGE.to_owned());
     world.state().pullable.insert(REMOTE_IMAGE.to_owned());
@@ -595,13 +596,13 @@ fn engine(sim: &Sim, world: &Arc<World>, owner: Owner, side: u8) -> Arc<dyn Engi
 fn start(
     sim: &Sim,
     disk: &Disk,
-    eye: &Store,
+    reader: &Store,
     world: &Arc<World>,
     mirror: &Arc<Mirror>,
     plan: &Plan,
 ) -> Daemon {
     let Ownership { instance, owner } = plan.ownership;
-    introduce(sim, eye, world, mirror, instance);
+    create_identity(sim, reader, world, mirror, instance);
     let (listening, clock) = Listening::begin(sim.clock_of(owner));
     let (wake, calls) = Wake::new();
     let ops = Ops::new(Parts {
@@ -635,24 +636,24 @@ fn start(
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
-    let hearing = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
-    Daemon { ops, sweeper, hearing, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
+    let agent_store = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
+    Daemon { ops, sweeper, agent_store, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Creates identity, mirror and sentinel at the first start; finds them at later ones.
-fn introduce(sim: &Sim, eye: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
-    if now_or_panic(eye.registry()).unwrap().is_some() {
+fn create_identity(sim: &Sim, reader: &Store, world: &Arc<World>, mirror: &Mirror, instance: InstanceId) {
+    if now_or_panic(reader.registry()).unwrap().is_some() {
         return;
     }
     let registry = Registry { instance, generation: 0, recovering_since: None, engine_accepted_at: None };
-    now_or_panic(eye.found_registry(registry)).unwrap();
+    now_or_panic(reader.found_registry(registry)).unwrap();
     let record =
         MirrorRecord { instance, generation: 0, engine_accepted: true, device: 0, inode: 0, born: None };
     mirror.write(&record).unwrap();
     let spawner = sim.spawner(Owner::Engine);
     let fake = FakeEngine::connect(Arc::clone(world), Arc::new(AtOnce), sim.clock(), spawner);
     now_or_panic(trusted::accept(&fake, instance)).unwrap();
-    now_or_panic(eye.accept_engine(sim.now(), "fake".into())).unwrap();
+    now_or_panic(reader.accept_engine(sim.now(), "fake".into())).unwrap();
 }
 
 /// The pass with this name.
@@ -663,7 +664,7 @@ pub(crate) fn pass_named(name: &str) -> Arc<dyn Pass> {
 /// A request for a container workspace of the plain runtime.
 pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
     CreateRequest {
-        name: name.parse().expect("a good name"),
+        name: name.parse().expect("a valid name"),
         role: None,
         runtime: None,
         tier: Tier::default(),
@@ -681,7 +682,7 @@ pub(crate) fn token_of(bytes: Option<&[u8]>) -> Option<Token> {
 }
 
 /// A healthy heartbeat.
-pub(crate) fn well() -> Heartbeat {
+pub(crate) fn healthy() -> Heartbeat {
     Heartbeat { uptime_seconds: 60, ..Heartbeat::default() }
 }
 

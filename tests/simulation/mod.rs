@@ -1,7 +1,7 @@
 //! All of ostler except its external interfaces, on a simulated machine; `executor.rs` states the guarantees.
 
 mod commands;
-#[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod copies;
 pub(crate) mod crash;
 mod events;
@@ -9,12 +9,12 @@ pub(crate) mod executor;
 mod faults;
 mod found;
 pub(crate) mod installation;
-#[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod invariants;
-#[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod outside;
 mod pairs;
 mod race;
-#[allow(dead_code, reason = "shared with tests/assurance, which asks for more of it")]
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod scenario;
 mod search;

@@ -24,11 +24,11 @@ use crate::support::rng::Rng;
 type Scene = (&'static str, fn(u64, &mut Rng) -> Result<(), String>);
 
 const SCENES: [Scene; 5] = [
-    ("a renamed container obeys", renamed_container_obeys),
-    ("what is paused by hand is left alone", what_is_paused_by_hand_is_left_alone),
-    ("an engine is known by what it shows", pruned_engine_is_recognised),
-    ("what a row forbids is stopped", what_a_row_forbids_is_stopped),
-    ("silence of many is no order to restart them", silence_of_many_restarts_few),
+    ("stop commands reach a renamed container", renamed_container_is_stopped),
+    ("a container paused by hand is left alone", manually_paused_container_is_left_alone),
+    ("a pruned engine is recognised", pruned_engine_is_recognised),
+    ("containers of paused workspaces are stopped", containers_of_paused_workspaces_are_stopped),
+    ("silence of many agents restarts few", silence_of_many_restarts_few),
 ];
 
 /// Longer than every grace.
@@ -56,7 +56,7 @@ fn sweep_for_a_while(site: &Installation) {
 
 fn nothing_is_held(site: &Installation) -> Result<(), String> {
     for pass in ostler::sweep::all() {
-        if let Some(plan) = now_or_panic(site.eye.held_plan(pass.name())).expect("the store answers") {
+        if let Some(plan) = now_or_panic(site.reader.held_plan(pass.name())).expect("the store answers") {
             return Err(format!("{} is held: {}", pass.name(), plan.reason));
         }
     }
@@ -64,7 +64,7 @@ fn nothing_is_held(site: &Installation) -> Result<(), String> {
 }
 
 /// A stop command stops the row's own container, found by id and labels, whatever its name.
-fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
+fn renamed_container_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let ids = some_online(&site, 3, rng);
     let id = rng.pick(&ids);
@@ -81,14 +81,14 @@ fn renamed_container_obeys(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let row = site.row(id);
     let runs = site.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
-        return Err(format!("{command:?} was answered {answer}, the row is {}, and bob runs", row.status));
+        return Err(format!("{command:?} was answered {answer}, the row is {}, and `bob` runs", row.status));
     }
     site.try_to_converge()?;
     at_rest(&site)
 }
 
 /// Only a user ends the silence caused by `podman pause`.
-fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
+fn manually_paused_container_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     some_online(&site, 2, rng);
     let id = site.create_online(request("frozen", IMAGE));
@@ -98,11 +98,11 @@ fn what_is_paused_by_hand_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), 
     sweep_for_a_while(&site);
     let now = site.row(id);
     if now.container != row.container || now.incarnation != row.incarnation {
-        return Err(format!("it was started anew: {} in incarnation {}", now.status, now.incarnation));
+        return Err(format!("it was restarted: {} in incarnation {}", now.status, now.incarnation));
     }
     let state = site.world.state().containers.get(&container).map(|c| c.state);
     if state != Some(ContainerState::Paused) {
-        return Err(format!("its container was paused by hand, and is {state:?}"));
+        return Err(format!("its container was paused by hand, and is now {state:?}"));
     }
     give_command(&site, Command::Stop, id);
     site.try_to_converge()?;
@@ -127,8 +127,8 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     at_rest(&site)
 }
 
-/// Stopping what rows forbid is not destructive, in any number: it needs no approval.
-fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
+/// Stopping containers that must not run is not destructive, in any number: it needs no approval.
+fn containers_of_paused_workspaces_are_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
     let ids: Vec<_> = (0..many).map(|number| site.online(&format!("w{number}"))).collect();
@@ -142,7 +142,7 @@ fn what_a_row_forbids_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String>
     let runs = ids.iter().filter(|id| site.container(**id).is_some_and(|c| c.state.may_run()));
     match runs.count() {
         0 => at_rest(&site),
-        left => Err(format!("{left} of {many} containers of paused workspaces run on")),
+        left => Err(format!("{left} of {many} containers of paused workspaces still run")),
     }
 }
 

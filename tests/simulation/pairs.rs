@@ -7,13 +7,13 @@
 //!
 //! After every step: each status changed as the table in `domain/status.rs` allows, with its event, and no event
 //! without a change; memory agrees with the tables; a paused workspace stays paused until an operator acts, a removed
-//! one stays removed. At the end the passes run until nothing changes, and the row agrees with what runs.
+//! one stays removed. At the end the passes run until nothing changes, and the row agrees with the running
+//! containers.
 //!
 //! # Checking the check
 //! A wake with the cause of a resume must be detected: it lifts a pause that came first. A heartbeat's transition is
 //! bound to its incarnation twice: by the statement, and by its token, which every start revokes. Removing either has
-//! no visible effect, so there is no such test for the first.
-//! changes nothing that could be seen, so there is no such check of the first.
+//! no visible effect, so no mutant tests that.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ use ostler::{
 use super::{
     executor::{EffectState, Owner, TaskOrder},
     installation::{
-        AGENTS, IMAGE, Installation, OPS, SWEEPS, now_or_panic, pass_named, request, token_of, well,
+        AGENTS, IMAGE, Installation, OPS, SWEEPS, healthy, now_or_panic, pass_named, request, token_of,
     },
     invariants::{Broken, Witness, at_rest},
     search::{Play, Search, Step},
@@ -129,7 +129,7 @@ impl Pair {
         Self { site, workspace: id, witness: RefCell::new(witness), broken: RefCell::new(broken) }
     }
 
-    fn snapshot(&self) {
+    fn check(&self) {
         let seen = self.witness.borrow_mut().check(&self.site).err();
         let mut broken = self.broken.borrow_mut();
         if broken.is_none() {
@@ -141,7 +141,7 @@ impl Pair {
     fn end(&self) -> String {
         let row = self.site.row(self.workspace);
         let begun = self.site.daemon.ops.has_begun(row.id, row.incarnation);
-        let live = now_or_panic(self.site.eye.live_tokens(row.id, self.site.sim.now())).unwrap().len();
+        let live = now_or_panic(self.site.reader.live_tokens(row.id, self.site.sim.now())).unwrap().len();
         let state = self.site.world.state();
         let containers: Vec<_> = state
             .containers
@@ -156,13 +156,13 @@ impl Pair {
     /// Runs to rest and checks it. States that were seen before are not run again.
     fn judge(&self, scene: Scene, ends: &mut BTreeSet<String>) -> Result<(), Broken> {
         self.site.sim.quiesce();
-        self.snapshot();
+        self.check();
         if let Some(broken) = self.broken.borrow_mut().take() {
             return Err(broken);
         }
         if ends.insert(self.end()) {
             self.site.converge();
-            self.snapshot();
+            self.check();
             if let Some(broken) = self.broken.borrow_mut().take() {
                 return Err(broken);
             }
@@ -171,18 +171,18 @@ impl Pair {
         }
         let left = &self.witness.borrow().left_rest;
         if !left.is_empty() && !scene.has(&[Act::Resume, Act::Restart]) {
-            return Err("it left its rest, and no person said so".into());
+            return Err("it left its resting status without an operator command".into());
         }
         Ok(())
     }
 
     fn has_reached(&self, scene: Scene) -> Result<(), Broken> {
         let status = self.site.status(self.workspace);
-        let roused = scene.has(&[Act::Resume, Act::Restart]);
+        let resumed = scene.has(&[Act::Resume, Act::Restart]);
         let paused = scene.from == Status::Paused || scene.has(&[Act::Pause]);
         let wanted = if scene.has(&[Act::Remove]) {
             status == Status::Removed
-        } else if paused && !roused {
+        } else if paused && !resumed {
             status == Status::Paused
         } else {
             // After an exit and a start that timed out, an operator has to act; after a late start alone, a heartbeat
@@ -212,7 +212,7 @@ impl Play for Pair {
             self.site.sim.take(step.id);
         }
         self.site.sim.run_ready();
-        self.snapshot();
+        self.check();
     }
 }
 
@@ -229,24 +229,24 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
     let id = site.create_started(CreateRequest { policy, ..request("w", IMAGE) });
     let stale = site.token_owner(id).expect("its process runs");
     if twice {
-        site.heartbeat(id, well());
+        site.heartbeat(id, healthy());
         site.calmly(|ops| async move { ops.restart(id).await }).expect("it is restarted");
         site.sim.quiesce();
     }
     let token_owner = site.token_owner(id).expect("its process runs");
     if from != Status::Provisioning {
-        site.heartbeat(id, well());
+        site.heartbeat(id, healthy());
     }
     match from {
         Status::Online | Status::Provisioning => {}
         Status::Degraded => {
-            site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+            site.heartbeat(id, Heartbeat { error_rate: 1.0, ..healthy() });
         }
         Status::Paused => {
             site.calmly(|ops| async move { ops.stop(id).await }).expect("it is paused");
         }
         Status::Hibernated => {
-            site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
+            site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it is hibernated");
         }
         Status::Offline => {
             let row = site.row(id);
@@ -255,7 +255,7 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
                 .unwrap();
         }
         Status::Failed(_) | Status::Hibernating | Status::AwaitingAgent | Status::Removed => {
-            unreachable!("nothing begins there")
+            unreachable!("no pair begins in this status")
         }
     }
     assert_eq!(site.status(id), from);
@@ -263,11 +263,11 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
 }
 
 fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
-    let (ops, sweeper, hearing) =
-        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.hearing.clone());
-    let (clock, world, hand) =
+    let (ops, sweeper, agent_store) =
+        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.agent_store.clone());
+    let (clock, world, engine) =
         (site.sim.clock(), Arc::clone(&site.world), site.sim.stage(EffectState::Engine, AGENTS));
-    let eye_row = site.row(id);
+    let row = site.row(id);
     site.sim.spawn(Owner::Daemon, async move {
         let sweep = async |pass| {
             let snapshot = sweeper.clock_snapshot();
@@ -283,29 +283,29 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             Act::Register => {
                 let registration =
                     Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-                drop(hearing.record_registration(token_owner, registration, clock.now()).await);
+                drop(agent_store.record_registration(token_owner, registration, clock.now()).await);
             }
-            Act::Heartbeat => drop(hearing.record_heartbeat(token_owner, well(), clock.now()).await),
-            Act::StaleHeartbeat => drop(hearing.record_heartbeat(old, well(), clock.now()).await),
+            Act::Heartbeat => drop(agent_store.record_heartbeat(token_owner, healthy(), clock.now()).await),
+            Act::StaleHeartbeat => drop(agent_store.record_heartbeat(old, healthy(), clock.now()).await),
             Act::ReportedDegraded => {
-                let (reported_status, create_online) = tokio::sync::oneshot::channel();
-                let (container, memory) = (eye_row.container.clone(), hearing.clone());
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                let (container, memory) = (row.container.clone(), agent_store.clone());
                 let (now, world) = (clock.now(), Arc::clone(&world));
-                let speaks = move || {
+                let send = move || {
                     let state = world.state();
                     let running =
                         container.and_then(|id| state.containers.get(&id)).filter(|c| c.state.may_run());
                     let token = running.and_then(|container| token_of(container.held_token.as_deref()));
-                    let _nobody_waits = reported_status
-                        .send(token.and_then(|token| memory.token_subject(&token.digest(), now)));
+                    let _receiver_gone =
+                        sender.send(token.and_then(|token| memory.token_subject(&token.digest(), now)));
                 };
-                hand.submit("agent speaks", Box::new(speaks));
-                if let Ok(Some(TokenSubject::Workspace(token_owner))) = create_online.await {
+                engine.submit("agent sends", Box::new(send));
+                if let Ok(Some(TokenSubject::Workspace(token_owner))) = receiver.await {
                     drop(
-                        hearing
+                        agent_store
                             .record_heartbeat(
                                 token_owner,
-                                Heartbeat { error_rate: 1.0, ..well() },
+                                Heartbeat { error_rate: 1.0, ..healthy() },
                                 clock.now(),
                             )
                             .await,
@@ -318,10 +318,10 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             Act::Slow => sweep("time_out_provisioning").await,
             Act::Death => {
                 // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
-                let (reported_status, create_online) = tokio::sync::oneshot::channel();
-                let container = eye_row.container.clone();
-                let memory = hearing.clone();
-                let dies = move || {
+                let (sender, receiver) = tokio::sync::oneshot::channel();
+                let container = row.container.clone();
+                let memory = agent_store.clone();
+                let exit = move || {
                     let mut state = world.state();
                     if let Some(container) = container
                         && state.containers.get(&container).is_some_and(|container| container.state.may_run())
@@ -329,10 +329,10 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                         state.kill(&container, 137);
                     }
                     drop(state);
-                    let _nobody_waits = reported_status.send(memory.member(id));
+                    let _receiver_gone = sender.send(memory.member(id));
                 };
-                hand.submit("container dies", Box::new(dies));
-                let Ok(Some(member)) = create_online.await else { return };
+                engine.submit("container exits", Box::new(exit));
+                let Ok(Some(member)) = receiver.await else { return };
                 let begun = ops.has_begun(id, member.incarnation);
                 let up = matches!(member.status, Status::Online | Status::Degraded)
                     || (member.status == Status::Provisioning && begun);
@@ -341,9 +341,12 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                 }
             }
             Act::WakeLikeResume => {
-                let slept =
-                    hearing.workspace(id).await.unwrap().is_some_and(|row| row.status == Status::Hibernated);
-                if slept {
+                let is_hibernated = agent_store
+                    .workspace(id)
+                    .await
+                    .unwrap()
+                    .is_some_and(|row| row.status == Status::Hibernated);
+                if is_hibernated {
                     let order = StartOrder { cause: Some(Cause::Resume), ..StartOrder::default() };
                     drop(ops.order(id, Order::Start(order)).await);
                 }
@@ -352,14 +355,14 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
     });
 }
 
-fn scenario(steps: &[Step]) -> String {
+fn transcript(steps: &[Step]) -> String {
     let side = |side| match side {
         OPS => "order",
         SWEEPS => "sweep",
         _ => "agent",
     };
     steps.iter().fold(String::new(), |mut text, step| {
-        writeln!(text, "{}: {}", side(step.side), step.label).expect("a string takes everything");
+        writeln!(text, "{}: {}", side(step.side), step.label).expect("writing to a string succeeds");
         text
     })
 }
@@ -378,7 +381,7 @@ fn play(scene: Scene) -> Played {
     let mut failed = None;
     let mut note = |broken: Result<(), Broken>, steps: &[Step]| {
         if let Err(broken) = broken {
-            failed.get_or_insert_with(|| format!("{scene:?}: {broken}\n{}", scenario(steps)));
+            failed.get_or_insert_with(|| format!("{scene:?}: {broken}\n{}", transcript(steps)));
         }
     };
     let search =
@@ -415,8 +418,8 @@ fn all_pairs_from(from: Status) {
         }
     }
     eprintln!(
-        "from {from}: {orders} orders of {pairs} pairs; {complete} pairs in every order, the others in {MOST} and \
-         {RANDOM} more by chance ({by_chance})"
+        "from {from}: {orders} orders of {pairs} pairs; {complete} pairs in every order, each other in {MOST} orders \
+         and {RANDOM} random ones ({by_chance} in all)"
     );
     assert!(failed.is_empty(), "{} of {pairs} pairs from {from}:\n{}", failed.len(), failed.join("\n"));
 }
@@ -454,7 +457,10 @@ fn operation_pairs_from_offline_follow_the_transition_table() {
 #[test]
 fn pair_search_detects_a_wake_that_lifts_a_pause() {
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::WakeLikeResume] };
-    assert!(play(scene).failed.is_some_and(|why| why.contains("no person said so")), "it lifts a pause");
+    assert!(
+        play(scene).failed.is_some_and(|why| why.contains("without an operator command")),
+        "it lifts a pause"
+    );
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::Wake] };
     assert_eq!(play(scene).failed, None);
 }

@@ -65,7 +65,7 @@ impl Race {
             let answer = scene.order.give(&ops, workspace).await;
             assert!(
                 matches!(answer, Ok(Applied::Done(_))),
-                "the order is carried out: {}",
+                "the command is carried out: {}",
                 outcome_text(&answer)
             );
             ended.store(true, Ordering::Relaxed);
@@ -79,7 +79,7 @@ impl Race {
     }
 
     /// Whether the workspace's process runs and holds a token that the store accepts.
-    fn holder_has_a_live_token(&self) -> bool {
+    fn owner_has_a_live_token(&self) -> bool {
         let row = self.site.row(self.workspace);
         let container = self.site.container(self.workspace);
         row.status == Status::Online
@@ -90,8 +90,8 @@ impl Race {
 
     /// Whether the sweep revoked a token.
     fn swept(&self) -> bool {
-        let events =
-            now_or_panic(self.site.eye.newest_events(Some(self.workspace), 50)).expect("the store answers");
+        let events = now_or_panic(self.site.reader.newest_events(Some(self.workspace), 50))
+            .expect("the store answers");
         events.iter().any(|event| event.event_type == "TOKENS_REVOKED")
     }
 }
@@ -121,13 +121,13 @@ impl Play for Race {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Ordered {
+enum Order {
     Start,
     Restart,
     Recreate,
 }
 
-impl Ordered {
+impl Order {
     async fn give(self, ops: &Ops, id: WorkspaceId) -> OpResult<Applied> {
         match self {
             Self::Start => ops.start(id, false).await,
@@ -139,22 +139,22 @@ impl Ordered {
 
 #[derive(Clone, Copy, Debug)]
 struct Scene {
-    order: Ordered,
+    order: Order,
     container_is_gone: bool,
 }
 
 const SCENES: [Scene; 5] = [
-    Scene { order: Ordered::Start, container_is_gone: true },
-    Scene { order: Ordered::Restart, container_is_gone: true },
-    Scene { order: Ordered::Recreate, container_is_gone: true },
-    Scene { order: Ordered::Restart, container_is_gone: false },
-    Scene { order: Ordered::Recreate, container_is_gone: false },
+    Scene { order: Order::Start, container_is_gone: true },
+    Scene { order: Order::Restart, container_is_gone: true },
+    Scene { order: Order::Recreate, container_is_gone: true },
+    Scene { order: Order::Restart, container_is_gone: false },
+    Scene { order: Order::Recreate, container_is_gone: false },
 ];
 
-fn scenario(steps: &[Step]) -> String {
+fn transcript(steps: &[Step]) -> String {
     let side = |side| if side == OPS { "order" } else { "sweep" };
     steps.iter().fold(String::new(), |mut text, step| {
-        writeln!(text, "{}: {}", side(step.side), step.label).expect("a string takes everything");
+        writeln!(text, "{}: {}", side(step.side), step.label).expect("writing to a string succeeds");
         text
     })
 }
@@ -170,25 +170,25 @@ fn token_sweep_never_revokes_the_token_of_a_concurrent_start() {
             |race, steps| {
                 swept += usize::from(race.swept());
                 assert!(
-                    race.holder_has_a_live_token(),
-                    "{scene:?}: its token was revoked:\n{}",
-                    scenario(steps)
+                    race.owner_has_a_live_token(),
+                    "{scene:?}: its token was revoked\n{}",
+                    transcript(steps)
                 );
             },
         );
         eprintln!(
-            "{scene:?}: {} orders stand for {} interleavings, {} cut short, the old token swept in {swept}",
+            "{scene:?}: {} orders represent {} interleavings, {} abandoned, the old token revoked in {swept}",
             search.played, search.interleavings, search.cut_short
         );
         assert_eq!(
             swept > 0,
             scene.container_is_gone,
-            "the sweep has work to do in some order, and only then"
+            "the sweep revokes a token only if the container is gone"
         );
         played.insert(format!("{scene:?}"), search.played);
     }
     let all: usize = played.values().sum();
-    assert!(all > 1000, "only {all} orders were played: {played:?}");
+    assert!(all > 1000, "only {all} orders were run: {played:?}");
 }
 
 #[test]
@@ -196,9 +196,9 @@ fn race_search_detects_a_token_sweep_without_age_condition() {
     let mut taken = 0;
     let search = Search::through(
         usize::MAX,
-        || Race::begin(SCENES[0], Sweeper::revoking_whatever_the_age),
-        |race, _| taken += usize::from(!race.holder_has_a_live_token()),
+        || Race::begin(SCENES[0], Sweeper::revoking_without_age),
+        |race, _| taken += usize::from(!race.owner_has_a_live_token()),
     );
-    eprintln!("without the age: {taken} of {} orders take a live holder's token", search.played);
-    assert!(taken > 0, "the check would not notice a missing age");
+    eprintln!("without the age condition: {taken} of {} orders revoke a live owner's token", search.played);
+    assert!(taken > 0, "the check does not detect a missing age condition");
 }

@@ -44,7 +44,7 @@ pub(super) trait Play {
 /// What a step reads and changes. Two steps commute unless one changes what the other touches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Touches {
-    looks_at: u8,
+    reads: u8,
     changes: u8,
 }
 
@@ -59,16 +59,16 @@ const TURN: u8 = 32;
 const EVERYTHING: u8 = u8::MAX;
 
 impl Touches {
-    const fn looking(looks_at: u8) -> Self {
-        Self { looks_at, changes: 0 }
+    const fn reading(reads: u8) -> Self {
+        Self { reads, changes: 0 }
     }
 
     const fn changing(changes: u8) -> Self {
-        Self { looks_at: changes, changes }
+        Self { reads: changes, changes }
     }
 
     fn commutes_with(self, other: Self) -> bool {
-        self.changes & other.looks_at == 0 && other.changes & self.looks_at == 0
+        self.changes & other.reads == 0 && other.changes & self.reads == 0
     }
 }
 
@@ -76,36 +76,32 @@ impl Touches {
 fn touches(seen: Seen) -> Touches {
     match (seen.state, seen.label) {
         (EffectState::Engine, "list_containers" | "inspect_container" | "logs") => {
-            Touches::looking(CONTAINERS)
+            Touches::reading(CONTAINERS)
         }
-        (EffectState::Engine, "list_volumes" | "inspect_volume") => Touches::looking(VOLUMES),
-        (EffectState::Engine, "read_file") => Touches::looking(FILES),
-        (EffectState::Engine, "has_image") => Touches::looking(IMAGES),
-        (EffectState::Engine, "ensure_network") => Touches::looking(0),
+        (EffectState::Engine, "list_volumes" | "inspect_volume") => Touches::reading(VOLUMES),
+        (EffectState::Engine, "read_file") => Touches::reading(FILES),
+        (EffectState::Engine, "has_image") => Touches::reading(IMAGES),
+        (EffectState::Engine, "ensure_network") => Touches::reading(0),
         (EffectState::Engine, "create_volume") => Touches::changing(VOLUMES),
         (EffectState::Engine, "write_file") => Touches::changing(FILES),
         (EffectState::Engine, "stop_container" | "rename_container" | "delete_container") => {
             Touches::changing(CONTAINERS)
         }
         (EffectState::Engine, "create_container" | "start_container") => {
-            Touches { looks_at: CONTAINERS | VOLUMES | FILES | IMAGES, changes: CONTAINERS }
+            Touches { reads: CONTAINERS | VOLUMES | FILES | IMAGES, changes: CONTAINERS }
         }
         (
             EffectState::Store,
-            "trash entry" | "trash of" | "trash in sight" | "registry" | "stale candidates" | "held plan"
+            "trash entry" | "trash of" | "relevant trash" | "registry" | "stale candidates" | "held plan"
             | "swept since" | "live count" | "known rows" | "known count",
-        ) => Touches::looking(STORE),
+        ) => Touches::reading(STORE),
         (EffectState::Store, "workspace" | "paused above" | "paused along with") => {
-            Touches { looks_at: STORE | TURN, changes: TURN }
+            Touches { reads: STORE | TURN, changes: TURN }
         }
         // After these queries the passes ask which operations are in progress, which any step may have changed.
         (
             EffectState::Store,
-            "restarts due"
-            | "quiet rows"
-            | "idle rows"
-            | "falling asleep rows"
-            | "provisioning rows"
+            "restarts due" | "quiet rows" | "idle rows" | "hibernating rows" | "provisioning rows"
             | "up rows",
         )
         | (EffectState::Engine, _) => Touches::changing(EVERYTHING),

@@ -28,9 +28,9 @@ async fn released_restart_is_returned_to_the_budget() {
     // As after a crash between the claim and the start: the reservation is kept.
     assert_eq!(claim(&fixture, id, allowed + 1).await, None, "one more than the budget allows");
     assert_eq!(fixture.store.refund_restart(last).await, Ok(true));
-    assert_eq!(fixture.store.refund_restart(last).await, Ok(false), "it was given back twice");
-    assert!(claim(&fixture, id, allowed + 2).await.is_some(), "what did not happen is charged");
-    assert_eq!(claim(&fixture, id, allowed + 3).await, None, "only one was given back");
+    assert_eq!(fixture.store.refund_restart(last).await, Ok(false), "it was returned twice");
+    assert!(claim(&fixture, id, allowed + 2).await.is_some(), "a restart that did not begin is charged");
+    assert_eq!(claim(&fixture, id, allowed + 3).await, None, "only one was returned");
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn waiting_writers_share_a_commit() {
     }
     // The writer may have taken the first one before the others arrived; the rest fills batches of 256.
     let shared = commits(&fixture.path()) - before;
-    assert!(shared <= 4, "{WRITERS} writers that waited together needed {shared} commits");
+    assert!(shared <= 4, "{WRITERS} concurrent writers needed {shared} commits");
     assert_eq!(sequences(&fixture.side()), (1..=i64::try_from(WRITERS).unwrap()).collect::<Vec<_>>());
 }
 
@@ -82,11 +82,11 @@ async fn events_are_broadcast_in_sequence_each_after_its_commit() {
         assert_eq!(event.id, expected);
         assert!(
             sequences(&committed).contains(&event.id),
-            "event {} was sent, and another connection does not see it",
+            "event {} was sent, and another connection does not read it",
             event.id
         );
         let stored = fixture.store.events_after(event.id - 1, 1).await.unwrap();
-        assert_eq!(stored, [event], "what was sent is what was stored");
+        assert_eq!(stored, [event], "the sent event equals the stored one");
     }
     for change in waiting {
         change.await.unwrap();
@@ -109,18 +109,18 @@ async fn failed_change_is_rolled_back_alone_without_a_sequence_gap() {
     assert_eq!(first.await, Ok(()));
     assert!(failing.await.is_err());
     assert_eq!(last.await, Ok(()));
-    assert_eq!(sequences(&fixture.side()), [1, 2], "the sequence has a gap where a change was undone");
-    assert_eq!(fixture.number("SELECT count(*) FROM workspaces"), 0, "half a workspace was left");
+    assert_eq!(sequences(&fixture.side()), [1, 2], "the sequence has a gap at a rolled-back change");
+    assert_eq!(fixture.number("SELECT count(*) FROM workspaces"), 0, "a rolled-back change left a workspace");
     assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 0);
 
     fixture.store.found_registry(registry()).await.unwrap();
     let made = fixture.store.create_workspace(new_workspace("alpha", Kind::Container), T0).await;
-    assert_eq!(made, Ok(CreateResult::Created(1)), "the writer goes on after a failure");
+    assert_eq!(made, Ok(CreateResult::Created(1)), "the writer continues after a failure");
     let mut sent = Vec::new();
     while sent.len() < 3 {
         sent.push(feed.recv().await.unwrap().id);
     }
-    assert_eq!(sent, [1, 2, 3], "an event of an undone change was sent");
+    assert_eq!(sent, [1, 2, 3], "an event of a rolled-back change was sent");
 }
 
 #[tokio::test]
@@ -131,7 +131,7 @@ async fn change_is_committed_even_if_its_caller_is_gone() {
     while_held(&fixture, || drop(submit(fixture.store.create_workspace(new, T0))));
     // The writer applies changes in the order of arrival: when this one is answered, the earlier one is done.
     emit(&fixture.store, 1).await.unwrap();
-    assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change went away with its caller");
+    assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change was dropped with its caller");
 }
 
 #[tokio::test]
@@ -141,11 +141,11 @@ async fn oldest_events_are_deleted_first_and_ids_are_not_reused() {
         let at = Timestamp(T0.0 + number);
         fixture.store.emit(at, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
     }
-    assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 4).await, Ok(4), "no more than asked for");
+    assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 4).await, Ok(4), "no more than the limit");
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 6), 100).await, Ok(2));
     assert_eq!(fixture.store.forget_events(Timestamp(T0.0 + 100), 100).await, Ok(4));
     emit(&fixture.store, 1).await.unwrap();
-    assert_eq!(sequences(&fixture.side()), [11], "a number was used twice");
+    assert_eq!(sequences(&fixture.side()), [11], "a sequence number was reused");
 }
 
 #[tokio::test]
@@ -165,11 +165,11 @@ async fn event_flood_of_a_workspace_evicts_only_its_own_history() {
     }
     let bytes = fixture.number("SELECT sum(octet_length(payload) + 128) FROM events");
     assert!(bytes <= HISTORY_MAX_BYTES, "{bytes} bytes of history");
-    assert_eq!(fixture.number("SELECT bytes FROM history"), bytes, "the count is true");
+    assert_eq!(fixture.number("SELECT bytes FROM history"), bytes, "the stored size equals the sum");
     let of_quiet = fixture.store.newest_events(Some(quiet_id), 10).await.unwrap();
-    assert_eq!(of_quiet.len(), 1, "the flood took another workspace's history");
+    assert_eq!(of_quiet.len(), 1, "the flood evicted another workspace's history");
     let swept = "SELECT count(*) FROM events WHERE swept_by IS NOT NULL";
-    assert_eq!(fixture.number(swept), 1, "what the breaker counts was pushed out");
+    assert_eq!(fixture.number(swept), 1, "an event that the breaker counts was evicted");
     assert_eq!(
         fixture.store.forget_events(Timestamp(T0.0 + 1), 1_000_000).await.map(|count| count > 2),
         Ok(true)

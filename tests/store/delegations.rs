@@ -38,11 +38,11 @@ async fn delegation_is_dispatched_at_most_twice() {
     let waiting = begun(&fixture, &new).await;
     let dispatch = async |attempt| fixture.store.dispatch_delegation(waiting, attempt, T0).await.unwrap();
     let sent = Some(Dispatched { target: new.target, task: "dig".into() });
-    assert_eq!(dispatch(Attempt::Second).await, None, "there was no first one");
+    assert_eq!(dispatch(Attempt::Second).await, None, "a second attempt needs a first one");
     assert_eq!(dispatch(Attempt::First).await, sent);
-    assert_eq!(dispatch(Attempt::First).await, None, "whoever else knows it does not send it");
+    assert_eq!(dispatch(Attempt::First).await, None, "a concurrent caller does not send it");
     assert_eq!(dispatch(Attempt::Second).await, sent);
-    assert_eq!(dispatch(Attempt::Second).await, None, "there is no third one");
+    assert_eq!(dispatch(Attempt::Second).await, None, "there is no third attempt");
     assert_eq!(dispatch(Attempt::First).await, None);
     let all = fixture.store.delegations(new.workspace, T0).await.unwrap();
     assert_eq!((all[0].attempts, all[0].status), (2, DelegationStatus::Dispatched));
@@ -70,9 +70,9 @@ async fn overdue_delegation_fails_instead_of_being_dispatched() {
     assert_eq!(dispatched(waiting[0]).await.unwrap(), None);
     assert!(dispatched(waiting[1]).await.unwrap().is_some());
     let all = fixture.store.delegations(one, minute(TOO_LATE)).await.unwrap();
-    let payload: Vec<_> = all.iter().map(|one| (one.status, one.error.as_deref())).collect();
+    let outcomes: Vec<_> = all.iter().map(|one| (one.status, one.error.as_deref())).collect();
     let why = "not sent: its turn did not come within 6 hours";
-    assert_eq!(payload, [(DelegationStatus::Dispatched, None), (DelegationStatus::Failed, Some(why))]);
+    assert_eq!(outcomes, [(DelegationStatus::Dispatched, None), (DelegationStatus::Failed, Some(why))]);
 }
 
 #[tokio::test]
@@ -101,7 +101,11 @@ async fn overdue_delegations_fail_and_make_room_for_new_ones() {
     let open = "SELECT count(*) FROM delegations WHERE finished_at IS NULL";
     assert_eq!(fixture.number(open), 1);
     let unanswered = "SELECT count(*) FROM delegations WHERE error = 'no result within 6 hours'";
-    assert_eq!(fixture.number(unanswered), 32, "of those that ostler does not send no more is known");
+    assert_eq!(
+        fixture.number(unanswered),
+        32,
+        "delegations that ostler does not send expire without a result"
+    );
 }
 
 #[tokio::test]

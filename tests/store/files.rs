@@ -69,7 +69,7 @@ async fn database_files_are_readable_by_their_owner_only() {
     fs::set_permissions(loose.path().join(FILE_NAME), PermissionsExt::from_mode(0o644)).unwrap();
     let store = Store::open(loose.path()).unwrap();
     store.emit(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
-    assert_eq!(mode(loose.path()), 0o700, "a directory that others may enter was left so");
+    assert_eq!(mode(loose.path()), 0o700, "a directory that others can enter was left open");
     for file in [FILE_NAME, "ostler.db-wal", "ostler.db-shm"] {
         assert_eq!(mode(&loose.path().join(file)), 0o600, "{file}");
     }
@@ -78,10 +78,10 @@ async fn database_files_are_readable_by_their_owner_only() {
 #[tokio::test]
 async fn directory_with_other_files_keeps_its_mode() {
     let shared = tempfile::tempdir().unwrap();
-    fs::write(shared.path().join("somebody-elses"), "").unwrap();
+    fs::write(shared.path().join("foreign-file"), "").unwrap();
     fs::set_permissions(shared.path(), PermissionsExt::from_mode(0o1777)).unwrap();
     drop(Store::open(shared.path()).unwrap());
-    assert_eq!(mode(shared.path()), 0o1777, "a directory that is not ours alone was closed to others");
+    assert_eq!(mode(shared.path()), 0o1777, "the mode of a shared directory was changed");
     assert_eq!(mode(&shared.path().join(FILE_NAME)), 0o600);
 }
 
@@ -96,7 +96,7 @@ async fn read_only_store_reads_and_never_writes() {
     assert_eq!(fixture.dump(), before);
     assert!(reader.workspace(id).await.unwrap().is_some());
     let later = fixture.container("gamma").await;
-    assert!(reader.workspace(later).await.unwrap().is_some(), "it shows what another process commits");
+    assert!(reader.workspace(later).await.unwrap().is_some(), "a commit of another process is not visible");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn damages(healthy: &[u8]) -> Vec<(String, Vec<u8>)> {
     for start in starts {
         let mut bytes = healthy.to_vec();
         bytes[start..start + 32].fill(0xA5);
-        damages.push((format!("scribbled over at {start}"), bytes));
+        damages.push((format!("overwritten at {start}"), bytes));
     }
     damages.push(("all zeros".into(), vec![0; healthy.len()]));
     damages.push(("a text".into(), b"notes on what to keep\n".repeat(400)));
@@ -135,15 +135,15 @@ async fn damaged_database_is_refused_with_advice_and_left_unchanged() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE_NAME);
         fs::write(&path, &bytes).unwrap();
-        let last_report =
+        let errors =
             [Some(refused(directory.path(), &damage)), Store::open_read_only(directory.path()).err()];
-        for last_report in last_report {
-            let last_report = last_report.unwrap_or_else(|| panic!("opened for reading, {damage}"));
-            let last_report = last_report.to_string();
-            assert!(last_report.contains(path.to_str().unwrap()), "{damage}: {last_report}");
+        for error in errors {
+            let error = error.unwrap_or_else(|| panic!("opened for reading, {damage}"));
+            let message = error.to_string();
+            assert!(message.contains(path.to_str().unwrap()), "{damage}: {message}");
             assert!(
-                last_report.contains("restore a backup") && last_report.contains("ostler.db-wal"),
-                "{damage}: does not say how to go on: {last_report}"
+                message.contains("restore a backup") && message.contains("ostler.db-wal"),
+                "{damage}: the error has no next step: {message}"
             );
         }
         assert_eq!(
@@ -163,10 +163,10 @@ async fn newer_database_is_refused_and_left_unchanged() {
     fs::write(&path, &bytes).unwrap();
     let error = refused(directory.path(), "although newer");
     assert!(matches!(error, OpenError::Newer { version: 7, known: 3, .. }), "{error}");
-    let last_report = error.to_string();
+    let message = error.to_string();
     assert!(
-        last_report.contains("Install that version again") && last_report.contains("ostler.backup-v3.db"),
-        "{last_report}"
+        message.contains("Install that version again") && message.contains("ostler.backup-v3.db"),
+        "{message}"
     );
     assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));
 }
@@ -208,7 +208,7 @@ async fn empty_database_file_beside_a_log_is_refused() {
     fs::copy(fixture.directory().join("ostler.db-wal"), directory.path().join("ostler.db-wal")).unwrap();
     let before = content(directory.path());
     assert!(matches!(refused(directory.path(), "although empty beside a log"), OpenError::Damaged { .. }));
-    assert_eq!(content(directory.path()), before, "the only trace of the registry was thrown away");
+    assert_eq!(content(directory.path()), before, "the only trace of the registry was deleted");
 }
 
 #[test]
@@ -251,10 +251,10 @@ impl SmallDisk {
     fn run(&self, program: &str, arguments: &[&str]) {
         let ran = Command::new(program).args(arguments).arg(self.0.path()).output();
         let ran = ran.unwrap_or_else(|error| panic!("{program}: {error}"));
-        let last_report = String::from_utf8_lossy(&ran.stderr);
+        let stderr = String::from_utf8_lossy(&ran.stderr);
         assert!(
             ran.status.success(),
-            "root, and yet `{program} {}` fails: {last_report}",
+            "`{program} {}` fails although run as root: {stderr}",
             arguments.join(" ")
         );
     }
@@ -301,7 +301,7 @@ async fn writes_fail_on_a_full_disk_until_space_is_freed() {
 
     let ballast = disk.fill();
     let mut made: i64 = 0;
-    let last_report = loop {
+    let message = loop {
         let new = new_workspace(&format!("workspace-{made}"), Kind::Container);
         match store.create_workspace(new, T0).await {
             Ok(CreateResult::Created(_)) => made += 1,
@@ -309,12 +309,12 @@ async fn writes_fail_on_a_full_disk_until_space_is_freed() {
             Err(error) => break error.to_string(),
         }
     };
-    assert!(last_report.contains("Free some disk space"), "{last_report}");
+    assert!(message.contains("Free some disk space"), "{message}");
     assert_eq!(store.workspaces(Scope::Any).await.unwrap().len(), usize::try_from(made).unwrap());
-    assert_eq!(store.registry().await.unwrap().unwrap().generation, made, "half a creation was committed");
+    assert_eq!(store.registry().await.unwrap().unwrap().generation, made, "a creation was committed in part");
     assert_eq!(store.events_after(0, 10_000).await.unwrap().len(), usize::try_from(made).unwrap());
     let mirrored = MirrorRecord { generation: made, ..record };
-    assert_eq!(mirror.read().unwrap(), Some(mirrored.clone()), "the mirror is not what was committed");
+    assert_eq!(mirror.read().unwrap(), Some(mirrored.clone()), "the mirror differs from the committed state");
 
     fs::remove_file(ballast).unwrap();
     let again = store.create_workspace(new_workspace("later", Kind::Container), T0).await;
@@ -348,11 +348,11 @@ async fn clean_stop_leaves_a_single_complete_database_file() {
     let fixture = served_with(&["alpha", "beta"]).await;
     fixture.store.close().await;
     let left: Vec<_> = content(fixture.directory()).into_keys().collect();
-    assert_eq!(left, [fixture.path()], "something lies beside the database");
+    assert_eq!(left, [fixture.path()], "a file was left beside the database");
     assert!(!fixture.directory().join("ostler.db-shm").exists());
     let elsewhere = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), elsewhere.path(), &[FILE_NAME]);
-    // A reader leaves no file either.
+    // A reader leaves no file.
     drop(Store::open_read_only(elsewhere.path()).unwrap());
     assert_eq!(names_in(elsewhere.path()).await, ["alpha", "beta"]);
     let refused = fixture.store.workspaces(Scope::Any).await.unwrap_err().to_string();
@@ -398,9 +398,9 @@ async fn database_copy_beside_the_log_of_another_is_refused() {
         let before = content(killed.path());
         let error = refused(killed.path(), &format!("{what}, with the log of another"));
         assert!(matches!(error, OpenError::ForeignLog { .. }), "{what}: {error}");
-        let last_report = error.to_string();
-        for payload in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
-            assert!(last_report.contains(payload), "{what}: `{payload}` is missing: {last_report}");
+        let message = error.to_string();
+        for part in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
+            assert!(message.contains(part), "{what}: `{part}` is missing: {message}");
         }
         assert_eq!(content(killed.path()), before, "{what}: something was changed");
         // The advice in the error message works.
@@ -455,10 +455,10 @@ async fn deletion_of_the_open_database_stops_writes_and_saves_a_copy() {
         let fixture = served_with(&["alpha"]).await;
         fixture.store.check_location().await.unwrap();
         fs::remove_file(fixture.directory().join(gone)).unwrap();
-        let last_report = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
-        let last_report = last_report.expect_err("a row was made that is lost at the next start").to_string();
-        assert!(last_report.contains(gone) && last_report.contains("deleted or replaced"), "{last_report}");
-        assert!(last_report.contains("ostler.rescued-"), "no next step: {last_report}");
+        let refused = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+        let message = refused.expect_err("a row was created that is lost at the next start").to_string();
+        assert!(message.contains(gone) && message.contains("deleted or replaced"), "{message}");
+        assert!(message.contains("ostler.rescued-"), "no next step: {message}");
         assert!(fixture.store.check_location().await.is_err());
         let rescued = fixture.directory().join("ostler.rescued-1.db");
         assert_eq!(mode(&rescued), 0o600);
@@ -476,8 +476,8 @@ async fn writes_are_refused_when_the_open_database_was_replaced() {
     let copy = fixture.directory().join("incoming.db");
     other.side().execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
     fs::rename(copy, fixture.path()).unwrap();
-    let last_report = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
-    assert!(last_report.is_err_and(|error| error.to_string().contains("replaced")));
+    let refused = fixture.store.create_workspace(new_workspace("beta", Kind::Container), T0).await;
+    assert!(refused.is_err_and(|error| error.to_string().contains("replaced")));
 }
 
 #[tokio::test]
@@ -485,12 +485,10 @@ async fn store_opens_after_a_first_attempt_on_a_full_disk() {
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();
-    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
+    let message = refused(&disk.data(), "although nothing can be written").to_string();
     assert!(
-        last_report.contains("full")
-            || last_report.contains("No space left")
-            || last_report.contains("I/O error"),
-        "{last_report}"
+        message.contains("full") || message.contains("No space left") || message.contains("I/O error"),
+        "{message}"
     );
     fs::remove_file(ballast).unwrap();
     let store = Store::open(&disk.data()).unwrap();
@@ -510,9 +508,9 @@ async fn database_on_a_full_disk_is_not_reported_as_damaged() {
     }
     let ballast = disk.fill();
     let before = content(&disk.data());
-    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
-    assert!(!last_report.contains("damaged") && !last_report.contains("backup"), "{last_report}");
-    assert!(last_report.contains("check `df`"), "{last_report}");
+    let message = refused(&disk.data(), "although nothing can be written").to_string();
+    assert!(!message.contains("damaged") && !message.contains("backup"), "{message}");
+    assert!(message.contains("check `df`"), "{message}");
     assert_eq!(content(&disk.data()), before);
     fs::remove_file(ballast).unwrap();
     assert!(Store::open(&disk.data()).unwrap().workspace(id).await.unwrap().is_some());
@@ -526,11 +524,8 @@ async fn read_only_disk_is_reported_until_it_is_writable_again() {
     let bytes = healthy().await;
     fs::write(&path, &bytes).unwrap();
     disk.run("mount", &["-o", "remount,ro"]);
-    let last_report = refused(&disk.data(), "although the disk allows nothing").to_string();
-    assert!(
-        last_report.contains("Read-only file system") && last_report.contains("writable"),
-        "{last_report}"
-    );
+    let message = refused(&disk.data(), "although nothing can be written").to_string();
+    assert!(message.contains("Read-only file system") && message.contains("writable"), "{message}");
     assert_eq!(content(&disk.data()), BTreeMap::from([(path, bytes)]));
     disk.run("mount", &["-o", "remount,rw"]);
     let store = Store::open(&disk.data()).unwrap();

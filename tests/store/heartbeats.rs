@@ -21,7 +21,7 @@ use uuid::Uuid;
 use super::{Fixture, T0, commits, minute, pin_log, registry, submit};
 
 /// Number of workspaces.
-const CROWD: u64 = 10_000;
+const WORKSPACES: u64 = 10_000;
 
 /// Limit of the bytes written per heartbeat: its share of the log pages and of the pages that a checkpoint copies.
 const BYTES_MAX: usize = 5_000;
@@ -56,7 +56,7 @@ impl Crowd {
     fn token_owner(&self, number: u64) -> TokenOwner {
         match self.store.token_subject(&member(number).1.digest(), T0) {
             Some(TokenSubject::Workspace(token_owner)) => token_owner,
-            other => panic!("the token of workspace {number} is {other:?}"),
+            other => panic!("the token of workspace {number} belongs to {other:?}"),
         }
     }
 
@@ -92,7 +92,7 @@ fn fill(sql: &mut Connection) {
             )
             .unwrap();
         // The state after an hour of operation. A row that grows at its first heartbeat is not typical.
-        let mut pulse = tx
+        let mut activity = tx
             .prepare(
                 "INSERT INTO pulse (workspace, token_used_at, last_heartbeat_at, last_activity_at, error_rate, active_tasks,
                                     uptime_seconds, monthly_spend_cents)
@@ -105,12 +105,12 @@ fn fill(sql: &mut Connection) {
                  VALUES (?1, ?2, 'instance', 1, ?3, ?4, ?5)",
             )
             .unwrap();
-        for number in 1..=CROWD {
+        for number in 1..=WORKSPACES {
             let (id, token) = member(number);
             let token_id = TokenId(Uuid::from_u128(id.0.as_u128() ^ 2));
             let key = number.cast_signed();
             workspaces.execute(params![key, id.0.as_bytes(), format!("w{number}"), T0.0]).unwrap();
-            pulse.execute(params![key, T0.0]).unwrap();
+            activity.execute(params![key, T0.0]).unwrap();
             tokens
                 .execute(params![token_id.0.as_bytes(), key, token.digest().0, token.prefix(), T0.0])
                 .unwrap();
@@ -143,7 +143,7 @@ async fn waiting_heartbeats_share_a_commit() {
     crowd.heartbeat(&numbers, minute(2)).await;
     // The writer may have taken the first one before the others arrived.
     let shared = commits(&database) - before;
-    assert!(shared <= 2, "256 beats that waited together needed {shared} commits, and so many fsyncs");
+    assert!(shared <= 2, "256 concurrent heartbeats needed {shared} commits, each with an fsync");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn heartbeat_writes_at_most_5000_bytes() {
     for _ in 0..BATCHES {
         let batch: Vec<_> = std::iter::repeat_with(|| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (random >> 33) % CROWD + 1
+            (random >> 33) % WORKSPACES + 1
         })
         .take(BATCH)
         .collect();
@@ -173,8 +173,8 @@ async fn heartbeat_writes_at_most_5000_bytes() {
     let bytes = (logged.len() + copied) * frame / (BATCH * BATCHES);
     assert!(
         bytes <= BYTES_MAX,
-        "a beat writes {bytes} bytes, more than {BYTES_MAX}: {} pages were logged for {} beats in {BATCHES} batches, and \
-         {copied} will be copied. Did a beat's row grow, or get an index?",
+        "a heartbeat writes {bytes} bytes, more than {BYTES_MAX}: {} pages were logged for {} heartbeats in {BATCHES} \
+         batches, and a checkpoint copies {copied}. Did the row of a heartbeat grow, or get an index?",
         logged.len(),
         BATCH * BATCHES
     );
@@ -197,15 +197,15 @@ async fn answered_heartbeat_survives_a_kill() {
         let at = Timestamp(minute(1).0 + second * 1000);
         let Some(TokenSubject::Workspace(token_owner)) = fixture.store.token_subject(&token.digest(), at)
         else {
-            panic!("the token is not known");
+            panic!("the token is not valid");
         };
-        let payload =
+        let heartbeat =
             Heartbeat { current_task: format!("step {second}"), active_tasks: 1, ..heartbeat(second) };
-        assert_eq!(fixture.store.record_heartbeat(token_owner, payload, at).await, Ok(ReportResult::Noted));
+        assert_eq!(fixture.store.record_heartbeat(token_owner, heartbeat, at).await, Ok(ReportResult::Noted));
         let left = copy_files(fixture.directory());
         let after = Store::open(left.path()).unwrap();
         let described = after.describe(id).await.unwrap().unwrap();
-        assert_eq!(described.vitals.last_heartbeat_at, Some(at), "beat {second} was answered and lost");
+        assert_eq!(described.vitals.last_heartbeat_at, Some(at), "heartbeat {second} was answered and lost");
         assert_eq!(described.vitals.current_task, format!("step {second}"));
         assert_eq!(described.vitals.uptime_seconds, second);
         assert_eq!(described.row.status, Status::Online);

@@ -26,14 +26,14 @@ async fn approval_applies_only_to_the_plan_with_the_given_id() {
     assert_eq!(approve(PlanId(uuid()), 3).await, Ok(Approval::Superseded(second.id)));
     let elsewhere = fixture.store.approve_plan("empty_trash".into(), second.id, minute(3)).await;
     assert_eq!(elsewhere, Ok(Approval::NothingHeld));
-    assert_eq!(fixture.dump(), before, "a refused approval left something");
+    assert_eq!(fixture.dump(), before, "a refused approval changed something");
 
     let Ok(Approval::Approved(row)) = approve(second.id, 4).await else { panic!("it was not approved") };
     assert_eq!((row.id, row.plan, row.approved_at), (second.id, json!([2]), Some(minute(4))));
     let events = fixture.events().await.len();
     let Ok(Approval::Approved(row)) = approve(second.id, 5).await else { panic!("it was not approved") };
-    assert_eq!(row.approved_at, Some(minute(4)), "the first approval counts");
-    assert_eq!(fixture.events().await.len(), events, "an approval was told twice");
+    assert_eq!(row.approved_at, Some(minute(4)), "the first approval is kept");
+    assert_eq!(fixture.events().await.len(), events, "an approval was reported twice");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
 pub(crate) fn submit<F: Future>(change: F) -> Pin<Box<F>> {
     let mut change = Box::pin(change);
     let waited = change.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    assert!(waited.is_pending(), "the store answered although its writer was held");
+    assert!(waited.is_pending(), "the store answered while its writer was blocked");
     change
 }
 
@@ -147,7 +147,10 @@ impl Fixture {
     pub(crate) async fn create(&self, new: NewWorkspace, at: Timestamp) -> WorkspaceId {
         let id = new.id;
         let made = self.store.create_workspace(new, at).await.unwrap();
-        assert!(matches!(made, CreateResult::Created(_)), "the fixture's workspace was not made: {made:?}");
+        assert!(
+            matches!(made, CreateResult::Created(_)),
+            "the fixture's workspace was not created: {made:?}"
+        );
         id
     }
 

@@ -27,17 +27,17 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
             sql.execute_batch(text).unwrap();
             Tables::read(&sql).unwrap()
         };
-        assert!(before.rows() > 30 && before.values() > 200, "{schema}: the file holds hardly anything");
+        assert!(before.rows() > 30 && before.values() > 200, "{schema}: the file has too little data");
         let store = Store::open(directory.path()).unwrap_or_else(|error| panic!("{schema}: {error}"));
         let after = Tables::read(&Connection::open(&path).unwrap()).unwrap();
         assert_eq!(before.lost_in(&after), Vec::<String>::new(), "{schema}");
         let copy = directory.path().join(format!("ostler.backup-v{version}.db"));
-        assert!(copy.exists(), "{schema}: no copy was made first");
+        assert!(copy.exists(), "{schema}: no backup was made before the migration");
 
         let rows = store.describe_all(Scope::Any).await.unwrap();
-        let payload: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
+        let statuses: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
         assert_eq!(
-            payload,
+            statuses,
             [
                 ("lead", Status::Online),
                 ("worker", Status::Degraded),
@@ -63,9 +63,9 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
         assert_eq!(
             store.token_subject(&TokenDigest([6; 32]), Timestamp(T)),
             None,
-            "{schema}: a revoked one came back"
+            "{schema}: a revoked token is valid"
         );
-        assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree is not there");
+        assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree was lost");
         assert_eq!(store.memory_is_true().await, Ok(true), "{schema}");
         // A workspace that was offline before the restart budget existed waits for an operator.
         assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap().rows, [], "{schema}");
@@ -90,14 +90,11 @@ fn migration_is_not_begun_when_its_backup_does_not_fit() {
     let ballast = disk.fill();
     std::fs::remove_file(room).unwrap();
 
-    let last_report = Store::open(&disk.data()).err().expect("it was migrated without a copy").to_string();
-    assert!(
-        last_report.contains("the backup to") && last_report.contains("Free some disk space"),
-        "{last_report}"
-    );
-    assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a copy");
+    let message = Store::open(&disk.data()).err().expect("it was migrated without a backup").to_string();
+    assert!(message.contains("the backup to") && message.contains("Free some disk space"), "{message}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a backup");
     let copy = disk.data().join("ostler.backup-v1.db");
-    assert!(!copy.exists(), "half a copy was left");
+    assert!(!copy.exists(), "a partial backup was left");
 
     std::fs::remove_file(ballast).unwrap();
     // The state after a process was killed while it made its copy.
@@ -105,7 +102,7 @@ fn migration_is_not_begun_when_its_backup_does_not_fit() {
     std::fs::write(&unfinished, "half a copy").unwrap();
     drop(Store::open(&disk.data()).unwrap());
     assert_eq!(Tables::read(&Connection::open(copy).unwrap()).unwrap(), rows);
-    assert!(!unfinished.exists(), "half a copy was left beside the whole one");
+    assert!(!unfinished.exists(), "a partial backup was left beside the complete one");
 }
 
 /// A release that changes the schema adds its file here, written by the released version.

@@ -32,7 +32,7 @@ async fn name_is_unique_among_live_workspaces_only() {
     let before = fixture.dump();
     let again = new_workspace("alpha", Kind::Container);
     assert_eq!(fixture.store.create_workspace(again.clone(), T0).await, Ok(CreateResult::NameTaken));
-    assert_eq!(fixture.dump(), before, "a refused creation left something");
+    assert_eq!(fixture.dump(), before, "a refused creation changed something");
 
     fixture.remove(first, minute(1)).await;
     assert_eq!(fixture.store.create_workspace(again, minute(2)).await, Ok(CreateResult::Created(3)));
@@ -59,7 +59,7 @@ async fn undelete_requires_a_new_name_when_its_own_is_taken() {
         fixture.store.undelete_workspace(old, None, false, minute(2)).await,
         Ok(UndeleteResult::NameTaken)
     );
-    assert_eq!(fixture.dump(), before, "a refused undelete left something");
+    assert_eq!(fixture.dump(), before, "a refused undelete changed something");
 
     let back = fixture.store.undelete_workspace(old, Some(name("gamma")), false, minute(3)).await;
     assert_eq!(
@@ -103,7 +103,7 @@ async fn removal_of_a_tree_is_one_transaction() {
     let mut children = vec![(left, name("left")), (right, name("right"))];
     children.sort();
     let RemoveResult::HasChildren(mut named) = refused else {
-        panic!("removed over its children: {refused:?}")
+        panic!("removed although it has children: {refused:?}")
     };
     named.sort();
     assert_eq!(named, children);
@@ -115,7 +115,7 @@ async fn removal_of_a_tree_is_one_transaction() {
     let removed = fixture.store.remove_workspace(root, true, false, minute(3)).await.unwrap();
     assert_eq!(commits(&fixture.path()), counted + 1, "a tree was removed in several transactions");
     let RemoveResult::Removed { removed: mut ids, .. } = removed else { panic!("{removed:?}") };
-    assert_eq!(ids[0], root, "the one that was named comes first");
+    assert_eq!(ids[0], root, "the named workspace is first");
     ids.sort();
     let mut expected = vec![root, left, leaf, right];
     expected.sort();
@@ -125,10 +125,10 @@ async fn removal_of_a_tree_is_one_transaction() {
         assert_eq!((row.status, row.removed_at), (Status::Removed, Some(minute(3))));
     }
     assert_eq!(fixture.row(beside).await.status, Status::Provisioning);
-    assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 1, "only the live row has a pulse");
+    assert_eq!(fixture.number("SELECT count(*) FROM pulse"), 1, "only the live workspace has a `pulse` row");
     assert_eq!(fixture.store.token_subject(&digest(&token), minute(4)), None);
-    let payload = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
-    assert_eq!(payload, 4, "one event for each row");
+    let removals = fixture.events().await.into_iter().filter(|e| e.1 == EventKind::Removed.as_str()).count();
+    assert_eq!(removals, 4, "one event for each row");
     assert_eq!(
         fixture.store.remove_workspace(root, true, false, minute(5)).await,
         Ok(RemoveResult::NotThere)
@@ -195,12 +195,12 @@ async fn start_increments_the_incarnation_or_changes_nothing() {
         assert_eq!(begun.incarnation, Incarnation(expected));
         let row = fixture.row(id).await;
         assert_eq!((row.status, row.incarnation), (Status::Provisioning, Incarnation(expected)));
-        assert_eq!(row.status_since, T0, "a start anew is no change of status");
+        assert_eq!(row.status_since, T0, "a restart does not change the status");
     }
     fixture.force(id, Status::Hibernating);
     let before = fixture.dump();
     assert!(fixture.start(id, minute(9)).await.is_none());
-    assert_eq!(fixture.dump(), before, "a start that raced left something");
+    assert_eq!(fixture.dump(), before, "a refused start changed something");
 }
 
 fn adopted(id: WorkspaceId, called: &str) -> AdoptedWorkspace {
@@ -270,13 +270,16 @@ async fn adoption_refuses_a_token_that_belongs_to_another_workspace() {
     let copy = AdoptedWorkspace { token: Some(issue), ..adopted(WorkspaceId(uuid()), "beta") };
     let id = copy.id;
     assert_eq!(fixture.store.adopt_workspace(copy, T0).await, Ok(Some(HeldToken::Refused)));
-    assert!(fixture.store.live_tokens(id, T0).await.unwrap().is_empty(), "a token speaks for two workspaces");
+    assert!(
+        fixture.store.live_tokens(id, T0).await.unwrap().is_empty(),
+        "a token is valid for two workspaces"
+    );
     assert!(
         matches!(fixture.store.token_subject(&digest(&held), T0), Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == owner)
     );
-    let payload =
+    let payloads =
         strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
-    assert!(payload[1].contains(r#""token":"refused""#), "{payload:?}");
+    assert!(payloads[1].contains(r#""token":"refused""#), "{payloads:?}");
 }
 
 /// Adopts a container of a known row, in a registry that is recovering.
@@ -315,13 +318,13 @@ async fn adoption_reports_a_revoked_token_as_refused() {
     let again =
         |token: &Token| TokenIssue { id: TokenId(uuid()), digest: digest(token), prefix: token.prefix() };
     assert_eq!(adopt(&fixture, id, true, Some(again(&held))).await, taken_over(HeldToken::Refused));
-    let payload =
+    let payloads =
         strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'WORKSPACE_ADOPTED'");
     assert!(
-        payload[0].contains(r#""token":"refused""#),
-        "the event says that a revoked token works: {payload:?}"
+        payloads[0].contains(r#""token":"refused""#),
+        "the event reports a revoked token as valid: {payloads:?}"
     );
-    assert!(fixture.store.live_tokens(id, minute(6)).await.unwrap().is_empty(), "a revoked token is live");
+    assert!(fixture.store.live_tokens(id, minute(6)).await.unwrap().is_empty(), "a revoked token is valid");
 
     assert_eq!(adopt(&fixture, id, true, None).await, taken_over(HeldToken::NotFound));
     let (other, issue) = token();
@@ -329,7 +332,7 @@ async fn adoption_reports_a_revoked_token_as_refused() {
     assert_eq!(
         adopt(&fixture, id, true, Some(again(&other))).await,
         taken_over(HeldToken::Live),
-        "it is live already"
+        "the token is valid already"
     );
 }
 
@@ -344,20 +347,20 @@ async fn adoption_cancels_an_earlier_purge() {
     };
     let ordered = async || fixture.store.purges_ordered().await.unwrap().len();
     remove(true, 1).await;
-    assert_eq!(ordered().await, 1, "the order is not kept");
+    assert_eq!(ordered().await, 1, "the purge order is not kept");
     assert_eq!(adopt(&fixture, id, true, None).await, taken_over(HeldToken::NotFound));
     let left = "SELECT count(*) FROM workspaces WHERE purge_ordered_at IS NOT NULL";
-    assert_eq!(fixture.number(left), 0, "the live row keeps the order");
+    assert_eq!(fixture.number(left), 0, "the live row keeps its purge order");
 
     // A live row with a purge order, as an older version could leave it.
     fixture.side().execute("UPDATE workspaces SET purge_ordered_at = 1", []).unwrap();
-    assert_eq!(ordered().await, 0, "a live workspace is to be purged");
+    assert_eq!(ordered().await, 0, "a live workspace is listed for a purge");
     remove(false, 6).await;
-    assert_eq!(ordered().await, 0, "a removal without --purge deletes for good");
+    assert_eq!(ordered().await, 0, "a removal without --purge orders a purge");
     let entry = fixture.kept(id, REMOVED).await;
     let deleted =
         fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(7)).await.unwrap();
-    assert!(!deleted, "what a plain removal put into the trash is deleted for good");
+    assert!(!deleted, "a removal without --purge is deleted permanently");
 }
 
 #[tokio::test]
@@ -368,11 +371,11 @@ async fn recovery_cancels_pending_purges() {
     fixture.store.begin_recovery(minute(2), 9, "restored".into()).await.unwrap();
     assert!(
         fixture.store.purges_ordered().await.unwrap().is_empty(),
-        "what may have been undeleted since the copy is deleted for good"
+        "a workspace that may have been undeleted since the copy is listed for a purge"
     );
-    let payload =
+    let payloads =
         strings(&fixture.side(), "SELECT payload FROM events WHERE event_type = 'REGISTRY_RECOVERING'");
-    assert!(payload[0].contains(r#""purges_cancelled":1"#), "{payload:?}");
+    assert!(payloads[0].contains(r#""purges_cancelled":1"#), "{payloads:?}");
 }
 
 #[tokio::test]
@@ -399,7 +402,11 @@ async fn adoption_reports_why_a_removed_workspace_cannot_return() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;
-    assert_eq!(adopt(&fixture, id, true, None).await, ContainerAdoption::Changed, "nothing is recovering");
+    assert_eq!(
+        adopt(&fixture, id, true, None).await,
+        ContainerAdoption::Changed,
+        "the registry is not recovering"
+    );
     fixture.store.begin_recovery(minute(2), 9, "restored".into()).await.unwrap();
     let other = fixture.container("alpha").await;
     let before = fixture.dump();
@@ -419,14 +426,14 @@ async fn port_stays_allocated_until_its_trash_entry_is_deleted() {
         (fixture.container("a").await, fixture.container("b").await, fixture.container("c").await);
     let allot = async |id, taken: Vec<u16>| fixture.store.allot(id, ports, taken).await.unwrap();
     assert_eq!(allot(first, vec![]).await, Some((1, 21_000)));
-    assert_eq!(allot(first, vec![]).await, Some((2, 21_000)), "a new serial, and the port it has");
+    assert_eq!(allot(first, vec![]).await, Some((2, 21_000)), "a new serial, and the same port");
     assert_eq!(allot(second, vec![21_001]).await, None, "the only free port is busy on the host");
     assert_eq!(allot(second, vec![]).await, Some((1, 21_001)));
     assert_eq!(allot(third, vec![]).await, None, "the range is used up");
 
     fixture.remove(first, minute(1)).await;
-    assert_eq!(allot(first, vec![]).await, None, "a removed row is given nothing");
-    assert_eq!(allot(third, vec![]).await, None, "what is in the trash may come back, with its port");
+    assert_eq!(allot(first, vec![]).await, None, "a removed row gets no port");
+    assert_eq!(allot(third, vec![]).await, None, "a workspace in the trash keeps its port");
     let claim = claim(first, TrashReason::Removed, ClaimGuard::RowRemoved);
     let entry = claim.id;
     fixture.store.claim_for_trash(claim, minute(2)).await.unwrap().unwrap();
@@ -457,7 +464,7 @@ async fn removed_rows_are_deleted_only_when_nothing_refers_to_them() {
     fixture.store.claim_for_trash(claim, minute(1)).await.unwrap().unwrap();
 
     let forget = async |limit| fixture.store.forget_removed(minute(10), vec![listed], limit).await.unwrap();
-    assert_eq!(forget(1).await, 1, "no more than asked for");
+    assert_eq!(forget(1).await, 1, "no more than the limit");
     assert_eq!(forget(100).await, 1, "the child and the plain one; the parent only after its child");
     assert_eq!(forget(100).await, 1);
     assert_eq!(forget(100).await, 0);
@@ -467,7 +474,7 @@ async fn removed_rows_are_deleted_only_when_nothing_refers_to_them() {
     for kept in [listed, trashed, young, live] {
         assert!(fixture.store.workspace(kept).await.unwrap().is_some());
     }
-    assert_eq!(fixture.number("SELECT count(*) FROM tokens"), 0, "its tokens went with it");
+    assert_eq!(fixture.number("SELECT count(*) FROM tokens"), 0, "the tokens of deleted rows are deleted");
 }
 
 #[tokio::test]
@@ -487,7 +494,7 @@ async fn lookup_by_name_id_or_prefix_prefers_live_workspaces() {
     assert!(matches!(find(&live.to_string(), Scope::Any).await, Found::One(row) if row.id == live));
     assert!(matches!(find(&live.to_string()[..4], Scope::Any).await, Found::Many(all) if all.len() == 3));
     assert!(matches!(find("nothing", Scope::Live).await, Found::None(names) if names == [name("alpha")]));
-    assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "a wildcard is a letter like others");
+    assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "a wildcard is not special");
     for longer_than_an_id in
         ["a-name-of-more-than-thirty-two-letters".to_owned(), "f".repeat(63), "0".repeat(40_000)]
     {
@@ -526,11 +533,11 @@ async fn writing_an_old_config_keeps_a_newer_one_pending() {
     change("first").await;
     change("second").await;
     written("first").await;
-    assert!(fixture.row(id).await.config_pending, "the newer one was never written");
+    assert!(fixture.row(id).await.config_pending, "the newer config was not written");
     written("second").await;
     assert!(!fixture.row(id).await.config_pending);
     change("second").await;
-    assert!(fixture.row(id).await.config_pending, "the same text again is to be written again");
+    assert!(fixture.row(id).await.config_pending, "setting the same text again makes it pending");
 }
 
 /// Generation of the registry.
@@ -579,7 +586,7 @@ async fn generation_increases_with_commands_but_not_with_observations() {
         at: minute(4),
     };
     fixture.store.change_status(ready).await.unwrap();
-    assert_eq!(generation(&fixture).await, before, "an observation is no order");
+    assert_eq!(generation(&fixture).await, before, "an observation is not a command");
 }
 
 #[tokio::test]
@@ -601,7 +608,7 @@ async fn change_is_rolled_back_when_the_mirror_cannot_be_written() {
     let before = fixture.dump();
     let refused = fixture.store.pause_workspace(id, minute(1)).await.unwrap_err().to_string();
     assert!(refused.contains("mirror") && refused.contains("Nothing was changed"), "{refused}");
-    assert_eq!(fixture.dump(), before, "a change was kept whose mirror could not be written");
+    assert_eq!(fixture.dump(), before, "a change was kept although its mirror could not be written");
     fixture.store.emit(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
     std::fs::remove_dir(in_the_way).unwrap();
     fixture.store.pause_workspace(id, minute(1)).await.unwrap();
@@ -631,5 +638,5 @@ async fn recovery_begins_once_and_ends_once() {
     assert_eq!(fixture.store.end_recovery(minute(3), "decided".into()).await, Ok(true));
     let before = fixture.dump();
     assert_eq!(fixture.store.end_recovery(minute(4), "decided".into()).await, Ok(false));
-    assert_eq!(fixture.dump(), before, "an end without a beginning was told of");
+    assert_eq!(fixture.dump(), before, "an end without a beginning was reported");
 }

@@ -36,7 +36,7 @@ impl Attempt {
             && self.incarnation.is_none_or(|incarnation| incarnation == CURRENT)
     }
 
-    fn event_types(&self) -> String {
+    fn description(&self) -> String {
         let Self { kind, from, cause, incarnation, .. } = self;
         format!("{cause:?} on a {kind:?} row that is {from}, for incarnation {incarnation:?} of {CURRENT:?}")
     }
@@ -151,11 +151,11 @@ async fn status_changes_only_as_the_table_allows_and_with_its_event() {
             cause: attempt.cause,
             incarnation: attempt.incarnation,
             detail: Some("after".into()),
-            payload: json!({ "told": attempt.workspace }),
+            payload: json!({ "attempt": attempt.workspace }),
             at: minute(1),
         };
         let changed = fixture.store.change_status(change).await.unwrap();
-        assert_eq!(changed, attempt.allowed(), "{}", attempt.event_types());
+        assert_eq!(changed, attempt.allowed(), "{}", attempt.description());
         let now = commits(&fixture.path());
         // A long log is marked for a checkpoint in a transaction of its own.
         counted += usize::from(log_mark(&sql) != mark_before);
@@ -166,22 +166,22 @@ async fn status_changes_only_as_the_table_allows_and_with_its_event() {
                 now,
                 counted + 1,
                 "one transaction for the row and its event: {}",
-                attempt.event_types()
+                attempt.description()
             );
             let after = expected_after(before, attempt.cause.target(), minute(1));
-            assert_eq!(row_of(&sql, attempt.workspace), after, "{}", attempt.event_types());
-            let payload = json!({ "told": attempt.workspace }).to_string();
+            assert_eq!(row_of(&sql, attempt.workspace), after, "{}", attempt.description());
+            let payload = json!({ "attempt": attempt.workspace }).to_string();
             let of = Some(attempt.workspace.0.as_bytes().to_vec());
             assert_eq!(
                 event_after,
                 (event_before.0 + 1, of, payload, minute(1).0),
                 "{}",
-                attempt.event_types()
+                attempt.description()
             );
         } else {
-            assert_eq!(now, counted, "nothing is written for a refusal: {}", attempt.event_types());
-            assert_eq!(row_of(&sql, attempt.workspace), before, "{}", attempt.event_types());
-            assert_eq!(event_after, event_before, "{}", attempt.event_types());
+            assert_eq!(now, counted, "a refused change writes nothing: {}", attempt.description());
+            assert_eq!(row_of(&sql, attempt.workspace), before, "{}", attempt.description());
+            assert_eq!(event_after, event_before, "{}", attempt.description());
         }
         counted = now;
     }
@@ -190,7 +190,7 @@ async fn status_changes_only_as_the_table_allows_and_with_its_event() {
     // Changes of other rows have not affected a row whose change was refused.
     for attempt in attempts.iter().filter(|attempt| !attempt.allowed()) {
         let row = fixture.row(attempt.workspace).await;
-        assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.event_types());
+        assert_eq!((row.status, row.status_since), (attempt.from, T0), "{}", attempt.description());
     }
 }
 
@@ -210,7 +210,7 @@ async fn status_change_of_a_missing_row_does_nothing() {
     assert_eq!(fixture.dump(), before);
 }
 
-/// The words in `CHECK (column IN ('a', 'b'))` of a table in schema.sql.
+/// The values in `CHECK (column IN ('a', 'b'))` of a table in schema.sql.
 fn checked(table: &str, column: &str) -> BTreeSet<String> {
     let schema = include_str!("../../schema.sql");
     let begin = schema.find(&format!("CREATE TABLE {table} (")).unwrap();
@@ -219,7 +219,7 @@ fn checked(table: &str, column: &str) -> BTreeSet<String> {
     let list =
         &body[body.find(&opening).unwrap_or_else(|| panic!("{table} has no `{opening}`")) + opening.len()..];
     let list = &list[..list.find(')').unwrap()];
-    list.split(',').map(|word| word.trim().trim_matches('\'').to_owned()).collect()
+    list.split(',').map(|value| value.trim().trim_matches('\'').to_owned()).collect()
 }
 
 fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
@@ -243,7 +243,7 @@ async fn schema_refuses_inconsistent_status_columns() {
     for wrong in [
         "status = 'failed', failure = NULL",
         "status = 'online', failure = 'parked'",
-        "status = 'asleep'",
+        "status = 'sleeping'",
         "status = 'removed'",
         "removed_at = 1",
     ] {

@@ -28,14 +28,14 @@ impl Fixture {
         Some(
             live.into_iter()
                 .find(|row| row.id == token_owner.token)
-                .expect("what memory holds is in the file"),
+                .expect("a token in memory is in the file"),
         )
     }
 
     fn token_owner(&self, token: &Token, at: Timestamp) -> Option<TokenOwner> {
         match self.store.token_subject(&digest(token), at)? {
             TokenSubject::Workspace(token_owner) => Some(token_owner),
-            TokenSubject::Admin => panic!("nobody made it an admin's"),
+            TokenSubject::Admin => panic!("the token is an admin token"),
         }
     }
 
@@ -70,14 +70,14 @@ async fn token_is_valid_until_expiry_revocation_or_removal() {
     assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Instance, Some(Incarnation(1))));
     let row = fixture.valid(&api, minute(4)).await.unwrap();
     assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Api, None));
-    assert!(fixture.valid(&api, minute(5)).await.is_none(), "it was valid at the time it expires");
-    assert!(fixture.valid(&token().0, T0).await.is_none(), "a token nobody issued was valid");
+    assert!(fixture.valid(&api, minute(5)).await.is_none(), "it was valid at its expiry time");
+    assert!(fixture.valid(&token().0, T0).await.is_none(), "a token that was not issued was valid");
 
     let (other, _) = fixture.online("beta", T0).await;
     assert_eq!(
         fixture.store.revoke_token(other, api_id, minute(1)).await,
         Ok(false),
-        "another's token was revoked"
+        "a token of another workspace was revoked"
     );
     assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(true));
     assert!(fixture.valid(&api, minute(2)).await.is_none());
@@ -92,9 +92,9 @@ async fn token_is_valid_until_expiry_revocation_or_removal() {
     fixture.store.undelete_workspace(id, None, false, minute(4)).await.unwrap();
     assert!(
         fixture.valid(&kept, minute(4)).await.is_some(),
-        "what a person issued comes back with the workspace"
+        "an undelete restores tokens that an operator issued"
     );
-    assert!(fixture.valid(&instance, minute(4)).await.is_none(), "an instance token came back to life");
+    assert!(fixture.valid(&instance, minute(4)).await.is_none(), "an undelete restored an instance token");
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn sweep_never_revokes_api_tokens_or_external_tokens() {
     let (api, _) = fixture.api_token(id, None).await;
     fixture.sweep(id).await;
     assert!(fixture.valid(&instance, minute(20)).await.is_none());
-    assert!(fixture.valid(&api, minute(20)).await.is_some(), "a sweep revoked a token that a person made");
+    assert!(fixture.valid(&api, minute(20)).await.is_some(), "a sweep revoked an api token");
 
     let (held, issue) = token();
     let new = NewWorkspace {
@@ -240,11 +240,11 @@ async fn adopted_token_replaces_the_live_one_unless_known_or_late() {
 
     let known = TokenIssue { id: TokenId(uuid()), digest: digest(&first), prefix: first.prefix() };
     let before = fixture.dump();
-    assert_eq!(take(known, Incarnation(1)).await, Ok(false), "a revoked token came back to life");
+    assert_eq!(take(known, Incarnation(1)).await, Ok(false), "a revoked token became valid again");
     assert_eq!(fixture.dump(), before);
 
     fixture.remove(id, minute(3)).await;
-    assert_eq!(take(token().1, Incarnation(1)).await, Ok(false), "a removed row was given a token");
+    assert_eq!(take(token().1, Incarnation(1)).await, Ok(false), "a removed row got a token");
 }
 
 #[tokio::test]
@@ -280,7 +280,7 @@ async fn heartbeat_is_refused_if_its_token_was_revoked_meanwhile() {
         fixture.store.note_card(old, serde_json::json!({}), minute(2)).await,
         Ok(ReportResult::Unauthorized)
     );
-    assert_eq!(fixture.dump(), before, "a beat of the incarnation before was written down");
+    assert_eq!(fixture.dump(), before, "a heartbeat of the previous incarnation was recorded");
 }
 
 #[tokio::test]
@@ -330,11 +330,11 @@ async fn token_count_is_limited_and_removed_workspaces_get_none() {
     assert!(issue(Some(minute(5)), T0).await);
     assert!(issue(None, T0).await);
     assert!(!issue(None, T0).await, "a fourth token, counting the instance's");
-    assert!(issue(None, minute(6)).await, "an expired one counts no longer");
+    assert!(issue(None, minute(6)).await, "an expired token does not count");
     fixture.remove(id, minute(7)).await;
     let before = fixture.dump();
     assert!(!issue(None, minute(8)).await);
     assert_eq!(fixture.dump(), before);
-    let nobody = NewApiToken { token: token().1, expires_at: None };
-    assert_eq!(fixture.store.issue_api_token(WorkspaceId(uuid()), nobody, 3, T0).await, Ok(false));
+    let orphan = NewApiToken { token: token().1, expires_at: None };
+    assert_eq!(fixture.store.issue_api_token(WorkspaceId(uuid()), orphan, 3, T0).await, Ok(false));
 }

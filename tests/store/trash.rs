@@ -1,4 +1,4 @@
-//! The trash: claims exclude each other, and a claimed thing cannot be restored by another operation.
+//! The trash: claims exclude each other, and a claimed object cannot be restored by another operation.
 
 use ostler::{
     domain::{
@@ -18,7 +18,7 @@ use super::{Fixture, T0, claim, contents, minute, name, uuid};
 pub(super) const REMOVED: (TrashReason, ClaimGuard) = (TrashReason::Removed, ClaimGuard::RowRemoved);
 
 impl Fixture {
-    /// Creates a removed workspace and a kept entry with its things.
+    /// Creates a removed workspace and a kept entry with its objects.
     async fn removed_and_kept(&self, called: &str) -> (WorkspaceId, TrashId) {
         let (id, _) = self.online(called, T0).await;
         self.remove(id, minute(1)).await;
@@ -62,13 +62,13 @@ async fn trash_claim_fails_when_it_overlaps_another() {
         fixture.store.claim_for_trash(whole, T0)
     );
     let (one, other) = (one.unwrap(), other.unwrap());
-    assert!(one.is_some() != other.is_some(), "both claims won, or none: {one:?} {other:?}");
+    assert!(one.is_some() != other.is_some(), "both claims succeeded, or neither: {one:?} {other:?}");
     let before = fixture.dump();
     for contents in [container_only, volume_only] {
         let again = fixture.store.claim_for_trash(second(contents.clone()), T0).await;
         assert_eq!(again, Ok(None), "{contents:?} was claimed twice");
     }
-    assert_eq!(fixture.dump(), before, "a claim that lost left something");
+    assert_eq!(fixture.dump(), before, "a refused claim changed something");
     let stored = fixture.store.trash().await.unwrap();
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].contents.container, first.contents.container);
@@ -80,18 +80,18 @@ async fn trash_claim_requires_its_guard_to_hold() {
     let (live, _) = fixture.online("live", T0).await;
     let (removed, _) = fixture.online("removed", T0).await;
     fixture.remove(removed, minute(1)).await;
-    let nobody = WorkspaceId(uuid());
+    let missing = WorkspaceId(uuid());
     let own = fixture.row(live).await.container.unwrap();
     let stray = contents().container.unwrap().id;
     let cases = [
         (ClaimGuard::RowRemoved, live, false),
-        (ClaimGuard::RowRemoved, nobody, false),
+        (ClaimGuard::RowRemoved, missing, false),
         (ClaimGuard::RowRemoved, removed, true),
         (ClaimGuard::NoRow, live, false),
         (ClaimGuard::NoRow, removed, false),
-        (ClaimGuard::NoRow, nobody, true),
+        (ClaimGuard::NoRow, missing, true),
         (ClaimGuard::NotTheRows(own), live, false),
-        (ClaimGuard::NotTheRows(stray.clone()), nobody, false),
+        (ClaimGuard::NotTheRows(stray.clone()), missing, false),
         (ClaimGuard::NotTheRows(stray), live, true),
     ];
     for (guard, workspace, holds) in cases {
@@ -127,7 +127,7 @@ async fn trash_entry_is_not_deleted_while_a_live_row_needs_it() {
     let (id, entry) = fixture.removed_and_kept("alpha").await;
     fixture.force(id, Status::Paused);
     let before = fixture.dump();
-    assert!(!fixture.begin_delete(entry).await, "the volumes of a live row were given up");
+    assert!(!fixture.begin_delete(entry).await, "the volumes of a live row were claimed for deletion");
     assert_eq!(fixture.dump(), before);
     fixture.force(id, Status::Removed);
     assert!(fixture.begin_delete(entry).await);
@@ -157,7 +157,7 @@ async fn trash_entry_is_deleted_only_after_its_retention_time() {
     assert_eq!(
         fixture.store.trash_due(T0, 10).await.map(|due| due.len()),
         Ok(1),
-        "half-done deletions are due"
+        "interrupted deletions are due"
     );
     fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(fixture.state(entry).await, Some(TrashState::Kept));
@@ -199,7 +199,7 @@ async fn workspace_in_the_trash_is_adopted_only_during_its_restore() {
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(false), "restored while being deleted");
     fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(fixture.store.begin_restore(entry).await, Ok(true));
-    assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
+    assert!(!fixture.begin_delete(entry).await, "deleted while it is restored");
     assert!(adopt().await.is_some());
     assert_eq!(fixture.store.finish_restore(entry, minute(6)).await, Ok(true));
     assert_eq!(fixture.state(entry).await, None);
@@ -212,20 +212,20 @@ async fn undelete_restores_a_kept_entry_but_not_one_being_deleted() {
     assert!(fixture.begin_delete(entry).await);
     let before = fixture.dump();
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
-    assert_eq!(fixture.dump(), before, "a refused undelete left something");
+    assert_eq!(fixture.dump(), before, "a refused undelete changed something");
     fixture.store.cancel_transition(entry).await.unwrap();
     assert_eq!(
         fixture.undelete(id).await,
         UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }
     );
     assert_eq!(fixture.state(entry).await, Some(TrashState::Restoring));
-    assert!(!fixture.begin_delete(entry).await, "deleted while on its way back");
+    assert!(!fixture.begin_delete(entry).await, "deleted while it is restored");
     let row = fixture.row(id).await;
     assert_eq!(row.status, Status::Paused);
     assert!(row.container.is_some(), "its container is still the row's");
 }
 
-/// Found by the simulator: `rm --purge`, an undelete and a plain `rm`, whose things the first purge deleted.
+/// Found by the simulator: `rm --purge`, an undelete and a plain `rm`, whose objects the first purge deleted.
 #[tokio::test]
 async fn purge_is_cancelled_by_an_undelete() {
     let fixture = Fixture::new().await;
@@ -236,19 +236,19 @@ async fn purge_is_cancelled_by_an_undelete() {
     };
     let ordered = async || fixture.store.purges_ordered().await.unwrap().len();
     remove(true, 1).await;
-    assert_eq!(ordered().await, 1, "the order is not kept");
+    assert_eq!(ordered().await, 1, "the purge order is not kept");
     assert_eq!(
         fixture.undelete(id).await,
         UndeleteResult::Back { restoring: false, along: vec![], under: UndeletedUnder::default() }
     );
-    assert_eq!(ordered().await, 0, "an undelete takes the order back");
+    assert_eq!(ordered().await, 0, "an undelete cancels the purge order");
     remove(false, 1).await;
     let entry = fixture.kept(id, REMOVED).await;
     let purge =
         async || fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(3)).await.unwrap();
     assert!(
         !purge().await,
-        "what was taken back from the purge, and removed again without one, was deleted for good"
+        "the earlier, cancelled purge deleted a workspace that was removed again without a purge"
     );
     assert_eq!(
         fixture.undelete(id).await,
@@ -259,13 +259,13 @@ async fn purge_is_cancelled_by_an_undelete() {
     let entry = fixture.kept(id, REMOVED).await;
     assert!(
         !fixture.store.finish_purge(id, minute(6)).await.unwrap(),
-        "called done while the trash holds something"
+        "the purge was finished while the trash has an entry"
     );
     let purge = fixture.store.begin_delete(entry, DeleteGuard::PurgeOrdered, None, minute(6)).await.unwrap();
     assert!(purge, "a purge deletes nothing");
     fixture.store.finish_delete(entry, minute(6)).await.unwrap();
-    assert!(fixture.store.finish_purge(id, minute(6)).await.unwrap(), "it is not called done");
-    assert_eq!(ordered().await, 0, "it is done, and still to be done");
+    assert!(fixture.store.finish_purge(id, minute(6)).await.unwrap(), "the purge was not finished");
+    assert_eq!(ordered().await, 0, "a finished purge is still listed");
     assert_eq!(fixture.undelete(id).await, UndeleteResult::Deleted);
 }
 
@@ -280,7 +280,7 @@ async fn permanently_deleted_workspace_cannot_be_undeleted() {
     assert_eq!(
         fixture.undelete(id).await,
         UndeleteResult::Deleted,
-        "an empty shell came back as the workspace"
+        "a workspace without its volumes was undeleted"
     );
 
     let bare = fixture.container("bare").await;
@@ -288,7 +288,7 @@ async fn permanently_deleted_workspace_cannot_be_undeleted() {
     assert_eq!(
         fixture.undelete(bare).await,
         UndeleteResult::Back { restoring: false, along: vec![], under: UndeletedUnder::default() },
-        "a workspace that never owned anything has lost nothing"
+        "a workspace that owned nothing can be undeleted"
     );
 }
 
@@ -299,7 +299,10 @@ async fn row_keeps_its_container_until_its_last_entry_is_deleted() {
     let late = fixture.kept(id, REMOVED).await;
     assert!(fixture.begin_delete(late).await);
     fixture.store.finish_delete(late, minute(4)).await.unwrap();
-    assert!(fixture.row(id).await.container.is_some(), "what the other entry holds was forgotten");
+    assert!(
+        fixture.row(id).await.container.is_some(),
+        "the container of the other entry was dropped from the row"
+    );
     assert_eq!(
         fixture.undelete(id).await,
         UndeleteResult::Back { restoring: true, along: vec![], under: UndeletedUnder::default() }

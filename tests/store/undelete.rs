@@ -55,9 +55,9 @@ async fn undelete_restores_the_descendants_removed_with_it() {
     assert_eq!(along, [back(tree.left, "left"), back(tree.leaf, "leaf")], "parents come first");
     assert_eq!(tree.statuses().await, ["paused"; 3]);
     let parents = [tree.fixture.row(tree.left).await.parent, tree.fixture.row(tree.leaf).await.parent];
-    assert_eq!(parents, [Some(tree.root), Some(tree.left)], "the tree has come apart");
+    assert_eq!(parents, [Some(tree.root), Some(tree.left)], "the parents are not restored");
     let started: Vec<_> = tree.fixture.store.paused_along_with(tree.root).await.unwrap();
-    assert_eq!(started.len(), 2, "a start of the root brings up what came back with it");
+    assert_eq!(started.len(), 2, "a start of the root also starts what was undeleted with it");
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn undelete_respects_children_removed_or_stopped_separately() {
     assert_eq!(tree.statuses().await, ["paused", "paused", "removed"]);
     let started = tree.fixture.store.paused_along_with(tree.root).await.unwrap();
     let started: Vec<_> = started.iter().map(|row| row.id).collect();
-    assert_eq!(started, [tree.left], "what had been stopped by itself is not to start with the root");
+    assert_eq!(started, [tree.left], "a workspace that was stopped separately does not start with the root");
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn undelete_skips_descendants_that_are_being_deleted() {
     let along = tree.undelete(tree.root, false, 2).await;
     let left = UndeletedAlong { left: Some(UndeleteSkip::Deleted), ..back(tree.left, "left") };
     assert_eq!(along, [left, back(tree.leaf, "leaf")]);
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing is above it any more");
+    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "it has no parent");
 }
 
 /// Undeletes `leaf` while `left`, which was removed after it, is still removed.
@@ -153,7 +153,7 @@ async fn undelete_of_a_parent_reattaches_a_child_undeleted_earlier() {
     assert_eq!(under.returned, [name("leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
     let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
-    assert_eq!(started, [], "it was undeleted by itself, and starts by itself");
+    assert_eq!(started, [], "it was undeleted separately, and starts separately");
     // After another removal and undelete, its parent is restored directly.
     tree.remove(tree.leaf, 10).await;
     tree.undelete(tree.leaf, false, 11).await;
@@ -178,13 +178,17 @@ async fn undelete_of_a_parent_leaves_a_moved_or_running_child_in_place() {
         let patch = WorkspacePatch { parent: Some(parent), ..WorkspacePatch::default() };
         tree.fixture.store.patch_workspace(tree.leaf, patch, minute(4)).await.unwrap();
         assert_eq!(parent_after_undelete(&tree, tree.left).await, UndeletedUnder::default());
-        assert_eq!(tree.fixture.row(tree.leaf).await.parent, parent, "it was given that place");
+        assert_eq!(tree.fixture.row(tree.leaf).await.parent, parent, "a parent set by the operator is kept");
     }
     let tree = leaf_without_its_parent().await;
     tree.fixture.force(tree.leaf, Status::Online);
     let under = parent_after_undelete(&tree, tree.left).await;
     assert_eq!(under.skipped_roots, [name("leaf")]);
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "nothing runs below what is paused");
+    assert_eq!(
+        tree.fixture.row(tree.leaf).await.parent,
+        None,
+        "a running workspace is not attached below a paused one"
+    );
 }
 
 #[tokio::test]

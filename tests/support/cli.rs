@@ -1,6 +1,6 @@
 //! A fake daemon with canned answers, and the real binary run against it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "what cannot be set up has failed")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed setup fails the test")]
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -169,9 +169,9 @@ fn command(home: &TempDir, args: &[&str], env: &[(&str, &str)]) -> Command {
 }
 
 async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response {
-    let asked = format!("{} {}", request.method(), request.uri());
+    let method_and_uri = format!("{} {}", request.method(), request.uri());
     if request.headers().contains_key(UPGRADE) {
-        canned.requests.lock().unwrap().push(asked);
+        canned.requests.lock().unwrap().push(method_and_uri);
         return upgrade(canned, request);
     }
     let last_event = request
@@ -180,11 +180,11 @@ async fn answer(State(canned): State<Arc<Canned>>, request: Request) -> Response
         .map(|id| format!(" [Last-Event-ID: {}]", id.to_str().unwrap()));
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let body = String::from_utf8(body.to_vec()).unwrap();
-    let recorded = format!("{asked} {body}{}", last_event.unwrap_or_default());
+    let recorded = format!("{method_and_uri} {body}{}", last_event.unwrap_or_default());
     canned.requests.lock().unwrap().push(recorded.trim_end().to_owned());
     let mut answers = canned.answers.lock().unwrap();
-    let Some(queue) = answers.get_mut(&asked) else {
-        let payload = format!("{{\"error\": \"the test gave no answer to {asked}\"}}");
+    let Some(queue) = answers.get_mut(&method_and_uri) else {
+        let payload = format!("{{\"error\": \"the test set no answer to {method_and_uri}\"}}");
         return (StatusCode::NOT_IMPLEMENTED, payload).into_response();
     };
     let Answer { status, body } =

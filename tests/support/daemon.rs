@@ -1,8 +1,8 @@
 //! The real `ostler` binary on the real Podman, with a site of its own per test.
 //!
 //! A [`Site`] is a data directory with its configuration. It outlives the daemons that serve it, so a test can kill
-//! one and start the next. Dropping the site ends the daemon and removes what carries its instance's label, and
-//! nothing else.
+//! one and start the next. Dropping the site ends the daemon and removes the objects with its instance's label, and
+//! no others.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -63,7 +63,7 @@ pub(crate) struct Site {
     engine_socket: PathBuf,
     /// Whether the configuration sets `ports` itself.
     names_ports: bool,
-    /// User id that ostler runs as; `None` for the user who runs the tests.
+    /// User id that ostler runs as; `None` means the user of the test process.
     user: Option<u32>,
     /// Additional environment variables of its daemons.
     environment: BTreeMap<&'static str, String>,
@@ -104,12 +104,12 @@ impl Site {
         // That user may have no access to the binary that cargo built.
         fs::copy(env!("CARGO_BIN_EXE_ostler"), under.join("ostler")).expect("the binary is copied");
         for path in [under.to_owned(), under.join("config.toml"), under.join("ostler")] {
-            chown(path, Some(uid), Some(uid)).expect("root may give files away");
+            chown(path, Some(uid), Some(uid)).expect("root may change the owner");
         }
         self.user = Some(uid);
     }
 
-    /// The parent of the data directory, with everything that the site has on disk, including the configuration.
+    /// The parent of the data directory, with all files of the site, including the configuration.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -150,7 +150,7 @@ impl Site {
     }
 
     /// Sets an environment variable of daemons from the next start on; `None` removes it.
-    #[allow(dead_code, reason = "only campaigns tell daemons more")]
+    #[allow(dead_code, reason = "only campaigns set variables")]
     pub(crate) fn set_daemon_env(&mut self, name: &'static str, value: Option<String>) {
         match value {
             Some(value) => drop(self.environment.insert(name, value)),
@@ -163,10 +163,10 @@ impl Site {
         fs::write(self.directory.path().join("config.toml"), config).expect("the config is written");
     }
 
-    /// Deletes the database and its log files, as a user does who believes it to be broken.
+    /// Deletes the database and its log files, as a user may do with a damaged database.
     #[track_caller]
     pub(crate) fn lose_database(&self) {
-        assert!(self.data_dir().join(DATABASE_FILES[0]).exists(), "there is no database to lose");
+        assert!(self.data_dir().join(DATABASE_FILES[0]).exists(), "there is no database to delete");
         for file in DATABASE_FILES {
             // A database that was closed cleanly has no other files.
             let _absent = fs::remove_file(self.data_dir().join(file));
@@ -189,7 +189,7 @@ impl Site {
     pub(crate) fn put_back(&self, copy: &TempDir) {
         self.lose_database();
         let file = DATABASE_FILES[0];
-        fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is put back");
+        fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is restored");
     }
 
     /// A connection to the database beside the daemon's own.
@@ -201,19 +201,19 @@ impl Site {
         connection
     }
 
-    /// Deletes the row as if it had never existed: what it owned is unknown from now on.
+    /// Deletes the row as if it had never existed: its container and volumes are unknown from now on.
     #[track_caller]
     pub(crate) fn forget_row(&self, name: &str) {
         let database = self.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
         database.pragma_update(None, "foreign_keys", true).expect("foreign keys are on");
-        let forgotten = database.execute("DELETE FROM workspaces WHERE name = ?1", [name]);
-        assert_eq!(forgotten.expect("the row can be deleted"), 1, "there is no row of {name}");
+        let deleted = database.execute("DELETE FROM workspaces WHERE name = ?1", [name]);
+        assert_eq!(deleted.expect("the row can be deleted"), 1, "there is no row of {name}");
     }
 
     /// Whether the registry accepts this token for this workspace.
     #[track_caller]
     pub(crate) fn is_valid(&self, name: &str, token: &str) -> bool {
-        let digest = Token::parse(token).expect("this is no token at all").digest();
+        let digest = Token::parse(token).expect("the text is not a token").digest();
         self.database(OpenFlags::SQLITE_OPEN_READ_ONLY)
             .query_row(
                 "SELECT EXISTS (SELECT 1 FROM tokens t JOIN workspaces w ON w.key = t.workspace
@@ -228,8 +228,8 @@ impl Site {
     /// The token in a workspace's config volume, as its agent reads it.
     #[track_caller]
     pub(crate) fn token_in_volume(&self, name: &str) -> String {
-        let effective = self.show(name);
-        let container = effective["container_id"].as_str().expect("it has a container");
+        let row = self.show(name);
+        let container = row["container_id"].as_str().expect("it has a container");
         podman::file_of(container, "/configs/.auth_token")
     }
 
@@ -290,7 +290,11 @@ impl Site {
     /// Exit status of the daemon that was started last, if it has ended.
     #[track_caller]
     pub(crate) fn has_ended(&mut self) -> Option<ExitStatus> {
-        self.daemon.as_mut().expect("a daemon was started").try_wait().expect("a child can be asked")
+        self.daemon
+            .as_mut()
+            .expect("a daemon was started")
+            .try_wait()
+            .expect("the child's status can be read")
     }
 
     fn remember_instance(&mut self) {
@@ -322,11 +326,11 @@ impl Site {
         }
     }
 
-    /// Waits for the end of a daemon that something else kills.
+    /// Waits for the exit of a daemon that is killed elsewhere.
     #[track_caller]
     pub(crate) fn wait_for_end(&mut self) {
         let mut daemon = self.daemon.take().expect("a daemon runs");
-        until("the daemon ends", || daemon.try_wait().expect("a child can be asked").map(drop));
+        until("the daemon ends", || daemon.try_wait().expect("the child's status can be read").map(drop));
     }
 
     /// Ends the daemon by SIGTERM, as systemd does.
@@ -358,7 +362,7 @@ impl Site {
         Request { method, path, token, caller: Some(caller), body }.over_tcp(self.network_port())
     }
 
-    /// Every event from now on, as it is committed.
+    /// Every event from now on, in the order of commits.
     #[track_caller]
     pub(crate) fn event_stream(&self) -> impl Iterator<Item = Value> + use<> {
         let request =
@@ -389,11 +393,11 @@ impl Site {
     /// Runs an `ostler` command and reads its JSON.
     #[track_caller]
     pub(crate) fn json<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Value {
-        let said = self.ostler(arguments.into_iter().chain(["--json"])).well();
-        serde_json::from_str(&said).unwrap_or_else(|error| panic!("no JSON ({error}): {said}"))
+        let output = self.ostler(arguments.into_iter().chain(["--json"])).well();
+        serde_json::from_str(&output).unwrap_or_else(|error| panic!("invalid JSON ({error}): {output}"))
     }
 
-    /// Creates a workspace whose container only sleeps, and waits until it is online.
+    /// Creates a workspace with an idle container, and waits until it is online.
     #[track_caller]
     pub(crate) fn create(&self, name: &str, more: &[&str]) -> Value {
         let mut arguments = vec!["create", name, "--image", podman::image()];
@@ -426,32 +430,33 @@ impl Site {
     #[track_caller]
     pub(crate) fn until_status(&self, name: &str, status: &str) -> Value {
         until(&format!("{name} is {status}\n{}", self.ostler(["why", name]).stdout), || {
-            let said = self.ostler(["show", name, "--json"]);
-            let effective: Value = serde_json::from_str(&said.stdout).ok()?;
-            (effective["status"] == status).then_some(effective)
+            let output = self.ostler(["show", name, "--json"]);
+            let row: Value = serde_json::from_str(&output.stdout).ok()?;
+            (row["status"] == status).then_some(row)
         })
     }
 
     /// Runs one pass now and returns its run.
     #[track_caller]
     pub(crate) fn sweep(&self, pass: &str) -> Value {
-        let said = self.ostler(["sweep", "run", pass, "--json"]);
-        let runs: Value = serde_json::from_str(&said.stdout)
-            .unwrap_or_else(|error| panic!("no run of {pass} ({error}): {} {}", said.stdout, said.stderr));
+        let output = self.ostler(["sweep", "run", pass, "--json"]);
+        let runs: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| {
+            panic!("no run of {pass} ({error}): {} {}", output.stdout, output.stderr)
+        });
         runs[0].clone()
     }
 
     /// Runs every pass now and returns their runs.
     #[track_caller]
     pub(crate) fn sweep_all(&self) -> Value {
-        let said = self.ostler(["sweep", "run", "--json"]);
-        serde_json::from_str(&said.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {said:?}"))
+        let output = self.ostler(["sweep", "run", "--json"]);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {output:?}"))
     }
 
     /// Repeats a pass until `done` holds for its run, and returns that run.
     #[track_caller]
     pub(crate) fn sweep_until(&self, pass: &str, done: impl Fn(&Value) -> bool) -> Value {
-        until(&format!("{pass} did what it should"), || {
+        until(&format!("{pass} did its work"), || {
             let run = self.sweep(pass);
             done(&run).then_some(run)
         })
@@ -473,15 +478,15 @@ impl Drop for Site {
     }
 }
 
-/// Polls `look` until it returns a value; panics when the time limit has passed.
+/// Calls `poll` until it returns a value; panics when the time limit has passed.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
-        if let Some(found) = look() {
+        if let Some(found) = poll() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out waiting until {what}");
         thread::sleep(CHECK_INTERVAL);
     }
 }

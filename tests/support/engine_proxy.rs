@@ -35,7 +35,7 @@ pub(crate) enum Fault {
     /// Answers with this status and message; does not forward it.
     Status(u16, String),
     /// Answers with success and this body; does not forward it.
-    #[allow(dead_code, reason = "only campaigns play a registry")]
+    #[allow(dead_code, reason = "only campaigns fake an image registry")]
     Answer(String),
     /// Neither forwards nor answers it, until the client disconnects.
     Hang,
@@ -66,7 +66,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until the engine has answered a request whose answer is held here.
+    /// Waits until an answer of the engine is held here.
     pub(crate) async fn arrival(&self) {
         let gate = self.clone();
         let waiting = tokio::task::spawn_blocking(move || {
@@ -101,7 +101,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     /// The query after the `?`, still percent-encoded.
     pub(crate) query: String,
-    /// For a request that changes something, the number of such requests before it.
+    /// For a request that changes the engine, the number of such requests before it.
     pub(crate) change: Option<usize>,
 }
 
@@ -115,7 +115,7 @@ impl Request {
         Some(Self { method, path, query, change: None })
     }
 
-    /// Whether it changes something.
+    /// Whether it changes the engine.
     pub(crate) fn changes(&self) -> bool {
         self.change.is_some()
     }
@@ -155,7 +155,7 @@ impl Rule {
         Self { matches: Arc::new(matches), fault, skip: 0, times: usize::MAX }
     }
 
-    /// Applies to requests of this method whose path contains this text.
+    /// Applies to requests of this method with this text in their path.
     pub(crate) fn on(method: &'static str, path: &'static str, fault: Fault) -> Self {
         Self::when(move |request| request.method == method && request.path.contains(path), fault)
     }
@@ -193,7 +193,7 @@ struct State {
     opened: u64,
 }
 
-/// One side of a connection, and its request once that is known.
+/// One side of a connection, and its request once the head was read.
 struct Connection {
     stream: UnixStream,
     request: Option<Request>,
@@ -273,7 +273,7 @@ impl EngineProxy {
             waited.timed_out().then(|| state.seen.clone())
         });
         if let Some(seen) = waiting.await.expect("the condition does not panic") {
-            panic!("the awaited request did not come; these did: {}", listing_of(&seen));
+            panic!("the expected request did not arrive; received: {}", listing_of(&seen));
         }
     }
 
@@ -341,7 +341,7 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let id = shared.register(&client, None);
-            // A broken connection is for the client or the engine to notice.
+            // The client or the engine detects a broken connection.
             let _ = shared.serve(client, id);
             lock(&shared.state).open.remove(&id);
         });
@@ -373,7 +373,7 @@ impl Shared {
         let Some(request) = Request::parse(&request).map(|request| self.number(request, id)) else {
             return Ok(());
         };
-        // Decided before the observer runs. An observer may kill the client, and a test that sees the client dead may
+        // Decided before the observer runs. An observer may kill the client, and a test that finds the client dead may
         // replace the rules while the observer still waits: the request would then be forwarded late, after a later
         // one has taken effect.
         let fault = self.decide(&request);

@@ -1,4 +1,4 @@
-//! Sites with short timeouts, and workspaces whose processes save the token with which they were started.
+//! Sites with short timeouts, and workspaces that save the token with which they were started.
 
 use super::{daemon::Site, podman};
 
@@ -32,7 +32,7 @@ pub(crate) fn make(site: &Site, name: &str) -> String {
     site.show(name)["id"].as_str().expect("a workspace has an id").to_owned()
 }
 
-/// Starts a container with a site's labels that no row of the site knows.
+/// Starts a container with a site's labels that is unknown to the site's registry.
 pub(crate) fn run_manually(instance: &str, workspace: &str, serial: usize) -> String {
     let labels = [format!("ostler.instance={instance}"), format!("ostler.workspace={workspace}")];
     let name = format!("ostler-{workspace}-{serial}");

@@ -18,5 +18,8 @@ pub(crate) mod worst_agent;
 /// Panics unless run as root: a skipped test would count as passed.
 #[track_caller]
 pub(crate) fn assert_root() {
-    assert!(rustix::process::geteuid().is_root(), "this test takes root: it mounts, or changes users");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test needs root: it mounts file systems or changes users"
+    );
 }

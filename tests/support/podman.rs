@@ -1,7 +1,7 @@
 //! A Podman service for this test process, and the images of the tests.
 //!
 //! The service listens on its own socket but uses this machine's storage: separate storages would still share bridges
-//! and subnets. So tests stay apart by unique names and labels, and each removes what it made through its [`Cleanup`].
+//! and subnets. So tests stay apart by unique names and labels, and each removes its objects through its [`Cleanup`].
 //! The service is the child of a shell that reads a pipe from the test process. When that process ends, however it
 //! ends, the pipe closes and the shell ends the service. Podman is required: without it the tests fail and report the
 //! reason.
@@ -53,7 +53,7 @@ wait
 rm -rf "$1"
 "#;
 
-/// A Podman service: the one that this process shares, or one of a single test that may kill it.
+/// A Podman service: the shared one of this process, or one of a single test that may kill it.
 pub(crate) struct Service {
     directory: PathBuf,
     keeper: Child,
@@ -88,18 +88,18 @@ impl Service {
     /// Kills the service with `kill -9`. Containers keep running.
     #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
     pub(crate) fn kill(&mut self) {
-        self.tell("kill");
+        self.send_order("kill");
     }
 
     /// Starts the service after a kill, and waits until it answers.
     pub(crate) fn start_again(&mut self) {
-        self.tell("start");
+        self.send_order("start");
         wait_for_ping(&self.directory);
     }
 
-    fn tell(&mut self, order: &str) {
+    fn send_order(&mut self, order: &str) {
         let orders = self.keeper.stdin.as_mut().expect("its input is a pipe");
-        writeln!(orders, "{order}").expect("the keeper listens");
+        writeln!(orders, "{order}").expect("the keeper reads its input");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).expect("the keeper answers");
         assert_eq!(answer, "done\n", "the keeper of the Podman service has ended");
@@ -186,7 +186,7 @@ pub(crate) fn image() -> &'static str {
     IMAGE
 }
 
-/// The image of the demo agent, which speaks the wire protocol. Rebuilt when its files have changed.
+/// The image of the demo agent, which implements the wire protocol. Rebuilt when its files have changed.
 pub(crate) fn demo_image() -> &'static str {
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -251,7 +251,7 @@ pub(crate) fn has_volume(volume: &str) -> bool {
     podman().args(["volume", "exists", volume]).status().is_ok_and(|status| status.success())
 }
 
-/// Removes, when dropped, what one test made: containers first, by force, then volumes and networks.
+/// Removes, when dropped, the objects of one test: containers first, by force, then volumes and networks.
 #[must_use]
 pub(crate) struct Cleanup {
     /// Labels (`key=value`) of the objects to remove.
@@ -290,7 +290,7 @@ impl Cleanup {
             return;
         }
         let remove_all = || run(podman().args(remove).args(&found));
-        // A container whose conmon was killed is refused once; the second attempt removes it.
+        // Podman refuses the first removal after conmon was killed; the second one succeeds.
         if let Err(why) = remove_all().or_else(|_| remove_all())
             && !why.contains("no such")
             && !why.contains("not found")
@@ -369,7 +369,7 @@ fn wait_for_ping(directory: &Path) {
     while !answers(&directory.join("podman.sock")) {
         if waited > START_LIMIT {
             let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
-            panic!("the Podman service did not answer within {} s. It said: {log}", START_LIMIT.as_secs());
+            panic!("the Podman service did not answer within {} s. Its log: {log}", START_LIMIT.as_secs());
         }
         thread::sleep(CHECK_INTERVAL);
         waited += CHECK_INTERVAL;

@@ -1,8 +1,8 @@
-//! A whole daemon inside the test, without Podman: the real store in a file, the real server on a socket, the real
-//! sweeps, and the fake engine for containers.
+//! A complete daemon in the test process, without Podman: the real store in a file, the real server on a socket, the
+//! real sweeps, and the fake engine for containers.
 //!
-//! The directory and the engine's state outlive the daemon, as in reality: [`Registry::restart`] starts the next one
-//! on them.
+//! The directory and the engine's state outlive the daemon, as in production: [`Registry::restart`] starts another
+//! daemon on them.
 
 #![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
 
@@ -80,21 +80,21 @@ impl Default for Options {
     }
 }
 
-/// The system's clock, sped up, so that a test observes minutes within seconds.
-struct Hasty {
+/// The system's clock, accelerated, so that minutes pass within seconds.
+struct FastClock {
     clock: SystemClock,
     began: Timestamp,
     speed: u32,
 }
 
-impl Hasty {
+impl FastClock {
     fn start(speed: u32) -> Self {
         let clock = SystemClock::start();
         Self { began: clock.now(), clock, speed }
     }
 }
 
-impl Clock for Hasty {
+impl Clock for FastClock {
     fn now(&self) -> Timestamp {
         self.began + self.clock.now().since(self.began) * self.speed
     }
@@ -150,11 +150,11 @@ impl Registry {
         Self::serve(directory, world, free_ports(options.ports), options).await
     }
 
-    /// Ends this daemon, as a signal does, and starts the next one on the same state.
+    /// Stops this daemon as a signal does, and starts another on the same state.
     pub(crate) async fn restart(mut self) -> Self {
         self.stop.cancel();
         for serving in std::mem::take(&mut self.serving) {
-            serving.await.expect("the server ends");
+            serving.await.expect("the server stops");
         }
         self.spawn.drain().await;
         let directory =
@@ -168,19 +168,19 @@ impl Registry {
     async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, options: Options) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
-        let clock: SharedClock = Arc::new(Hasty::start(options.speed));
+        let clock: SharedClock = Arc::new(FastClock::start(options.speed));
         let spawn = TokioTasks::default();
         let tasks: SharedSpawn = Arc::new(spawn.clone());
         let mirror = Arc::new(Mirror::Directory(data_dir.clone()));
         let identity = identity::establish(&store, &mirror, &data_dir, &*clock, &SystemEntropy).await;
-        let instance = identity.expect("an identity").instance;
+        let instance = identity.expect("the identity is established").instance;
         let fake =
             FakeEngine::connect(Arc::clone(&world), Arc::new(AtOnce), Arc::clone(&clock), Arc::clone(&tasks));
         let engine: Arc<dyn Engine> = Arc::new(fake);
         let (listening, clock) = Listening::begin(clock);
         let (wake, calls) = Wake::new();
         let listener = listen::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("a bound listener has an address");
         let runtimes = BTreeMap::from([
             (PLAIN.to_owned(), Runtime::plain()),
             (AGENT.to_owned(), Runtime { image: Some(IMAGE.to_owned()), ..Runtime::agent() }),
@@ -308,7 +308,7 @@ impl Registry {
 
     pub(crate) async fn row(&self, id: &str) -> Workspace {
         let id: WorkspaceId = id.parse().expect("an id");
-        self.store.workspace(id).await.expect("the store answers").expect("there is such a row")
+        self.store.workspace(id).await.expect("the store answers").expect("the row exists")
     }
 
     pub(crate) async fn status(&self, id: &str) -> String {
@@ -352,10 +352,10 @@ impl Registry {
     }
 
     pub(crate) async fn online_with(&self, name: &str, more: Value) -> AgentClient<'_> {
-        let hand = self.begun(name, more).await;
-        hand.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
-        assert_eq!(hand.status().await, "online", "a beat brings it up");
-        hand
+        let client = self.begun(name, more).await;
+        client.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
+        assert_eq!(client.status().await, "online", "a heartbeat brings it online");
+        client
     }
 
     /// An external workspace without a heartbeat yet, with its token.
@@ -370,9 +370,9 @@ impl Registry {
 
     /// An online external workspace whose agent has this URL.
     pub(crate) async fn external_at(&self, name: &str, url: &str) -> AgentClient<'_> {
-        let hand = self.external(name, json!({})).await;
-        hand.register(json!({ "url": url })).await.is(200, r#"{"status":"registered"}"#);
-        hand
+        let client = self.external(name, json!({})).await;
+        client.register(json!({ "url": url })).await.is(200, r#"{"status":"registered"}"#);
+        client
     }
 
     /// The token in the volume of the running container.
@@ -423,11 +423,11 @@ impl AgentClient<'_> {
 
     /// Sends a heartbeat with these fields.
     pub(crate) async fn heartbeat(&self, more: Value) -> Answer {
-        self.ask(self.beat_with(more)).await
+        self.ask(self.heartbeat_request(more)).await
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "so that a test can write the value in its place")]
-    pub(crate) fn beat_with(&self, more: Value) -> Ask {
+    pub(crate) fn heartbeat_request(&self, more: Value) -> Ask {
         let mut body = json!({ "workspace_id": self.id });
         body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
         Ask::post("/registry/heartbeat").json(body)
@@ -463,7 +463,7 @@ impl AgentClient<'_> {
     }
 
     /// Sends a message from this workspace to another.
-    pub(crate) async fn tell(&self, to: &AgentClient<'_>, body: Value) -> Answer {
+    pub(crate) async fn send_message(&self, to: &AgentClient<'_>, body: Value) -> Answer {
         self.ask(self.message(to).json(body)).await
     }
 
@@ -473,24 +473,24 @@ impl AgentClient<'_> {
 
     /// The host port of its container.
     pub(crate) async fn port(&self) -> u16 {
-        self.registry.row(&self.id).await.host_port.expect("it has a port")
+        self.registry.row(&self.id).await.host_port.expect("the workspace has a host port")
     }
 
-    /// Ends its container as an unexpected exit, with code 1.
+    /// Makes its container exit unexpectedly, with code 1.
     pub(crate) async fn kill_container(&self) {
-        let container = self.registry.row(&self.id).await.container.expect("it has a container");
+        let container = self.registry.row(&self.id).await.container.expect("the workspace has a container");
         self.registry.world.state().kill(&container, 1);
     }
 }
 
-/// Polls `look` until it returns a value.
-pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls `check` until it returns a value.
+pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = tokio::time::Instant::now();
     loop {
-        if let Some(found) = look().await {
+        if let Some(found) = check().await {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "this did not come to be: {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
@@ -498,11 +498,11 @@ pub(crate) async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T
 /// Number of registries made by this process. Tests may run in one process or in several.
 static REGISTRIES: AtomicU32 = AtomicU32::new(0);
 
-/// Free ports. Each process, and each registry in it, starts its search at another place.
+/// Free ports. Each process, and each registry in it, starts its search at a different port.
 fn free_ports(count: u16) -> PortRange {
     let windows = (PORTS.end - PORTS.start) / count;
     let first = std::process::id() * 7 + REGISTRIES.fetch_add(1, Ordering::Relaxed);
-    let first = u16::try_from(first % u32::from(windows)).expect("below the windows");
+    let first = u16::try_from(first % u32::from(windows)).expect("fewer windows than ports");
     let ranges = (0..windows).map(|next| {
         let first = PORTS.start + (first + next) % windows * count;
         PortRange { first, last: first + count - 1 }

@@ -26,12 +26,12 @@ impl Rng {
 
     /// A number below `bound`, which must not be zero.
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() % bound as u64).expect("it is below a usize")
+        usize::try_from(self.next() % bound as u64).expect("it fits into a usize")
     }
 
-    /// `true` with a probability of `so_many` per thousand.
-    pub(crate) fn permille(&mut self, so_many: usize) -> bool {
-        self.below(1000) < so_many
+    /// `true` with a probability of `count` per thousand.
+    pub(crate) fn permille(&mut self, count: usize) -> bool {
+        self.below(1000) < count
     }
 
     /// A random element; `of` must not be empty.
@@ -39,14 +39,14 @@ impl Rng {
         of[self.below(of.len())].clone()
     }
 
-    /// `true` with a probability of one in `so_many`.
-    pub(crate) fn one_in(&mut self, so_many: usize) -> bool {
-        self.below(so_many) == 0
+    /// `true` with a probability of one in `count`.
+    pub(crate) fn one_in(&mut self, count: usize) -> bool {
+        self.below(count) == 0
     }
 
-    /// Random bytes, `so_many` of them.
-    pub(crate) fn bytes(&mut self, so_many: usize) -> Vec<u8> {
-        (0..so_many).map(|_| self.byte()).collect()
+    /// Random bytes, `count` of them.
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count).map(|_| self.byte()).collect()
     }
 
     /// A random byte.

@@ -20,15 +20,15 @@ struct Table {
 impl Tables {
     /// Reads all committed rows in one transaction.
     pub(crate) fn read(sql: &Connection) -> rusqlite::Result<Self> {
-        let look = sql.unchecked_transaction()?;
+        let transaction = sql.unchecked_transaction()?;
         // Every opening changes `log_mark`.
-        let mut query = look.prepare(
+        let mut query = transaction.prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'log_mark' ORDER BY name",
         )?;
         let names = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
         let mut tables = BTreeMap::new();
         for name in names {
-            let mut query = look.prepare(&format!("SELECT * FROM \"{name}\""))?;
+            let mut query = transaction.prepare(&format!("SELECT * FROM \"{name}\""))?;
             let columns: Vec<_> = query.column_names().into_iter().map(str::to_owned).collect();
             let width = columns.len();
             let rows = query
@@ -47,29 +47,29 @@ impl Tables {
         self.0.values().map(|table| (table.rows.len() * table.columns.len()) as u64).sum()
     }
 
-    /// What `later` lacks of this. `later` may have additional tables and columns; it must have the same number of
-    /// rows, and the same value in every column that exists here.
+    /// What is missing or different in `later`. It may have additional tables and columns; it must have the same number
+    /// of rows, and the same value in every column that exists here.
     pub(crate) fn lost_in(&self, later: &Self) -> Vec<String> {
         let mut lost = Vec::new();
         for (name, table) in &self.0 {
             let Some(new) = later.0.get(name) else {
-                lost.push(format!("the table {name} is gone"));
+                lost.push(format!("the table {name} is missing"));
                 continue;
             };
-            let under = |column: &String| {
+            let position = |column: &String| {
                 let renamed = RENAMED.iter().find(|(of, old, _)| (*of, *old) == (name, column));
                 let now = renamed.map_or(column.as_str(), |(_, _, new)| new);
                 new.columns.iter().position(|column| column == now)
             };
-            let places: Vec<_> = table.columns.iter().map(under).collect();
-            for (column, under) in table.columns.iter().zip(&places) {
-                if under.is_none() {
-                    lost.push(format!("the column {name}.{column} is gone"));
+            let positions: Vec<_> = table.columns.iter().map(position).collect();
+            for (column, position) in table.columns.iter().zip(&positions) {
+                if position.is_none() {
+                    lost.push(format!("the column {name}.{column} is missing"));
                 }
             }
             let before = written(table.rows.iter().map(|row| row.iter().collect()));
             let after =
-                written(new.rows.iter().map(|row| places.iter().flatten().map(|at| &row[*at]).collect()));
+                written(new.rows.iter().map(|row| positions.iter().flatten().map(|at| &row[*at]).collect()));
             for (row, times) in &before {
                 let now = after.get(row).copied().unwrap_or(0);
                 if now != *times {

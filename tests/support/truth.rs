@@ -24,7 +24,7 @@ pub(crate) struct Container {
 pub(crate) fn containers(instance: &str) -> Vec<Container> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_output(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
-    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps speaks JSON");
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps prints JSON");
     listed
         .iter()
         .map(|container| Container {
@@ -62,7 +62,7 @@ pub(crate) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
             "SELECT digest FROM tokens WHERE kind = 'instance' AND revoked_at IS NULL
                AND workspace = (SELECT key FROM workspaces WHERE id = ?1)",
         )
-        .expect("the schema is known");
+        .expect("the query matches the schema");
     let digests = query.query_map([id.as_bytes()], |row| row.get(0)).expect("the query runs");
     digests.collect::<Result<_, _>>().expect("digests are bytes")
 }
@@ -81,32 +81,32 @@ fn tokens_of(container: &str) -> Option<(String, String)> {
 #[track_caller]
 pub(crate) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
     // A process that has just started may not have saved its token yet.
-    let (file, process) = until("the process tells its token", || tokens_of(container));
+    let (file, process) = until("the process has saved its token", || tokens_of(container));
     let live = live_digests(site, workspace);
     assert_eq!(live.len(), 1, "a running workspace has one live instance token");
-    assert!(file == process, "the process began with another token than its file has now");
-    assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not take the token in the file");
+    assert!(file == process, "the process was started with another token than the one in the file");
+    assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not accept the token in the file");
 }
 
-/// Runs passes, all if none is named, and returns the result of each, however it ended.
+/// Runs passes, all if none is named, and returns the result of each, including failures.
 pub(crate) fn sweep(site: &Site, passes: &[&str]) -> Value {
-    let said = site.ostler(["sweep", "run", "--json"].into_iter().chain(passes.iter().copied()));
-    serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("no runs: {said:?}"))
+    let output = site.ostler(["sweep", "run", "--json"].into_iter().chain(passes.iter().copied()));
+    serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("no runs: {output:?}"))
 }
 
-/// Runs every pass until nothing is left to do.
+/// Runs every pass until no pass has work left.
 #[track_caller]
 pub(crate) fn converge(site: &Site) {
     let mut quiet = 0;
     let mut last = Value::Null;
-    let looked = std::panic::AssertUnwindSafe(|| {
-        until("the sweeps have nothing left to do", || {
+    let converged = std::panic::AssertUnwindSafe(|| {
+        until("the sweeps have no work left", || {
             last = sweep(site, &[]);
             let runs = last.as_array().cloned().unwrap_or_default();
-            let nothing = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
+            let is_empty = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
             let done = runs
                 .iter()
-                .all(|run| run["outcome"] == "done" && nothing(run, "actions") && nothing(run, "watching"));
+                .all(|run| run["outcome"] == "done" && is_empty(run, "actions") && is_empty(run, "watching"));
             let rows = list(site, &["ls"]);
             // An offline workspace with a due restart is not settled, though no pass has work right now.
             let due = |row: &Value| row["status"] == "offline" && !row["restart_due_at"].is_null();
@@ -122,13 +122,13 @@ pub(crate) fn converge(site: &Site) {
             (quiet == 2).then_some(())
         });
     });
-    if let Err(panic) = std::panic::catch_unwind(looked) {
+    if let Err(panic) = std::panic::catch_unwind(converged) {
         eprintln!("the last sweeps: {last:#}\nthe rows: {:#?}", list(site, &["ls"]));
         std::panic::resume_unwind(panic);
     }
 }
 
-/// Fails unless every row agrees with Podman, and everything in Podman is accounted for.
+/// Fails unless every row agrees with Podman, and every object in Podman has an owner.
 #[track_caller]
 pub(crate) fn assert_truthful(site: &Site) {
     let instance = site.instance();
@@ -137,12 +137,12 @@ pub(crate) fn assert_truthful(site: &Site) {
     let live = list(site, &["ls"]);
     let live: BTreeMap<_, _> = live.iter().map(|row| (text(&row["id"]), row)).collect();
     for entry in &trash {
-        assert_eq!(entry["state"], "kept", "an entry of the trash is stuck: {entry:#}");
+        assert_eq!(entry["state"], "kept", "a trash entry is not complete: {entry:#}");
     }
     for container in &containers {
         if let Some(entry) = container.name.strip_prefix("ostler-trash-") {
-            assert!(!container.runs, "it runs in the trash: {container:?}");
-            assert!(trash.iter().any(|known| known["id"] == entry), "no entry knows {container:?}");
+            assert!(!container.runs, "a container in the trash is running: {container:?}");
+            assert!(trash.iter().any(|known| known["id"] == entry), "no trash entry for {container:?}");
         } else {
             let Some(row) = live.get(&container.workspace) else {
                 panic!("no live row has this container, and it is not in the trash: {container:?}")
@@ -155,7 +155,7 @@ pub(crate) fn assert_truthful(site: &Site) {
         assert_row_is_true(site, id, row, &containers);
         for kind in ["config", "work"] {
             let volume = format!("ostler-{id}-{kind}");
-            assert!(volumes.contains(&volume), "a live workspace has lost {volume}: {row:#}");
+            assert!(volumes.contains(&volume), "the volume {volume} of a live workspace is missing: {row:#}");
         }
     }
     for volume in volumes.iter().filter(|volume| **volume != format!("ostler-{instance}")) {
@@ -165,7 +165,7 @@ pub(crate) fn assert_truthful(site: &Site) {
         });
         assert!(
             of_live != in_trash,
-            "{volume} belongs to a live row: {of_live}, lies in the trash: {in_trash}"
+            "{volume}: belongs to a live row: {of_live}, is in the trash: {in_trash}"
         );
     }
 }
@@ -174,11 +174,11 @@ pub(crate) fn assert_truthful(site: &Site) {
 fn assert_row_is_true(site: &Site, id: &str, row: &Value, containers: &[Container]) {
     let runs = containers.iter().find(|container| container.workspace == id && container.runs);
     match row["status"].as_str() {
-        Some("online") => assert!(runs.is_some(), "it is called online, and nothing runs: {row:#}"),
+        Some("online") => assert!(runs.is_some(), "status online, but no container runs: {row:#}"),
         Some("paused" | "offline" | "failed" | "hibernated") => {
-            assert!(runs.is_none(), "it is called {}, and it runs: {row:#}", row["status"]);
+            assert!(runs.is_none(), "status {}, but its container runs: {row:#}", row["status"]);
         }
-        other => panic!("a workspace at rest is {other:?}: {row:#}"),
+        other => panic!("unexpected status {other:?} after convergence: {row:#}"),
     }
     if let Some(container) = runs {
         assert_one_token(site, id, &container.id);

@@ -1,4 +1,4 @@
-//! HTTP over a socket: requests as raw bytes where a test needs that, answers read completely.
+//! HTTP over a socket. Requests may be raw bytes; answers are read completely.
 //!
 //! A separate client, because existing ones refuse to send an attacker's requests.
 
@@ -119,7 +119,7 @@ impl Ask {
         self
     }
 
-    /// Adds `Authorization: TokenSubject …`.
+    /// Adds `Authorization: Bearer …`.
     pub(crate) fn token(self, token: &str) -> Self {
         self.header("Authorization", format!("Bearer {token}"))
     }
@@ -232,7 +232,7 @@ impl Wire {
     }
 
     /// The next chunk of a chunked body: the inner `None` is its end, the outer one a broken connection.
-    #[allow(clippy::option_option, reason = "an end and a break are two things")]
+    #[allow(clippy::option_option, reason = "the end of the body and a broken connection differ")]
     pub(crate) async fn chunk(&mut self) -> Option<Option<Vec<u8>>> {
         let length = usize::from_str_radix(self.line().await?.trim(), 16).ok()?;
         let chunk = self.take(length).await?;
@@ -260,7 +260,7 @@ impl Wire {
     async fn more(&mut self) -> Option<()> {
         let mut buffer = Vec::with_capacity(16 * 1024);
         let read = tokio::time::timeout(PATIENCE, self.stream.read_buf(&mut buffer)).await;
-        read.expect("the daemon says nothing any more").ok().filter(|read| *read > 0)?;
+        read.expect("the daemon answers within the time limit").ok().filter(|read| *read > 0)?;
         self.read.extend(buffer);
         Some(())
     }

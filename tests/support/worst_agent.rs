@@ -1,7 +1,7 @@
 //! One hostile agent against the real daemon, while other agents send heartbeats.
 //!
 //! All of them use one source address, as containers do under rootless Podman. Without an engine every workspace is
-//! external. With one, the hostile agent also logs a line without end, and that log is read.
+//! external. With one, the hostile agent also logs an endless line, and that log is read.
 
 #![allow(clippy::disallowed_methods, reason = "real processes and sockets take real time")]
 
@@ -145,7 +145,7 @@ impl Daemon {
         );
         fs::write(under("config.toml"), config).expect("the config is written");
         let log = fs::File::create(under("serve.log")).expect("a log");
-        let socket = engine.clone().unwrap_or_else(|| under("nobody.sock"));
+        let socket = engine.clone().unwrap_or_else(|| under("absent.sock"));
         let process = Command::new(program)
             .arg("serve")
             .env("OSTLER_DATA_DIR", under("data"))
@@ -165,9 +165,9 @@ impl Daemon {
         }
         if let Some(socket) = engine {
             let mirror =
-                fs::read(daemon.directory.path().join("data/instance.json")).expect("the mirror is there");
+                fs::read(daemon.directory.path().join("data/instance.json")).expect("the mirror file exists");
             let mirror: Value = serde_json::from_slice(&mirror).expect("the mirror is JSON");
-            let instance = mirror["instance"].as_str().expect("it names the instance");
+            let instance = mirror["instance"].as_str().expect("the mirror has the instance id");
             let made = Cleanup::of_label(format!("ostler.instance={instance}"));
             daemon.engine = Some((socket, made.and_name(format!("ostler-{instance}"))));
         }
@@ -200,10 +200,10 @@ impl Daemon {
     }
 
     fn status(&self, id: &str) -> Value {
-        self.sends(&format!("/workspaces/{id}")).json()["status"].clone()
+        self.get(&format!("/workspaces/{id}")).json()["status"].clone()
     }
 
-    fn sends(&self, path: &str) -> Answer {
+    fn get(&self, path: &str) -> Answer {
         let request = Request { method: "GET", path, token: None, caller: None, body: Value::Null };
         request.over_socket(&self.socket()).expect(200)
     }
@@ -211,9 +211,9 @@ impl Daemon {
     /// Creates a container that writes 60 MB without a line feed, and reads its log's tail for `lasts`. `why` and the
     /// log snippet of an exit read it as well. Returns how often it was read.
     fn read_endless_line(&self, lasts: Duration) -> Result<u64, String> {
-        let talk = "head -c 60000000 /dev/zero | tr '\\0' x; exec sleep 3600";
+        let script = "head -c 60000000 /dev/zero | tr '\\0' x; exec sleep 3600";
         let name = format!("writer-{}", self.database_bytes());
-        let body = json!({ "name": name, "image": podman::image(), "command": ["sh", "-c", talk] });
+        let body = json!({ "name": name, "image": podman::image(), "command": ["sh", "-c", script] });
         let create = Request { method: "POST", path: "/workspaces", token: None, caller: None, body };
         let id = create.over_socket(&self.socket()).expect(201).json()["id"]
             .as_str()
@@ -225,8 +225,8 @@ impl Daemon {
                 return Err(format!("the log of {id} ({}) cannot be read", self.status(&id)));
             }
             let path = format!("/workspaces/{id}/logs?tail=5");
-            let look = Request { method: "GET", path: &path, token: None, caller: None, body: Value::Null };
-            let answer = look.over_socket(&self.socket());
+            let logs = Request { method: "GET", path: &path, token: None, caller: None, body: Value::Null };
+            let answer = logs.over_socket(&self.socket());
             if answer.status == 200 && answer.body.len() > 1000 {
                 read += 1;
             }
@@ -245,7 +245,7 @@ impl Daemon {
     }
 
     fn database_bytes(&self) -> u64 {
-        let files = fs::read_dir(self.directory.path().join("data")).expect("the data directory is there");
+        let files = fs::read_dir(self.directory.path().join("data")).expect("the data directory exists");
         let sizes = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len()));
         sizes.sum()
     }
@@ -257,8 +257,8 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     let url = format!("http://{}/", silent.local_addr().expect("its address"));
     let (worst, target) = (daemon.create("worst", None), daemon.create("target", Some(&url)));
     let victim = daemon.create("victim", None);
-    let (deputy, redirecting) = redirect_to(&daemon, &victim).await;
-    let (talker, talking) = talk_without_end(&daemon).await;
+    let (redirector, redirecting) = redirect_to(&daemon, &victim).await;
+    let (streamer, streaming) = answer_endlessly(&daemon).await;
     let delegator = daemon.create("delegator", None);
     let others: Vec<_> =
         (0..scale.others).map(|number| daemon.create(&format!("other-{number}"), None)).collect();
@@ -269,22 +269,22 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
         }
     });
     let figures = Arc::new(Mutex::new(Figures::default()));
-    for who in &others {
+    for other in &others {
         // The largest card allowed, so that the peer list is as large as possible.
-        let card = json!({ "id": who.id, "url": "", "agent_card": { "name": "x".repeat(60 << 10) } });
-        let answer = Ask::post("/registry/register").token(&who.token).json(card).to(daemon.address).await;
+        let card = json!({ "id": other.id, "url": "", "agent_card": { "name": "x".repeat(60 << 10) } });
+        let answer = Ask::post("/registry/register").token(&other.token).json(card).to(daemon.address).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let stop = Arc::new(AtomicBool::new(false));
-    let beating = send_heartbeats(&daemon, &others, scale.every, &figures, &stop);
+    let senders = send_heartbeats(&daemon, &others, scale.every, &figures, &stop);
     let before = daemon.database_bytes();
     figures.lock().unwrap().memory.push(("before".into(), daemon.memory()));
     let attack = Attack {
         daemon: Arc::clone(&daemon),
         worst,
         target,
-        deputy,
-        talker,
+        redirector,
+        streamer,
         delegator,
         figures: Arc::clone(&figures),
         scale,
@@ -296,7 +296,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
         "writes",
         "delegations",
         "redirects",
-        "a line without end",
+        "endless log line",
     ];
     for what in each.into_iter().chain(["all together"]) {
         let peak = watch(&daemon, attack.run(what)).await;
@@ -309,7 +309,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
             Err(why) => figures.lock().unwrap().wrong.push(why),
         }
     }
-    // Memory has to be released in time, except that of delegated tasks whose answers go on.
+    // Memory has to be released in time, except that of delegated tasks whose answers have not ended.
     let most = figures.lock().unwrap().memory[0].1.anonymous_kib + (4 << 10);
     while daemon.memory().anonymous_kib > most && begun.elapsed() < scale.settles {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -317,19 +317,19 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     figures.lock().unwrap().memory.push(("afterwards".into(), daemon.memory()));
     figures.lock().unwrap().grown = daemon.database_bytes().saturating_sub(before);
     stop.store(true, Ordering::Release);
-    for heartbeats in beating.join_all().await {
+    for heartbeats in senders.join_all().await {
         figures.lock().unwrap().heartbeats += heartbeats;
     }
     held.abort();
     redirecting.abort();
-    talking.abort();
+    streaming.abort();
     if daemon.status(&victim.id) == "paused" {
         figures.lock().unwrap().wrong.push("a redirect was followed: its victim is paused".into());
     }
-    for who in &others {
-        let status = daemon.status(&who.id);
+    for other in &others {
+        let status = daemon.status(&other.id);
         if status != "online" {
-            figures.lock().unwrap().missed.push(format!("{} is {status}", who.id));
+            figures.lock().unwrap().missed.push(format!("{} is {status}", other.id));
         }
     }
     let mut figures = figures.lock().unwrap();
@@ -355,28 +355,28 @@ async fn redirect_to(daemon: &Daemon, victim: &Caller) -> (Caller, tokio::task::
             });
         }
     });
-    (daemon.create("deputy", Some(&url)), answers)
+    (daemon.create("redirector", Some(&url)), answers)
 }
 
 /// An agent that answers every message with a text of several MiB that never ends.
-async fn talk_without_end(daemon: &Daemon) -> (Caller, tokio::task::JoinHandle<()>) {
+async fn answer_endlessly(daemon: &Daemon) -> (Caller, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("its address"));
     let answers = tokio::spawn(async move {
-        let mut talking = JoinSet::new();
+        let mut streaming = JoinSet::new();
         while let Ok((mut stream, _)) = listener.accept().await {
-            talking.spawn(async move {
+            streaming.spawn(async move {
                 let mut read = vec![0; 128 << 10];
                 let _request = stream.read(&mut read).await;
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 60000000\r\n\r\n\
                             {\"result\":{\"parts\":[{\"text\":\"";
                 let _begun = stream.write_all(head.as_bytes()).await;
-                let _said = stream.write_all(&vec![b'x'; 5 << 20]).await;
+                let _written = stream.write_all(&vec![b'x'; 5 << 20]).await;
                 std::future::pending::<()>().await;
             });
         }
     });
-    (daemon.create("talker", Some(&url)), answers)
+    (daemon.create("streamer", Some(&url)), answers)
 }
 
 /// Sends the heartbeats of the others, each on a new connection, as many clients do.
@@ -387,31 +387,31 @@ fn send_heartbeats(
     figures: &Arc<Mutex<Figures>>,
     stop: &Arc<AtomicBool>,
 ) -> JoinSet<u64> {
-    let mut beating = JoinSet::new();
-    for who in others {
-        let (address, who) = (daemon.address, who.clone());
+    let mut senders = JoinSet::new();
+    for other in others {
+        let (address, other) = (daemon.address, other.clone());
         let (figures, stop) = (Arc::clone(figures), Arc::clone(stop));
-        beating.spawn(async move {
+        senders.spawn(async move {
             let mut answered = 0;
             let mut turn = tokio::time::interval(every);
             while !stop.load(Ordering::Acquire) {
                 turn.tick().await;
                 let begun = Instant::now();
-                let body = json!({ "workspace_id": who.id, "uptime_seconds": 60 });
-                let ask = Ask::post("/registry/heartbeat").token(&who.token).json(body);
+                let body = json!({ "workspace_id": other.id, "uptime_seconds": 60 });
+                let ask = Ask::post("/registry/heartbeat").token(&other.token).json(body);
                 let status = status_of(address, &ask.bytes()).await;
                 let mut figures = figures.lock().unwrap();
                 figures.slowest = figures.slowest.max(begun.elapsed());
                 if status == 200 {
                     answered += 1;
                 } else {
-                    figures.missed.push(format!("a heartbeat of {} was answered with {status}", who.id));
+                    figures.missed.push(format!("a heartbeat of {} was answered with {status}", other.id));
                 }
             }
             answered
         });
     }
-    beating
+    senders
 }
 
 /// The status of the answer; 0 if the connection fails or ends without one.
@@ -425,11 +425,11 @@ async fn status_of(address: SocketAddr, bytes: &[u8]) -> u16 {
 async fn watch(daemon: &Daemon, until: impl Future<Output = ()>) -> Memory {
     let mut peak = Memory::default();
     let mut until = std::pin::pin!(until);
-    let mut look = tokio::time::interval(Duration::from_millis(20));
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
     loop {
         tokio::select! {
             () = &mut until => return peak,
-            _ = look.tick() => {
+            _ = ticks.tick() => {
                 let now = daemon.memory();
                 if now.anonymous_kib > peak.anonymous_kib {
                     peak = now;
@@ -443,8 +443,8 @@ struct Attack {
     daemon: Arc<Daemon>,
     worst: Caller,
     target: Caller,
-    deputy: Caller,
-    talker: Caller,
+    redirector: Caller,
+    streamer: Caller,
     delegator: Caller,
     figures: Arc<Mutex<Figures>>,
     scale: Scale,
@@ -461,7 +461,7 @@ impl Attack {
             "writes" => self.write().await,
             "delegations" => self.delegate(lasts).await,
             "redirects" => self.be_redirected().await,
-            "a line without end" => self.write_endless_line(lasts).await,
+            "endless log line" => self.write_endless_line(lasts).await,
             _ => {
                 tokio::join!(
                     self.hold("messages in flight", scale.in_flight, 10, lasts),
@@ -480,8 +480,8 @@ impl Attack {
     async fn delegate(&self, lasts: Duration) {
         let path = format!("/workspaces/{}/delegate", self.delegator.id);
         for number in 0..self.scale.delegations {
-            let task =
-                json!({ "target_id": self.talker.id, "task": format!("{number} {}", "x".repeat(30 << 10)) });
+            let text = format!("{number} {}", "x".repeat(30 << 10));
+            let task = json!({ "target_id": self.streamer.id, "task": text });
             let bytes = Ask::post(&path).token(&self.delegator.token).json(task).bytes();
             let status = status_of(self.daemon.address, &bytes).await;
             self.figures.lock().unwrap().count("delegations", status);
@@ -492,7 +492,7 @@ impl Attack {
     /// Sends messages to an agent that redirects: the daemon must not follow, and must not make the caller follow.
     async fn be_redirected(&self) {
         let message = json!({ "jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {} });
-        let path = format!("/workspaces/{}/a2a", self.deputy.id);
+        let path = format!("/workspaces/{}/a2a", self.redirector.id);
         let bytes = Ask::post(path).token(&self.worst.token).json(message).bytes();
         for _ in 0..self.scale.redirects {
             let answer = match Wire::try_open(self.daemon.address).await {
@@ -508,12 +508,12 @@ impl Attack {
                 && (matches!(answer.status, 200..=399)
                     || ["location", "refresh"].iter().any(|name| answer.header(name).is_some()))
             {
-                figures.wrong.push(format!("a redirect came through: {answer:?}"));
+                figures.wrong.push(format!("a redirect was passed on: {answer:?}"));
             }
         }
     }
 
-    /// With an engine: a workspace whose container writes a line without end.
+    /// With an engine: a workspace whose container writes an endless line.
     async fn write_endless_line(&self, lasts: Duration) {
         if self.daemon.engine.is_none() {
             return;
@@ -521,7 +521,7 @@ impl Attack {
         let daemon = Arc::clone(&self.daemon);
         let read = tokio::task::spawn_blocking(move || daemon.read_endless_line(lasts)).await;
         let mut figures = self.figures.lock().unwrap();
-        match read.expect("it does not panic") {
+        match read.expect("the task does not panic") {
             Ok(read) => figures.tails += read,
             Err(why) => figures.wrong.push(why),
         }
@@ -543,7 +543,7 @@ impl Attack {
             all.spawn(async move { tokio::time::timeout(lasts, status_of(address, &bytes)).await.ok() });
         }
         while let Some(status) = all.join_next().await {
-            match status.expect("it does not panic") {
+            match status.expect("the task does not panic") {
                 Some(status) => self.figures.lock().unwrap().count(what, status),
                 None => {
                     *self.figures.lock().unwrap().answers.entry(format!("{what}: held")).or_default() += 1;
@@ -619,8 +619,8 @@ impl Attack {
             }),
             ("flips", &|| {
                 let rate = if next().is_multiple_of(2) { 0.0 } else { 1.0 };
-                let send_heartbeats = json!({ "workspace_id": id, "error_rate": rate, "uptime_seconds": 1, "sample_error": "x".repeat(2000) });
-                Ask::post("/registry/heartbeat").json(send_heartbeats)
+                let heartbeat = json!({ "workspace_id": id, "error_rate": rate, "uptime_seconds": 1, "sample_error": "x".repeat(2000) });
+                Ask::post("/registry/heartbeat").json(heartbeat)
             }),
         ];
         let all = kinds.map(|(what, ask)| async move {
@@ -637,21 +637,21 @@ impl Attack {
 pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
     let mut lines = vec![
         ("heartbeats of the others, answered with 200".to_owned(), figures.heartbeats),
-        ("heartbeats of the others that were not".into(), figures.missed.len() as u64),
+        ("heartbeats of the others that failed".into(), figures.missed.len() as u64),
         (
-            "ms that one of them took at most".into(),
+            "ms for the slowest heartbeat".into(),
             u64::try_from(figures.slowest.as_millis()).unwrap_or(u64::MAX),
         ),
-        ("KiB that the database grew by".into(), figures.grown >> 10),
-        ("times that the tail of a line without end was read".into(), figures.tails),
-        ("s after which the engine's service was idle".into(), figures.engine_idle_after.as_secs()),
+        ("KiB of database growth".into(), figures.grown >> 10),
+        ("reads of the tail of an endless log line".into(), figures.tails),
+        ("s until the engine's service was idle".into(), figures.engine_idle_after.as_secs()),
     ];
     for (when, memory) in &figures.memory {
         lines.push((format!("KiB resident {when}"), memory.resident_kib));
-        lines.push((format!("KiB of its own {when}"), memory.anonymous_kib));
+        lines.push((format!("KiB anonymous {when}"), memory.anonymous_kib));
     }
     let answers = figures.answers.iter();
-    lines.extend(answers.map(|(what, count)| (format!("answers to the worst agent: {what}"), *count)));
+    lines.extend(answers.map(|(what, count)| (format!("answers to the hostile agent: {what}"), *count)));
     lines
 }
 
@@ -664,26 +664,28 @@ pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<S
         memory(figures.after()),
     );
     if peak >= 150 << 10 {
-        broken.push(format!("the daemon took up {} MiB, more than 150", peak >> 10));
+        broken.push(format!("the daemon used {} MiB at its peak, limit 150", peak >> 10));
     }
     if after >= 40 << 10 {
-        broken.push(format!("the daemon holds {} MiB afterwards, more than 40", after >> 10));
+        broken.push(format!("the daemon uses {} MiB afterwards, limit 40", after >> 10));
     }
     if figures.grown >= 20 << 20 {
-        broken.push(format!("the database grew by {} MiB, more than 20", figures.grown >> 20));
+        broken.push(format!("the database grew by {} MiB, limit 20", figures.grown >> 20));
     }
     if figures.answers.get("redirects: 502").is_none_or(|count| *count == 0) {
-        broken.push("no redirect was refused with 502: the deputy is not reached".into());
+        broken.push("no redirect was refused with 502: the redirecting agent was not reached".into());
     }
     let refused = figures.answers.iter().filter(|(what, _)| what.ends_with(" 429") || what.ends_with(" 503"));
     if refused.count() == 0 {
-        broken.push("nothing was refused: the attack reaches nothing".into());
+        broken.push("no request was refused: the attack has no effect".into());
     }
     for never in ["register", "flips"] {
         let refused =
             figures.answers.iter().filter(|(what, _)| what.starts_with(never) && !what.ends_with(" 200"));
         broken.extend(
-            refused.map(|(what, count)| format!("proof of life was refused: {what} ({count} times)")),
+            refused.map(|(what, count)| {
+                format!("a heartbeat or registration was refused: {what} ({count} times)")
+            }),
         );
     }
     broken

@@ -1,4 +1,4 @@
-//! The breaker: above its limit nothing is done, and an approval releases exactly what it lists.
+//! The breaker: a plan above its limit is held, and an approval releases exactly the actions that it lists.
 
 use std::{
     sync::{
@@ -26,11 +26,11 @@ use ostler::{
 
 use crate::simulation::{
     executor::TaskOrder,
-    installation::{IMAGE, Installation, now_or_panic, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, request},
 };
 
 fn token_is_live(site: &Installation, id: WorkspaceId) -> bool {
-    let live = now_or_panic(site.eye.live_tokens(id, site.sim.now())).unwrap();
+    let live = now_or_panic(site.reader.live_tokens(id, site.sim.now())).unwrap();
     live.iter().any(|token| token.kind == TokenKind::Instance)
 }
 
@@ -46,7 +46,7 @@ fn lose(site: &Installation, ids: &[WorkspaceId]) {
 
 fn held(site: &Installation, pass: &'static str) -> ostler::domain::ids::PlanId {
     let outcome = site.run(pass).outcome;
-    let Outcome::Held { plan, .. } = outcome else { panic!("{pass} is held, and not {outcome:?}") };
+    let Outcome::Held { plan, .. } = outcome else { panic!("{pass} is not held but {outcome:?}") };
     plan
 }
 
@@ -57,16 +57,19 @@ fn approval_releases_only_the_actions_of_its_held_plan() {
     let (four, others) = (&all[..4], &all[4..8]);
     lose(&site, four);
     let plan = held(&site, "revoke_stale_tokens");
-    assert!(four.iter().all(|id| token_is_live(&site, *id)), "nothing of a held plan is done");
+    assert!(four.iter().all(|id| token_is_live(&site, *id)), "no action of a held plan is taken");
     assert_eq!(held(&site, "revoke_stale_tokens"), plan, "the same plan keeps its id");
     let at = site.sim.now();
-    let approved = now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
+    let approved = now_or_panic(site.reader.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
     assert!(matches!(approved, Approval::Approved(_)));
     lose(&site, others);
     let run = site.run("revoke_stale_tokens");
-    assert!(four.iter().all(|id| !token_is_live(&site, *id)), "what was approved is done: {run:#?}");
-    assert!(others.iter().all(|id| token_is_live(&site, *id)), "what was not listed is not: {run:#?}");
-    assert_ne!(held(&site, "revoke_stale_tokens"), plan, "it waits for an approval of its own");
+    assert!(four.iter().all(|id| !token_is_live(&site, *id)), "approved actions are taken: {run:#?}");
+    assert!(
+        others.iter().all(|id| token_is_live(&site, *id)),
+        "actions that the plan did not list are not taken: {run:#?}"
+    );
+    assert_ne!(held(&site, "revoke_stale_tokens"), plan, "the other actions wait for their own approval");
 }
 
 #[test]
@@ -76,29 +79,29 @@ fn approval_stays_valid_until_the_whole_plan_is_done() {
     let (twelve, others) = (&all[..12], &all[12..17]);
     lose(&site, twelve);
     let plan = held(&site, "revoke_stale_tokens");
-    now_or_panic(site.eye.approve_plan("revoke_stale_tokens".into(), plan, site.sim.now())).unwrap();
+    now_or_panic(site.reader.approve_plan("revoke_stale_tokens".into(), plan, site.sim.now())).unwrap();
     // Other workspaces, which were not approved, become due too. Each run takes only a limited number of actions.
     lose(&site, others);
     for _ in 0..3 {
         site.run("revoke_stale_tokens");
     }
-    assert!(twelve.iter().all(|id| !token_is_live(&site, *id)), "all that was approved is done in the end");
-    assert!(others.iter().all(|id| token_is_live(&site, *id)), "and nothing else");
+    assert!(twelve.iter().all(|id| !token_is_live(&site, *id)), "all approved actions are taken");
+    assert!(others.iter().all(|id| token_is_live(&site, *id)), "other actions are not taken");
 }
 
 #[test]
 fn unknown_container_is_reaped_in_recovery_only_if_approved() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     site.add_unknown();
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was lost".into())).unwrap();
     site.snapshot();
     site.sim.pass(Duration::from_mins(11));
     site.snapshot();
     let plan = held(&site, "reap_unknown");
-    assert_eq!(now_or_panic(site.eye.trash()).unwrap(), Vec::new());
-    now_or_panic(site.eye.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
+    assert_eq!(now_or_panic(site.reader.trash()).unwrap(), Vec::new());
+    now_or_panic(site.reader.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
     site.run("reap_unknown");
-    assert_eq!(now_or_panic(site.eye.trash()).unwrap().len(), 1, "a person decided");
+    assert_eq!(now_or_panic(site.reader.trash()).unwrap().len(), 1, "the operator approved it");
 }
 
 #[test]
@@ -109,17 +112,20 @@ fn second_container_is_stopped_in_recovery_only_if_approved() {
     let newer = ContainerId::try_from("f".repeat(64)).unwrap();
     let container = FakeContainer { name: container_name(id, 9), ..site.container(id).unwrap() };
     site.world.state().containers.insert(newer.clone(), container);
-    now_or_panic(site.eye.begin_recovery(site.sim.now(), 7, "it was restored".into())).unwrap();
+    now_or_panic(site.reader.begin_recovery(site.sim.now(), 7, "it was restored".into())).unwrap();
 
     let plan = held(&site, "settle");
-    assert!(site.world.state().containers[&newer].state.may_run(), "it was stopped before anybody decided");
-    now_or_panic(site.eye.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
+    assert!(
+        site.world.state().containers[&newer].state.may_run(),
+        "it was stopped before an operator approved it"
+    );
+    now_or_panic(site.reader.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
     site.run("settle");
-    assert!(!site.world.state().containers[&newer].state.may_run(), "a person decided");
+    assert!(!site.world.state().containers[&newer].state.may_run(), "the operator approved it");
 }
 
 /// Runs the agent passes for this time without any heartbeat.
-fn be_silent_for(site: &Installation, time: Duration) {
+fn sweep_without_heartbeats(site: &Installation, time: Duration) {
     let until = site.sim.now() + time;
     while site.sim.now() < until {
         site.sim.pass(Duration::from_secs(30));
@@ -132,43 +138,50 @@ fn be_silent_for(site: &Installation, time: Duration) {
 fn restarts_are_held_when_many_agents_are_silent_at_once() {
     let site = Installation::new(6, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
-    be_silent_for(&site, Duration::from_mins(20));
+    sweep_without_heartbeats(&site, Duration::from_mins(20));
     let plan = held(&site, "check_heartbeats");
     for id in &all {
-        assert_eq!(site.status(*id), Status::Degraded, "a held plan does not hide that it is silent");
-        assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before a user decided");
+        assert_eq!(
+            site.status(*id),
+            Status::Degraded,
+            "a silent agent is degraded although the plan is held"
+        );
+        assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before an operator approved it");
     }
     assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan keeps its id");
-    now_or_panic(site.eye.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
+    now_or_panic(site.reader.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
     site.run("check_heartbeats");
     site.sim.quiesce();
-    assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "a user decided");
+    assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "the operator approved it");
 }
 
 #[test]
 fn restarts_for_missed_heartbeats_count_for_an_hour() {
     let site = Installation::new(7, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
-    let beat_of = |ids: &[WorkspaceId]| {
+    let heartbeat_of = |ids: &[WorkspaceId]| {
         for id in ids {
-            let _heard = site.heartbeat(*id, well());
+            let _result = site.heartbeat(*id, healthy());
         }
     };
     let (first, others) = all.split_at(3);
     for _ in 0..32 {
         site.sim.pass(Duration::from_secs(30));
-        beat_of(others);
+        heartbeat_of(others);
         site.run("check_heartbeats");
         site.sim.quiesce();
     }
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three are within the limit");
-    be_silent_for(&site, Duration::from_mins(15));
+    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    sweep_without_heartbeats(&site, Duration::from_mins(15));
     held(&site, "check_heartbeats");
-    assert!(others.iter().all(|id| site.row(*id).incarnation.0 == 1), "more within the hour are not");
+    assert!(
+        others.iter().all(|id| site.row(*id).incarnation.0 == 1),
+        "more restarts within the hour are not"
+    );
 }
 
 fn restarts_reported(site: &Installation, id: WorkspaceId) -> usize {
-    let events = now_or_panic(site.eye.newest_events(Some(id), 500)).unwrap();
+    let events = now_or_panic(site.reader.newest_events(Some(id), 500)).unwrap();
     events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
 }
 
@@ -188,12 +201,12 @@ fn failed_restart_is_neither_charged_nor_reported() {
                 if is_refused { Fault::Before(ErrorKind::Other) } else { Fault::None }
             }
         });
-        be_silent_for(&site, Duration::from_mins(18));
-        assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was started");
-        assert_eq!(restarts_reported(&site, id), 0, "{step}: a restart was told that did not happen");
+        sweep_without_heartbeats(&site, Duration::from_mins(18));
+        assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was restarted");
+        assert_eq!(restarts_reported(&site, id), 0, "{step}: a failed restart was reported");
         engine_off.store(false, Ordering::Relaxed);
-        be_silent_for(&site, Duration::from_mins(1));
-        assert_eq!(site.row(id).incarnation.0, 2, "{step}: what did not happen has spent the budget");
+        sweep_without_heartbeats(&site, Duration::from_mins(1));
+        assert_eq!(site.row(id).incarnation.0, 2, "{step}: failed restarts were charged to the budget");
         assert_eq!(restarts_reported(&site, id), 1, "{step}");
     }
 }
@@ -209,7 +222,7 @@ fn restarts_in_progress_count_against_the_limit() {
     let (first, others) = all.split_at(3);
     site.sim.pass(Duration::from_secs(10));
     for id in others {
-        site.heartbeat(*id, well());
+        site.heartbeat(*id, healthy());
     }
     site.sim.pass(SILENT_AFTER);
     site.run("check_heartbeats");
@@ -224,8 +237,11 @@ fn restarts_in_progress_count_against_the_limit() {
     );
     held(&site, "check_heartbeats");
     site.sim.quiesce();
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three are within the limit");
-    assert!(others.iter().all(|id| site.row(*id).incarnation.0 == 1), "more at the same time are not");
+    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    assert!(
+        others.iter().all(|id| site.row(*id).incarnation.0 == 1),
+        "more restarts at the same time are not"
+    );
 }
 
 #[test]
@@ -253,6 +269,6 @@ fn concurrent_passes_share_one_breaker_limit() {
         futures_util::future::join(run("revoke_stale_tokens"), run("reap_unknown")).await
     });
     let hour_ago = site.sim.now() - Duration::from_hours(1);
-    let hit = now_or_panic(site.eye.swept_since(hour_ago)).unwrap().len();
-    assert_eq!(hit, 3, "three of seven known workspaces may be hit, by all passes together: {runs:#?}");
+    let affected = now_or_panic(site.reader.swept_since(hour_ago)).unwrap().len();
+    assert_eq!(affected, 3, "the limit of seven workspaces is three, for all passes together: {runs:#?}");
 }

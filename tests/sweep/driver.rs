@@ -19,17 +19,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::simulation::{
     executor::{Owner, Sim, TaskOrder},
-    installation::{IMAGE, Installation, furnished_world, request, well},
+    installation::{IMAGE, Installation, healthy, prepared_world, request},
 };
 
 /// Tolerance around the due time of a restart.
 const TOLERANCE: Duration = Duration::from_millis(250);
 
-/// A simulated app whose driver runs the passes and that receives the engine's events.
+/// An installation whose driver runs the passes and that receives the engine's events.
 pub(super) fn driven() -> Installation {
     let sim = Sim::new(1, TaskOrder::AsWoken);
-    let nobody = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
-    let site = Installation::with_agents(sim, furnished_world(), true, nobody);
+    let unreachable = Arc::new(|_| Err(std::io::ErrorKind::ConnectionRefused.into()));
+    let site = Installation::with_agents(sim, prepared_world(), true, unreachable);
     site.watch();
     site
 }
@@ -38,7 +38,7 @@ pub(super) fn online(site: &Installation, name: &str) -> WorkspaceId {
     let made = request(name, IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(4));
-    assert_eq!(site.status(id), Status::Online, "a plain workspace comes up by itself");
+    assert_eq!(site.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
     id
 }
 
@@ -49,7 +49,7 @@ fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestam
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
     assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
-    row.restart_due_at.expect("its restart is due at some time")
+    row.restart_due_at.expect("its restart has a due time")
 }
 
 /// Asserts that it is restarted within the tolerance around `due`.
@@ -103,7 +103,7 @@ fn exited_workspace_restarts_when_due_after_a_daemon_restart() {
         site.sim.pass(Duration::from_secs(down - 1));
         site.start_daemon();
         site.watch();
-        restarts_at(&site, id, due, &format!("the daemon was away for {down} s"));
+        restarts_at(&site, id, due, &format!("the daemon was down for {down} s"));
     }
 }
 
@@ -117,7 +117,7 @@ fn overdue_restart_runs_at_once_after_a_daemon_restart() {
     site.sim.pass(Duration::from_mins(3));
     site.start_daemon();
     site.sim.pass(TOLERANCE);
-    assert!(site.row(id).incarnation > before, "its back-off passed while the daemon was away");
+    assert!(site.row(id).incarnation > before, "its back-off ended while the daemon was down");
 }
 
 /// A workspace whose agent sends heartbeats.
@@ -125,7 +125,7 @@ fn agent(site: &Installation, name: &str) -> WorkspaceId {
     let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(1));
-    assert_eq!(site.heartbeat(id, well()), Some(ReportResult::Noted));
+    assert_eq!(site.heartbeat(id, healthy()), Some(ReportResult::Noted));
     id
 }
 
@@ -217,12 +217,12 @@ struct Probed {
 }
 
 impl Probed {
-    fn new(sights: &[(&'static str, Requirement)], takes: &[Duration]) -> Self {
+    fn new(probes: &[(&'static str, Requirement)], takes: &[Duration]) -> Self {
         let site = Installation::new(1, TaskOrder::AsWoken);
         let clock = site.sim.clock();
         let mut records = Vec::new();
         let mut passes: Vec<Arc<dyn Pass>> = Vec::new();
-        for (name, requires) in sights {
+        for (name, requires) in probes {
             let record = Record { takes: takes.to_vec(), ..Record::default() };
             let record = Arc::new(Mutex::new(record));
             records.push(Arc::clone(&record));
@@ -282,7 +282,7 @@ fn pass_never_runs_twice_at_once() {
 fn timer_that_fires_during_a_run_causes_one_more_run() {
     let probed = Probed::one(&[PERIOD + Duration::from_secs(15)]);
     probed.pass(80);
-    assert_eq!(probed.begun(), [0, 75], "a turn that came during a run is not skipped");
+    assert_eq!(probed.begun(), [0, 75], "a timer that fires during a run is not skipped");
     assert_eq!(probed.most_at_once(), 1);
 }
 
@@ -292,7 +292,7 @@ fn dry_run_does_not_delay_real_runs() {
     probed.pass(30);
     let dry = probed.ask(Mode::DryRun);
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 30, 60], "the timer's run waits for no dry run");
+    assert_eq!(probed.begun(), [0, 30, 60], "the timer's run does not wait for a dry run");
     probed.pass(40);
     assert!(dry.lock().unwrap().is_some(), "the dry run is answered");
 }
@@ -305,7 +305,7 @@ fn wake_ups_run_a_pass_at_the_requested_times() {
         probed.wake.after("probe", Duration::from_secs(after));
     }
     probed.pass(100);
-    assert_eq!(probed.begun(), [0, 7, 15, 60, 91], "wake-ups at 7, 15 and 91 s, and the period's own turn");
+    assert_eq!(probed.begun(), [0, 7, 15, 60, 91], "wake-ups at 7, 15 and 91 s, and the period's own run");
 }
 
 #[test]
@@ -325,7 +325,7 @@ fn pass_without_engine_snapshot_does_not_wait_for_the_engine() {
         if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
     });
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 60], "a slow listing holds up a pass that needs none");
+    assert_eq!(probed.begun(), [0, 60], "a slow listing delays a pass that needs none");
     probed.wake.after("store", Duration::ZERO);
     probed.pass(1);
     assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waits for a listing that it does not need");

@@ -35,11 +35,7 @@ fn grace_periods_restart_after_a_clock_jump() {
         }
         site.sim.pass(Duration::from_mins(15));
         site.snapshot();
-        assert_eq!(
-            site.run("reap_unknown").actions.len(),
-            1,
-            "a grace that was watched from end to end counts"
-        );
+        assert_eq!(site.run("reap_unknown").actions.len(), 1, "a grace that was observed throughout counts");
     }
 }
 
@@ -76,9 +72,11 @@ fn untrusted_listing_blocks_every_action_on_the_engine() {
     site.sim.spawn(Owner::Daemon, driver.drive(tokio_util::sync::CancellationToken::new()));
     let runs = site.sim.calmly(async move { handle.run_now(Vec::new(), Mode::Apply).await });
     assert_eq!(runs.len(), ostler::sweep::all().len());
-    let sees = |name: &str| pass_named(name).requires() == Requirement::Engine;
+    let needs_engine = |name: &str| pass_named(name).requires() == Requirement::Engine;
     assert!(
-        runs.iter().filter(|run| sees(run.pass)).all(|run| matches!(run.outcome, Outcome::Untrusted(_))),
+        runs.iter()
+            .filter(|run| needs_engine(run.pass))
+            .all(|run| matches!(run.outcome, Outcome::Untrusted(_))),
         "{runs:#?}"
     );
     let refused = site.calmly(|ops| async move { ops.recreate(id).await });
@@ -87,13 +85,13 @@ fn untrusted_listing_blocks_every_action_on_the_engine() {
     assert!(
         state.log[before..]
             .iter()
-            .all(|call| ["inspect_", "list_"].iter().any(|snapshot| call.method.starts_with(snapshot))),
+            .all(|call| ["inspect_", "list_"].iter().any(|prefix| call.method.starts_with(prefix))),
         "{:#?}",
         &state.log[before..]
     );
     drop(state);
-    let looked = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
-    assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))));
+    let snapshot = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    assert!(matches!(snapshot, Err(Untrusted::SentinelMissing(_))));
 }
 
 /// `podman volume prune` deletes the sentinel, because no container mounts it.
@@ -108,13 +106,13 @@ fn known_container_identifies_an_engine_without_its_sentinel() {
     site.sim.quiesce();
     site.converge();
     at_rest(&site).unwrap();
-    // A container that no row and no trash entry knows proves nothing, whatever its labels.
+    // A container without a row and a trash entry does not identify the engine, whatever its labels.
     let site = Installation::new(7, TaskOrder::AsWoken);
     site.add_unknown();
     site.world.state().volumes.remove(&instance_name(INSTANCE));
     let sweeper = Arc::clone(&site.daemon.sweeper);
-    let looked = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
-    assert!(matches!(looked, Err(Untrusted::SentinelMissing(_))), "{looked:?}");
+    let snapshot = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
+    assert!(matches!(snapshot, Err(Untrusted::SentinelMissing(_))), "{snapshot:?}");
 }
 
 /// Two consecutive listings are required, because one may be taken during a restart.
@@ -133,8 +131,8 @@ fn workspace_is_not_marked_offline_after_a_single_listing() {
     at_rest(&site).unwrap();
 }
 
-/// Found by an outside tester: `rm --purge` was given while Podman was away, and a sweep used a listing from before the
-/// purge.
+/// Found by an outside tester: `rm --purge` was ordered while Podman was down, and a sweep used a listing from before
+/// the purge.
 #[test]
 fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     let site = Installation::new(1, TaskOrder::AsWoken);
@@ -151,7 +149,7 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     });
     let done = site.calmly(|ops| async move { ops.order(id, from_before).await });
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
-    let store = site.daemon.hearing.clone();
+    let store = site.daemon.agent_store.clone();
     let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
-    assert_eq!(trash, [], "nothing of it can come back");
+    assert_eq!(trash, [], "a purged workspace has no trash entry");
 }

@@ -10,11 +10,11 @@ use ostler::{
 
 use crate::simulation::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, request, well},
+    installation::{IMAGE, Installation, healthy, request},
 };
 
 /// Orders a hibernation and stops waiting before the store has answered its claim.
-fn given_up_at_its_claim(site: &Installation, id: WorkspaceId) {
+fn abandoned_at_its_claim(site: &Installation, id: WorkspaceId) {
     let (ops, clock) = (site.daemon.ops.clone(), site.sim.clock());
     site.sim.spawn(Owner::Daemon, async move {
         let done = within(&*clock, Duration::from_secs(1), ops.hibernate(id, false)).await;
@@ -22,13 +22,13 @@ fn given_up_at_its_claim(site: &Installation, id: WorkspaceId) {
     });
     loop {
         site.sim.run_ready();
-        let next = *site.sim.held().first().expect("it comes to its claim");
+        let next = *site.sim.held().first().expect("the claim is requested");
         if next.label == "begin hibernation" {
             break;
         }
         site.sim.take(next.id);
     }
-    assert!(site.sim.fire_next_timer(), "its time is up");
+    assert!(site.sim.fire_next_timer(), "the caller's timeout fires");
     site.sim.run_ready();
 }
 
@@ -40,25 +40,25 @@ fn accepts_messages(site: &Installation, id: WorkspaceId) -> bool {
 fn hibernation_completes_when_its_caller_stops_waiting() {
     let site = Installation::new(1, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
+    abandoned_at_its_claim(&site, id);
     assert!(
         !accepts_messages(&site, id),
-        "a message is let through to a container that is about to be stopped"
+        "a message is accepted for a container that is about to be stopped"
     );
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Hibernated);
-    assert!(accepts_messages(&site, id), "messages to it wait in vain");
+    assert!(accepts_messages(&site, id), "messages to it are not accepted again");
 }
 
 #[test]
 fn refused_unawaited_hibernation_admits_messages_again() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
-    site.heartbeat(id, Heartbeat { active_tasks: 1, ..well() });
+    abandoned_at_its_claim(&site, id);
+    site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Online, "it works on something");
-    assert!(accepts_messages(&site, id), "messages to it wait in vain");
+    assert_eq!(site.status(id), Status::Online, "it has an active task");
+    assert!(accepts_messages(&site, id), "messages to it are not accepted again");
 }
 
 /// One order is refused while the store has not answered the other.
@@ -66,7 +66,7 @@ fn refused_unawaited_hibernation_admits_messages_again() {
 fn refused_hibernation_does_not_admit_messages_during_another() {
     let site = Installation::new(4, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    given_up_at_its_claim(&site, id);
+    abandoned_at_its_claim(&site, id);
     let ops = site.daemon.ops.clone();
     site.sim.spawn(Owner::Daemon, async move { drop(ops.hibernate(id, false).await) });
     let claims = loop {
@@ -75,28 +75,28 @@ fn refused_hibernation_does_not_admit_messages_during_another() {
         let Some(other) = held.iter().find(|held| held.label != "begin hibernation") else { break held };
         site.sim.take(other.id);
     };
-    assert_eq!(claims.len(), 2, "both claim it");
-    site.heartbeat(id, Heartbeat { active_tasks: 1, ..well() });
+    assert_eq!(claims.len(), 2, "both hibernations claim it");
+    site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.take(claims[0].id);
     site.sim.run_ready();
-    site.heartbeat(id, well());
+    site.heartbeat(id, healthy());
     assert!(
         !accepts_messages(&site, id),
-        "a message is let through to a container that is about to be stopped"
+        "a message is accepted for a container that is about to be stopped"
     );
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Hibernated);
-    assert!(accepts_messages(&site, id), "messages to it wait in vain");
+    assert!(accepts_messages(&site, id), "messages to it are not accepted again");
 }
 
 #[test]
 fn hibernation_refusal_reports_open_requests_and_not_tasks() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    let in_flight = site.daemon.ops.traffic().begin(None, id).expect("a message is let through");
+    let in_flight = site.daemon.ops.traffic().begin(None, id).expect("a message is accepted");
     let refused = site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect_err("it is in use");
     assert!(matches!(refused, OpError::InUse { open_requests: 1, .. }), "{refused:?}");
     assert!(refused.to_string().contains("messages or commands in progress: 1"), "{refused}");
     drop(in_flight);
-    site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("nobody uses it");
+    site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it has no requests in progress");
 }

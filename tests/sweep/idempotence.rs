@@ -1,4 +1,4 @@
-//! A pass that has done its work finds nothing more to do.
+//! A second run of a pass, directly after the first, does nothing.
 
 use ostler::sweep::{Outcome, Verdict};
 
@@ -17,8 +17,11 @@ fn second_run_of_a_pass_does_nothing() {
         make_work(&mut site);
         let first = site.run(pass);
         let done = |verdict: &Verdict| matches!(verdict, Verdict::Applied(_));
-        assert!(!first.actions.is_empty(), "{pass} has something to do");
-        assert!(first.actions.iter().all(|action| done(&action.verdict)), "{pass} did it: {first:#?}");
+        assert!(!first.actions.is_empty(), "{pass} has work");
+        assert!(
+            first.actions.iter().all(|action| done(&action.verdict)),
+            "{pass} completed its work: {first:#?}"
+        );
         site.sim.quiesce();
         let second = site.run(pass);
         assert_eq!((second.outcome, second.actions), (Outcome::Done, Vec::new()), "{pass}, the second time");
@@ -37,7 +40,7 @@ fn sweep_of_a_settled_installation_changes_nothing() {
     let state = site.world.state();
     let calls =
         state.log[before..].iter().filter(|call| changing.iter().any(|verb| call.method.starts_with(verb)));
-    assert_eq!(calls.count(), 0, "a sweep that has nothing to do changes nothing in the engine");
+    assert_eq!(calls.count(), 0, "a sweep without work changes nothing in the engine");
     drop(state);
     at_rest(&site).unwrap();
 }

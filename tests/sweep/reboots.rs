@@ -16,13 +16,13 @@ use super::driver::{driven, online};
 use crate::simulation::installation::{Installation, now_or_panic};
 
 /// Limit of concurrent starts.
-const AT_ONCE: usize = 2;
+const CONCURRENT_STARTS: usize = 2;
 /// Duration of each container start.
 const START: Duration = Duration::from_secs(2);
 
-fn put_below(site: &Installation, child: WorkspaceId, parent: WorkspaceId) {
+fn set_parent(site: &Installation, child: WorkspaceId, parent: WorkspaceId) {
     let patch = WorkspacePatch { parent: Some(Some(parent)), ..WorkspacePatch::default() };
-    let patched = now_or_panic(site.eye.patch_workspace(child, patch, site.sim.now()));
+    let patched = now_or_panic(site.reader.patch_workspace(child, patch, site.sim.now()));
     assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
 }
 
@@ -53,8 +53,11 @@ fn reboot_restarts_every_workspace_without_backoff() {
     let times: Vec<_> = starts.lock().unwrap().iter().map(|(_, at)| *at).collect();
     assert_eq!(times.len(), ids.len(), "each is started once, without a back-off: {times:?}");
     assert!(times[0].since(begun) <= Duration::from_millis(500), "the first one at once");
-    for pair in times.windows(AT_ONCE + 1) {
-        assert!(pair[AT_ONCE].since(pair[0]) >= START, "more than {AT_ONCE} at once: {times:?}");
+    for pair in times.windows(CONCURRENT_STARTS + 1) {
+        assert!(
+            pair[CONCURRENT_STARTS].since(pair[0]) >= START,
+            "more than {CONCURRENT_STARTS} at once: {times:?}"
+        );
     }
     site.sim.pass(Duration::from_secs(4));
     for id in ids {
@@ -77,7 +80,7 @@ fn reboots_are_not_charged_to_the_restart_budget() {
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
     let wait = row.restart_due_at.map(|due| due.since(row.status_since));
-    assert_eq!(wait, Some(Duration::from_secs(10)), "its first own exit has the first back-off");
+    assert_eq!(wait, Some(Duration::from_secs(10)), "the first charged exit has the first back-off");
 }
 
 #[test]
@@ -92,9 +95,9 @@ fn exit_while_the_daemon_is_down_is_not_charged() {
     site.watch();
     site.sim.pass(Duration::from_secs(5));
     assert_eq!(site.status(id), Status::Online);
-    let events = now_or_panic(site.eye.newest_events(Some(id), 50)).expect("the store answers");
+    let events = now_or_panic(site.reader.newest_events(Some(id), 50)).expect("the store answers");
     let offline = events.iter().find(|event| event.event_type == "WORKSPACE_OFFLINE");
-    let offline = offline.expect("its exit is told");
+    let offline = offline.expect("its exit is reported");
     assert_eq!(offline.payload["while_daemon_down"], true, "{}", offline.payload);
 }
 
@@ -107,7 +110,7 @@ fn reboot_starts_parents_before_their_children() {
     // 8 above 6 and 7, 6 above 3 and 4, 7 above 5; 0, 1 and 2 below 3, 4 and 5.
     let tree = [(6, 8), (7, 8), (3, 6), (4, 6), (5, 7), (0, 3), (1, 4), (2, 5)];
     for (child, parent) in tree {
-        put_below(&site, ids[child], ids[parent]);
+        set_parent(&site, ids[child], ids[parent]);
     }
     let starts = slow_starts(&site);
     site.reboot();
@@ -122,7 +125,7 @@ fn reboot_starts_parents_before_their_children() {
     for (child, parent) in tree {
         assert!(
             began(child).since(began(parent)) >= START,
-            "w{child} was started at {} before its parent w{parent}, begun at {}, was up",
+            "w{child} was started at {}, before the start of its parent w{parent}, begun at {}, was complete",
             began(child),
             began(parent)
         );

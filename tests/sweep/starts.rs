@@ -16,12 +16,12 @@ use ostler::{
 
 use crate::simulation::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, REMOTE_IMAGE, request, well},
+    installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request},
     invariants::{Witness, at_rest},
 };
 
 /// Names of a workspace's containers and volumes in the engine.
-fn belongings(site: &Installation, id: WorkspaceId) -> Vec<String> {
+fn objects_of(site: &Installation, id: WorkspaceId) -> Vec<String> {
     let state = site.world.state();
     let of = |labels: &std::collections::BTreeMap<String, String>| {
         labels.get(LABEL_WORKSPACE) == Some(&id.to_string())
@@ -37,21 +37,21 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
     let made = request("w", REMOTE_IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     while site.sim.held().first().is_none_or(|next| next.label != "pull_image") {
-        assert!(site.sim.step_calmly(), "it comes to the pull");
+        assert!(site.sim.step_calmly(), "the pull is requested");
         site.sim.run_ready();
     }
     let pull = site.sim.held()[0].id;
     let ops = site.daemon.ops.clone();
     site.sim.spawn(Owner::Daemon, async move {
-        ops.remove(id, false, false).await.expect("a removal waits for no pull");
+        ops.remove(id, false, false).await.expect("a removal does not wait for a pull");
     });
     while site.status(id) != Status::Removed {
         site.sim.run_ready();
-        let other = site.sim.held().into_iter().find(|held| held.id != pull).expect("the removal goes on");
+        let other = site.sim.held().into_iter().find(|held| held.id != pull).expect("the removal continues");
         site.sim.take(other.id);
     }
     site.sim.quiesce();
-    assert_eq!(belongings(&site, id), Vec::<String>::new());
+    assert_eq!(objects_of(&site, id), Vec::<String>::new());
     site.converge();
     at_rest(&site).unwrap();
 }
@@ -90,12 +90,15 @@ fn late_container_start_leaves_one_container_and_one_token() {
 fn missing_image_is_a_start_error_and_leaves_nothing_behind() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     let made = request("w", "no-such-image");
-    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is created").id;
     site.sim.quiesce();
     let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
-    assert!(row.status_detail.is_some_and(|why| why.contains("`no-such-image`")), "it says which image");
-    assert_eq!(belongings(&site, id), Vec::<String>::new());
+    assert!(
+        row.status_detail.is_some_and(|why| why.contains("`no-such-image`")),
+        "the detail names the image"
+    );
+    assert_eq!(objects_of(&site, id), Vec::<String>::new());
 }
 
 #[test]
@@ -109,19 +112,19 @@ fn half_started_container_is_replaced_by_a_new_one() {
     let made = request("w", IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.quiesce();
-    let stuck = site.world.state().half_started.first().cloned().expect("the first start broke off");
+    let stuck = site.world.state().half_started.first().cloned().expect("the first start failed half-way");
     site.converge();
     at_rest(&site).unwrap_or_else(|broken| panic!("{broken}"));
     let row = site.row(id);
     assert_eq!(row.status, Status::Online);
-    assert_ne!(row.container, Some(stuck.clone()), "it is online in the container that never starts");
+    assert_ne!(row.container, Some(stuck.clone()), "it is online in the half-started container");
     let world = site.world.state();
     assert!(
         !world.busy_ports.contains(&row.host_port.expect("it has a port")),
-        "it has the port that is held"
+        "it has a port that is in use"
     );
     let kept = &world.containers[&stuck];
-    assert!(kept.name.contains("trash"), "the old one is not in the trash but called {}", kept.name);
+    assert!(kept.name.contains("trash"), "the old container is not in the trash but named {}", kept.name);
 }
 
 #[test]
@@ -129,11 +132,14 @@ fn exhausted_port_range_is_a_start_error_with_its_reason() {
     let site = Installation::new(4, TaskOrder::AsWoken);
     site.world.state().busy_ports.extend(1024..=u16::MAX);
     let made = request("w", IMAGE);
-    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is created").id;
     site.sim.quiesce();
     let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
-    assert!(row.status_detail.is_some_and(|why| why.contains("no port is free")), "it says what is used up");
+    assert!(
+        row.status_detail.is_some_and(|why| why.contains("no port is free")),
+        "the detail names the exhausted ports"
+    );
     assert!(
         site.world
             .state()
@@ -199,11 +205,11 @@ fn token_write_error_names_workspace_and_volume() {
         _ => Fault::None,
     });
     let made = request("w", IMAGE);
-    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is made").id;
+    let id = site.calmly(|ops| async move { ops.create(made).await }).expect("the row is created").id;
     site.sim.quiesce();
     let row = site.row(id);
     assert_eq!(row.status, Status::Failed(Failure::StartError));
-    let why = row.status_detail.expect("it says why");
+    let why = row.status_detail.expect("the detail has a reason");
     let volume = volume_name(id, VolumeKind::Config);
     assert!(
         why.contains(&format!("podman volume inspect {volume}")) && why.contains("ostler start w"),
@@ -219,16 +225,19 @@ fn agent_that_starts_degraded_is_left_running() {
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     loop {
         site.sim.run_ready();
-        let next = *site.sim.held().first().expect("it comes to its start");
+        let next = *site.sim.held().first().expect("the start is requested");
         site.sim.take(next.id);
         if next.label == "start_container" {
             break;
         }
     }
-    site.heartbeat(id, Heartbeat { error_rate: 1.0, ..well() });
+    site.heartbeat(id, Heartbeat { error_rate: 1.0, ..healthy() });
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Degraded);
-    assert!(site.container(id).is_some_and(|container| container.state.may_run()), "it was stopped for that");
+    assert!(
+        site.container(id).is_some_and(|container| container.state.may_run()),
+        "it was stopped for being degraded"
+    );
     assert_eq!(site.row(id).incarnation.0, 1);
 }
 
@@ -247,7 +256,8 @@ fn external_workspace_stays_resumed_after_pause_and_resume() {
     });
     while site.status(id) == Status::Paused {
         site.sim.run_ready();
-        let next = site.sim.held().into_iter().find(|held| !late.contains(&held.id)).expect("it goes on");
+        let next =
+            site.sim.held().into_iter().find(|held| !late.contains(&held.id)).expect("the resume continues");
         site.sim.take(next.id);
     }
     site.sim.quiesce();
@@ -266,11 +276,11 @@ fn pause_given_during_the_resume_of_its_parent_wins() {
         let ops = site.daemon.ops.clone();
         site.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
         let under_way = (0..after).all(|_| site.sim.step_calmly());
-        let said = site.calmly(|ops| async move { ops.pause(child).await });
-        let store = site.daemon.hearing.clone();
+        let paused = site.calmly(|ops| async move { ops.pause(child).await });
+        let store = site.daemon.agent_store.clone();
         assert!(site.calmly(|_| async move { store.memory_is_true().await }).unwrap(), "after step {after}");
         site.sim.quiesce();
-        if said.is_ok() {
+        if paused.is_ok() {
             assert_eq!(site.status(child), Status::Paused, "paused after step {after} of the resume");
         }
         site.converge();
@@ -292,7 +302,8 @@ fn start_without_its_work_volume_requires_an_explicit_option() {
     assert!(matches!(refused, Err(OpError::Impossible(why)) if why.contains("volume missing")));
     site.converge();
     assert_eq!(site.status(id), Status::Paused, "a paused row stays paused");
-    site.calmly(|ops| async move { ops.start(id, true).await }).expect("a person's word is enough");
+    site.calmly(|ops| async move { ops.start(id, true).await })
+        .expect("the explicit option permits the start");
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Online);
 }

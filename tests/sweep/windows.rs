@@ -18,7 +18,7 @@ use ostler::{
 
 use crate::simulation::{
     executor::TaskOrder,
-    installation::{IMAGE, Installation, now_or_panic, request, well},
+    installation::{IMAGE, Installation, healthy, now_or_panic, request},
     invariants::Witness,
 };
 
@@ -29,7 +29,7 @@ const OFTEN: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_mins(7);
 
 /// One workspace for every kind of liveness window.
-struct Household {
+struct Fleet {
     site: Installation,
     witness: Witness,
     online: WorkspaceId,
@@ -40,15 +40,15 @@ struct Household {
     external: WorkspaceId,
 }
 
-impl Household {
+impl Fleet {
     fn new() -> Self {
         let site = Installation::new(1, TaskOrder::AsWoken);
         let witness = Witness::of(&site);
         let online = site.create_online(request("online", IMAGE));
         let degraded = site.create_online(request("degraded", IMAGE));
-        site.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..well() });
+        site.heartbeat(degraded, Heartbeat { error_rate: 1.0, ..healthy() });
         let busy = site.create_online(request("busy", IMAGE));
-        site.heartbeat(busy, Heartbeat { active_tasks: 1, ..well() });
+        site.heartbeat(busy, Heartbeat { active_tasks: 1, ..healthy() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
         // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
@@ -58,18 +58,18 @@ impl Household {
         let starting = site.create_started(request("starting", IMAGE));
         let made = CreateRequest { external: true, ..request("external", "") };
         let made = site.calmly(|ops| async move { ops.create(made).await }).unwrap();
-        let digest = made.token.expect("an external one is given a token").digest();
-        let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&digest, site.sim.now())
+        let digest = made.token.expect("an external workspace gets a token").digest();
+        let Some(TokenSubject::Workspace(token_owner)) = site.reader.token_subject(&digest, site.sim.now())
         else {
-            panic!("its token is good")
+            panic!("its token is not valid")
         };
         let registration = Registration { card: Some(serde_json::json!({})), ..Registration::default() };
-        let create_online =
-            now_or_panic(site.eye.record_registration(token_owner, registration, site.sim.now())).unwrap();
-        assert_eq!(create_online, ReportResult::Noted);
-        let household = Self { site, witness, online, degraded, busy, idle, starting, external: made.id };
-        assert_eq!(household.statuses(), Self::before());
-        household
+        let recorded =
+            now_or_panic(site.reader.record_registration(token_owner, registration, site.sim.now())).unwrap();
+        assert_eq!(recorded, ReportResult::Noted);
+        let fleet = Self { site, witness, online, degraded, busy, idle, starting, external: made.id };
+        assert_eq!(fleet.statuses(), Self::before());
+        fleet
     }
 
     fn before() -> Vec<Status> {
@@ -98,14 +98,14 @@ impl Household {
     }
 
     /// Asserts that nothing changes for a full window from now on, and that everything changes afterwards.
-    fn return_and_wait(mut self, how: &str) {
-        let wedged = |household: &Self| {
-            let row = now_or_panic(household.site.eye.describe(household.busy)).unwrap();
+    fn assert_full_windows(mut self, how: &str) {
+        let wedged = |fleet: &Self| {
+            let row = now_or_panic(fleet.site.reader.describe(fleet.busy)).unwrap();
             row.expect("there is such a row").vitals.wedged_since
         };
         let before = Self::before();
         self.sweep_for(SILENT_AFTER.saturating_sub(Duration::from_secs(1)));
-        assert_eq!(self.statuses(), before, "{how}: somebody was blamed before a window had passed");
+        assert_eq!(self.statuses(), before, "{how}: a status changed before a window had passed");
         let moved = |at: usize| self.statuses()[at];
         assert_eq!(moved(0), Status::Online);
         self.sweep_for(OFTEN * 3);
@@ -115,7 +115,7 @@ impl Household {
         assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
         assert_eq!(wedged(&self), None, "{how}: its window is longer");
         self.sweep_for(WEDGED_AFTER.saturating_sub(SILENT_AFTER));
-        assert!(wedged(&self).is_some(), "{how}: nothing came of it for a whole window");
+        assert!(wedged(&self).is_some(), "{how}: it made no progress for a whole window");
         assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
         self.sweep_for(IDLE.saturating_sub(WEDGED_AFTER));
         assert_eq!(self.statuses()[3], Status::Hibernated, "{how}: it was idle for a whole window");
@@ -126,109 +126,105 @@ impl Household {
         assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
         self.sweep_for(OFTEN * 6);
         let late = Status::Failed(Failure::ProvisionTimeout);
-        assert_eq!(self.statuses()[4], late, "{how}: it was not heard for a whole window");
+        assert_eq!(self.statuses()[4], late, "{how}: it sent no heartbeat for a whole window");
         self.sweep_for((SILENT_AFTER + RESTART_SILENT_AFTER).saturating_sub(limit));
-        assert_eq!(
-            self.restarts(self.degraded),
-            2,
-            "{how}: it was silent for long enough to be started anew"
-        );
+        assert_eq!(self.restarts(self.degraded), 2, "{how}: it was silent for long enough to be restarted");
     }
 }
 
 #[test]
 fn liveness_windows_reset_after_suspend() {
     for hours in [1, 9] {
-        let household = Household::new();
-        household.site.sim.pass(Duration::from_mins(2));
-        household.site.sim.jump(hours * HOUR);
-        household.return_and_wait("a suspend");
+        let fleet = Fleet::new();
+        fleet.site.sim.pass(Duration::from_mins(2));
+        fleet.site.sim.jump(hours * HOUR);
+        fleet.assert_full_windows("a suspend");
     }
 }
 
 #[test]
 fn liveness_windows_reset_after_a_daemon_stop() {
-    let mut household = Household::new();
-    household.site.sim.crash(|_| false);
-    household.site.sim.pass(Duration::from_hours(5));
-    household.site.start_daemon();
+    let mut fleet = Fleet::new();
+    fleet.site.sim.crash(|_| false);
+    fleet.site.sim.pass(Duration::from_hours(5));
+    fleet.site.start_daemon();
     // The interrupted start begins again, which is no consequence of silence.
-    household.return_and_wait("a stop of the daemon");
+    fleet.assert_full_windows("a stop of the daemon");
 }
 
 #[test]
 fn liveness_windows_reset_after_a_clock_change() {
     for hours in [3, -3] {
-        let mut household = Household::new();
-        household.sweep_for(Duration::from_mins(2));
-        household.site.sim.jump(hours * HOUR);
-        household.return_and_wait("a clock that was set");
+        let mut fleet = Fleet::new();
+        fleet.sweep_for(Duration::from_mins(2));
+        fleet.site.sim.jump(hours * HOUR);
+        fleet.assert_full_windows("a clock change");
     }
 }
 
 /// Heartbeats recorded while the clock was ahead lie in the future once the clock is correct.
 #[test]
 fn silent_agents_are_detected_after_the_clock_was_set_back() {
-    let household = Household::new();
-    household.site.sim.jump(3 * HOUR);
-    let degraded = Heartbeat { error_rate: 1.0, ..well() };
-    household.site.heartbeat(household.online, well());
-    household.site.heartbeat(household.degraded, degraded);
-    household.site.heartbeat(household.busy, Heartbeat { active_tasks: 1, ..well() });
-    household.site.sweep();
-    household.site.sim.jump(-3 * HOUR);
-    household.return_and_wait("a clock that was set back");
+    let fleet = Fleet::new();
+    fleet.site.sim.jump(3 * HOUR);
+    let degraded = Heartbeat { error_rate: 1.0, ..healthy() };
+    fleet.site.heartbeat(fleet.online, healthy());
+    fleet.site.heartbeat(fleet.degraded, degraded);
+    fleet.site.heartbeat(fleet.busy, Heartbeat { active_tasks: 1, ..healthy() });
+    fleet.site.sweep();
+    fleet.site.sim.jump(-3 * HOUR);
+    fleet.assert_full_windows("a clock set back");
 }
 
 /// SIGSTOP, a freezer, a debugger or swapping: neither clock jumps, and no request was served.
 #[test]
 fn liveness_windows_reset_after_a_daemon_freeze() {
     for minutes in [4, 10, 60] {
-        let mut household = Household::new();
-        household.sweep_for(Duration::from_mins(2));
-        household.site.freeze(Duration::from_mins(minutes));
-        household.return_and_wait("a freeze");
+        let mut fleet = Fleet::new();
+        fleet.sweep_for(Duration::from_mins(2));
+        fleet.site.freeze(Duration::from_mins(minutes));
+        fleet.assert_full_windows("a freeze");
     }
 }
 
 /// The clock jumps ahead and back between two clock snapshots, as after a wrong answer of a time server.
 #[test]
 fn clock_briefly_set_ahead_changes_no_status() {
-    let mut household = Household::new();
-    household.sweep_for(Duration::from_mins(1));
-    household.site.sim.jump(3 * HOUR);
-    household.site.sim.pass(Duration::from_secs(5));
-    household.site.sim.jump(-3 * HOUR);
-    let before = Household::before();
-    household.sweep_for(Duration::from_mins(1));
-    assert_eq!(household.statuses(), before);
+    let mut fleet = Fleet::new();
+    fleet.sweep_for(Duration::from_mins(1));
+    fleet.site.sim.jump(3 * HOUR);
+    fleet.site.sim.pass(Duration::from_secs(5));
+    fleet.site.sim.jump(-3 * HOUR);
+    let before = Fleet::before();
+    fleet.sweep_for(Duration::from_mins(1));
+    assert_eq!(fleet.statuses(), before);
 }
 
 /// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
 #[test]
 fn clock_briefly_set_back_changes_no_status() {
     let site = Installation::new(1, TaskOrder::AsWoken);
-    let create_online = site.create_online(request("heard", IMAGE));
+    let agent = site.create_online(request("agent", IMAGE));
     for _ in 0..15 {
         site.sim.pass(Duration::from_mins(1));
-        site.heartbeat(create_online, well());
+        site.heartbeat(agent, healthy());
         site.sweep();
     }
     site.sim.jump(-3 * HOUR);
-    site.heartbeat(create_online, well());
+    site.heartbeat(agent, healthy());
     let starting = site.create_started(request("starting", IMAGE));
     site.sim.jump(3 * HOUR);
     site.sweep();
     site.sim.quiesce();
-    assert_eq!(site.status(create_online), Status::Online, "it spoke a moment ago");
-    assert_eq!(site.status(starting), Status::Provisioning, "it was started a moment ago");
+    assert_eq!(site.status(agent), Status::Online, "its heartbeat is recent");
+    assert_eq!(site.status(starting), Status::Provisioning, "its start is recent");
 }
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
 #[test]
 fn due_restart_is_not_delayed_by_a_clock_set_back() {
-    let household = Household::new();
-    let (site, id) = (&household.site, household.online);
+    let fleet = Fleet::new();
+    let (site, id) = (&fleet.site, fleet.online);
     let container = site.row(id).container.expect("it has one");
     site.world.state().kill(&container, 1);
     site.snapshot();
@@ -239,25 +235,25 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
     site.sim.pass(Duration::from_mins(1));
     site.run("restart_due");
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Provisioning, "its wait is long over");
+    assert_eq!(site.status(id), Status::Provisioning, "its back-off is over");
 }
 
 /// By its last activity, a workspace that is woken has been idle all night.
 #[test]
 fn woken_workspace_hibernates_only_after_its_full_idle_time() {
-    let mut household = Household::new();
-    let id = household.idle;
-    household.site.daemon.ops.traffic().note(id);
-    household.site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it sleeps");
-    household.witness.check(&household.site).unwrap();
-    household.site.sim.pass(Duration::from_mins(30));
-    household.site.run("hibernate_idle");
-    household.site.sim.pass(Duration::from_mins(30));
-    household.site.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
-    household.site.sim.quiesce();
-    assert_eq!(household.site.status(id), Status::Online);
-    household.sweep_for(IDLE.saturating_sub(OFTEN * 2));
-    assert_eq!(household.site.status(id), Status::Online, "it was woken for nothing");
-    household.sweep_for(OFTEN * 4);
-    assert_eq!(household.site.status(id), Status::Hibernated, "nothing happened there after all");
+    let mut fleet = Fleet::new();
+    let id = fleet.idle;
+    fleet.site.daemon.ops.traffic().note(id);
+    fleet.site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it is hibernated");
+    fleet.witness.check(&fleet.site).unwrap();
+    fleet.site.sim.pass(Duration::from_mins(30));
+    fleet.site.run("hibernate_idle");
+    fleet.site.sim.pass(Duration::from_mins(30));
+    fleet.site.calmly(|ops| async move { ops.wake(id).await }).expect("it is woken");
+    fleet.site.sim.quiesce();
+    assert_eq!(fleet.site.status(id), Status::Online);
+    fleet.sweep_for(IDLE.saturating_sub(OFTEN * 2));
+    assert_eq!(fleet.site.status(id), Status::Online, "it was hibernated before its full idle time");
+    fleet.sweep_for(OFTEN * 4);
+    assert_eq!(fleet.site.status(id), Status::Hibernated, "it was idle for its full idle time");
 }

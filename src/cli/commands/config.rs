@@ -128,7 +128,7 @@ async fn effective(host: &dyn Host) -> Result<Shown, Failure> {
         Err(failure) => {
             if !failure.is_unreachable() {
                 output::note("The configuration of the running daemon could not be read:");
-                let _told = failure.report();
+                let _reported = failure.report();
             }
             None
         }

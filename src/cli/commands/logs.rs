@@ -27,7 +27,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     let tail = args.tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
     let path = format!("{}/logs?follow={}{tail}", workspace(&args.name), args.follow);
     let mut stream = session.client.stream(&path, None).await?;
-    let (mut frames, mut lines, mut effective) =
+    let (mut frames, mut lines, mut terminal) =
         (Frames::default(), LogLines::default(), ForTerminal::default());
     let show = |channel, text: String| pass_on(session, channel, text.as_bytes());
     while let Some(bytes) = stream.next().await? {
@@ -37,7 +37,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
                     session.out.value_line(&line)?;
                 }
             } else if is_terminal(channel) {
-                show(channel, effective.feed(channel, part))?;
+                show(channel, terminal.feed(channel, part))?;
             } else {
                 pass_on(session, channel, part)?;
             }
@@ -46,7 +46,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Resul
     for line in lines.rest() {
         session.out.value_line(&line)?;
     }
-    for (channel, text) in effective.rest() {
+    for (channel, text) in terminal.rest() {
         show(channel, text)?;
     }
     Ok(0)
@@ -159,12 +159,12 @@ mod tests {
         let log = "plain é\r\n\x1b[31mred\x1b[0m \x1b]0;title\x07 100%\r\u{202e}x\n".as_bytes();
         let whole = terminal_safe(std::str::from_utf8(log).unwrap(), Layout::Lines).into_owned();
         for size in 1..=log.len() {
-            let mut effective = ForTerminal::default();
+            let mut terminal = ForTerminal::default();
             let mut text = String::new();
             for piece in log.chunks(size) {
-                text += &effective.feed(Channel::Stdout, piece);
+                text += &terminal.feed(Channel::Stdout, piece);
             }
-            let [(_, rest), _] = effective.rest();
+            let [(_, rest), _] = terminal.rest();
             assert_eq!(text + &rest, whole, "in pieces of {size}");
         }
         assert!(!whole.contains(['\x1b', '\x07', '\r', '\u{202e}']), "{whole:?}");

@@ -64,10 +64,10 @@ fn flat(workspaces: &[WorkspaceView]) -> Vec<Row> {
 
 /// Sorts children below their parents. A workspace whose parent is not listed (for example, removed) is at the root.
 fn tree(workspaces: &[WorkspaceView]) -> Vec<Row> {
-    let effective: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
+    let listed: BTreeSet<_> = workspaces.iter().map(|workspace| workspace.id.as_str()).collect();
     let mut children: BTreeMap<Option<&str>, Vec<&WorkspaceView>> = BTreeMap::new();
     for workspace in workspaces {
-        let parent = workspace.parent_id.as_deref().filter(|parent| effective.contains(parent));
+        let parent = workspace.parent_id.as_deref().filter(|parent| listed.contains(parent));
         children.entry(parent).or_default().push(workspace);
     }
     let mut rows = Vec::new();
@@ -131,13 +131,13 @@ fn shortened(note: String) -> String {
 /// The most important note about a workspace.
 fn remark(workspace: &WorkspaceView) -> String {
     let detail = workspace.status_detail.as_deref();
-    let said = workspace
+    let note_text = workspace
         .operation
         .as_deref()
         .or(detail)
-        .map(|said| printable(said.lines().next().unwrap_or_default()));
-    match said {
-        Some(said) => shortened(said),
+        .map(|note_text| printable(note_text.lines().next().unwrap_or_default()));
+    match note_text {
+        Some(note_text) => shortened(note_text),
         None if workspace.drifted => {
             format!("drifted: `ostler recreate {}`", super::order::quoted(&workspace.name))
         }

@@ -23,8 +23,8 @@ const EXCERPT: usize = 300;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
     let name = &args.name;
-    let effective: Value = session.client.get(&workspace(name)).await?;
-    let version = Version::of_card(&effective["agent_card"]);
+    let view: Value = session.client.get(&workspace(name)).await?;
+    let version = Version::of_card(&view["agent_card"]);
     let text = args.text.join(" ");
     let reply = session
         .client
@@ -153,10 +153,10 @@ impl Printer<'_> {
             ("" | "identity", kind) => kind.to_owned(),
             (encoding, _) => format!("content encoding {encoding}, which was not requested"),
         };
-        let effective =
+        let beginning =
             if !encoding.is_empty() || excerpt.is_empty() { String::new() } else { format!(": {excerpt}") };
         self.fails(format!(
-            "{} answered with HTTP status {} and {what}, which is not an A2A response{effective}",
+            "{} answered with HTTP status {} and {what}, which is not an A2A response{beginning}",
             self.name,
             status.as_u16()
         ));
@@ -260,34 +260,33 @@ fn content_of(answer: &Value) -> Content {
         .iter()
         .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));
     let result = inner.unwrap_or(result);
-    let mut content_of = Content::default();
-    content_of.texts.extend(texts(&result["parts"]));
-    content_of.texts.extend(texts(&result["artifact"]["parts"]));
+    let mut content = Content::default();
+    content.texts.extend(texts(&result["parts"]));
+    content.texts.extend(texts(&result["artifact"]["parts"]));
     for artifact in result["artifacts"].as_array().into_iter().flatten() {
-        content_of.texts.extend(texts(&artifact["parts"]));
+        content.texts.extend(texts(&artifact["parts"]));
     }
     let words = texts(&result["status"]["message"]["parts"]);
     let state = result["status"]["state"].as_str().unwrap_or_default();
     match state.trim_start_matches("TASK_STATE_").to_lowercase().replace('_', "-").as_str() {
         "failed" | "rejected" | "canceled" | "cancelled" | "auth-required" => {
             let why = if words.is_empty() { String::new() } else { format!(": {}", words.join("\n")) };
-            content_of.failure = Some(format!("ended its task as {state}{why}"));
+            content.failure = Some(format!("ended its task as {state}{why}"));
         }
-        "submitted" | "working" => content_of.progress = words,
-        _ => content_of.texts.extend(words),
+        "submitted" | "working" => content.progress = words,
+        _ => content.texts.extend(words),
     }
-    let is_empty =
-        content_of.texts.is_empty() && content_of.progress.is_empty() && content_of.failure.is_none();
+    let is_empty = content.texts.is_empty() && content.progress.is_empty() && content.failure.is_none();
     if is_empty && state.is_empty() && result.get("kind").is_none() && inner.is_none() {
         // Unknown format: show the whole response.
-        content_of.texts.push(answer.to_string());
+        content.texts.push(answer.to_string());
     }
-    content_of
+    content
 }
 
 /// Extracts from each part of a message its text, file name or data.
 fn texts(parts: &Value) -> Vec<String> {
-    let say = |part: &Value| {
+    let content_text = |part: &Value| {
         let text = part["text"].as_str().or_else(|| part["root"]["text"].as_str());
         let file = part["file"]["name"].as_str().or_else(|| part["filename"].as_str());
         match (text, file) {
@@ -296,7 +295,7 @@ fn texts(parts: &Value) -> Vec<String> {
             (None, None) => part.get("data").map(ToString::to_string),
         }
     };
-    parts.as_array().into_iter().flatten().filter_map(say).collect()
+    parts.as_array().into_iter().flatten().filter_map(content_text).collect()
 }
 
 #[cfg(test)]

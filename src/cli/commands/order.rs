@@ -33,18 +33,18 @@ impl Wait {
 }
 
 /// Requests the operation `verb` on a workspace.
-pub(super) async fn give(
+pub(super) async fn request_order(
     session: &Session<'_>,
     reference: &str,
     verb: &str,
     body: &impl Serialize,
     wait: Wait,
 ) -> Result<u8, Failure> {
-    give_with(session, reference, verb, &[], body, wait).await
+    request_order_with(session, reference, verb, &[], body, wait).await
 }
 
-/// The same as `give`, with query parameters.
-pub(super) async fn give_with(
+/// The same as `request_order`, with query parameters.
+pub(super) async fn request_order_with(
     session: &Session<'_>,
     reference: &str,
     verb: &str,

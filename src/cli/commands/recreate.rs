@@ -1,6 +1,6 @@
 //! `ostler recreate`
 
-use super::order::{Wait, give, quoted};
+use super::order::{Wait, quoted, request_order};
 use crate::{
     api::WorkspaceView,
     cli::{Session, args::RecreateArgs, client::workspace, failure::Failure, output},
@@ -11,7 +11,8 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
     let view = async || session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
     let before = view().await;
     let code =
-        give(session, &args.name, "recreate", &(), Wait::goal_to_await(args.no_wait, Wait::Online)).await?;
+        request_order(session, &args.name, "recreate", &(), Wait::goal_to_await(args.no_wait, Wait::Online))
+            .await?;
     let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
     if !args.no_wait && of(view().await) == of(before.clone()) {
         // Another start came first, which the response reports: no container was replaced.

@@ -1,6 +1,6 @@
 //! `ostler start`
 
-use super::order::{Wait, give};
+use super::order::{Wait, request_order};
 use crate::{
     api::Start,
     cli::{Session, args::StartArgs, failure::Failure},
@@ -8,5 +8,5 @@ use crate::{
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &StartArgs) -> Result<u8, Failure> {
     let wait = Wait::goal_to_await(args.no_wait, Wait::Online);
-    give(session, &args.name, "start", &Start { new_volume: args.new_volume }, wait).await
+    request_order(session, &args.name, "start", &Start { new_volume: args.new_volume }, wait).await
 }

@@ -191,12 +191,13 @@ fn failed(runs: &[PassRun]) -> Option<Failure> {
     let not_done: Vec<_> =
         runs.iter().filter(|run| !matches!(run.outcome.as_str(), "done" | "dry_run")).collect();
     let first = not_done.first()?;
-    let said: Vec<_> = not_done.iter().map(|run| format!("{} {}", run.pass, run.outcome)).collect();
+    let outcomes: Vec<_> = not_done.iter().map(|run| format!("{} {}", run.pass, run.outcome)).collect();
     let next = match first.outcome.as_str() {
         "untrusted" => "`ostler doctor` shows why the engine's listing is not trusted".to_owned(),
         _ => format!("`ostler sweep show {}` shows details", first.pass),
     };
-    let why = format!("{} not done: {}", count(not_done.len(), "pass was", "passes were"), said.join(", "));
+    let why =
+        format!("{} not done: {}", count(not_done.len(), "pass was", "passes were"), outcomes.join(", "));
     Some(Failure::new(Exit::Failed, why).next(next))
 }
 

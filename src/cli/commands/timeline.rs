@@ -113,7 +113,7 @@ pub(super) fn describe(event: &EventView) -> EventText {
 }
 
 fn fact(key: &str, value: &Value) -> Option<(String, String)> {
-    let said = match value {
+    let full_text = match value {
         Value::Null => return None,
         Value::Bool(false) => "no".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
@@ -121,11 +121,11 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
         Value::String(text) => printable(text),
         Value::Number(_) | Value::Array(_) | Value::Object(_) => printable(&value.to_string()),
     };
-    let mut effective: String = said.chars().take(FACT_CHARS).collect();
-    if effective.len() < said.len() {
-        effective.push('…');
+    let mut fact: String = full_text.chars().take(FACT_CHARS).collect();
+    if fact.len() < full_text.len() {
+        fact.push('…');
     }
-    Some((printable(key).replace('_', " "), effective))
+    Some((printable(key).replace('_', " "), fact))
 }
 
 /// Splits the log tail into lines. In the payload it is one text or a list of lines.
@@ -217,9 +217,8 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let text_of_event = describe(&event);
-        for text in
-            text_of_event.facts.iter().flat_map(|(key, value)| [key, value]).chain([&text_of_event.line()])
+        let event_text = describe(&event);
+        for text in event_text.facts.iter().flat_map(|(key, value)| [key, value]).chain([&event_text.line()])
         {
             assert!(
                 !text.contains(|c: char| c.is_control() || c == '\u{202e}' || c == '\u{2028}'),
@@ -265,12 +264,12 @@ mod tests {
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
         };
-        let text_of_event = describe(&event);
+        let event_text = describe(&event);
         assert_eq!(
-            text_of_event.line(),
+            event_text.line(),
             "went offline: its container is gone or has exited; evidence: absent in two listings; exit code: 137; \
              attempt: 2; oom killed: yes"
         );
-        assert_eq!(text_of_event.log, ["one", "two"]);
+        assert_eq!(event_text.log, ["one", "two"]);
     }
 }

@@ -1,6 +1,6 @@
 //! `ostler undelete`
 
-use super::order::{Wait, give, quoted};
+use super::order::{Wait, quoted, request_order};
 use crate::{
     api::Undelete,
     cli::{Session, args::UndeleteArgs, failure::Failure, output},
@@ -9,9 +9,14 @@ use crate::{
 pub(in crate::cli) async fn run(session: &Session<'_>, args: UndeleteArgs) -> Result<u8, Failure> {
     let wait = Wait::goal_to_await(args.no_wait, Wait::Done);
     let name = quoted(args.new_name.as_deref().unwrap_or(&args.name));
-    let code =
-        give(session, &args.name, "undelete", &Undelete { name: args.new_name, only: args.only }, wait)
-            .await?;
+    let code = request_order(
+        session,
+        &args.name,
+        "undelete",
+        &Undelete { name: args.new_name, only: args.only },
+        wait,
+    )
+    .await?;
     output::note(&format!("`ostler start {name}` starts it."));
     Ok(code)
 }

@@ -2,8 +2,8 @@
 //!
 //! Podman reports "it does not exist", "it is in use" and its own failures with overlapping status codes and with
 //! different messages in each version. Two clients report them in different types. Both are converted to a [`Failure`],
-//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no caller
-//! bases a decision.
+//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no
+//! caller bases a decision.
 
 use std::error::Error as StdError;
 
@@ -148,16 +148,16 @@ pub(super) fn one_line(text: &str) -> String {
 
 /// The message of an error and of its causes, without repetitions.
 pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = error.to_string();
+    let mut message = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let words = cause.to_string();
-        if !said.contains(&words) {
-            said = format!("{said}: {words}");
+        if !message.contains(&words) {
+            message = format!("{message}: {words}");
         }
         next = cause.source();
     }
-    said
+    message
 }
 
 /// In podman-api, a fault inside a stream arrives wrapped in IO errors, and `source()` does not lead through them. Its
@@ -265,8 +265,11 @@ mod tests {
     #[test]
     fn engine_error_message_is_one_short_line() {
         let failure = Failure::Unusable(format!("a\n\tb\u{0} {}", "x".repeat(9000)));
-        let said = failure.of("try").message;
-        assert!(said.starts_with("a b x") && said.chars().count() == MESSAGE_MAX_CHARS + 1, "{said}");
+        let message = failure.of("try").message;
+        assert!(
+            message.starts_with("a b x") && message.chars().count() == MESSAGE_MAX_CHARS + 1,
+            "{message}"
+        );
     }
 
     /// In podman-api, faults inside streams are nested.
@@ -284,8 +287,8 @@ mod tests {
             podman_api::Error::Error(any()),
             podman_api::Error::Error(ConnError::IO(io::Error::other(any()))),
         ] {
-            let effective = format!("{wrapped:?}");
-            assert_eq!(Failure::from(wrapped).kind(), ErrorKind::Absent, "{effective}");
+            let debug_text = format!("{wrapped:?}");
+            assert_eq!(Failure::from(wrapped).kind(), ErrorKind::Absent, "{debug_text}");
         }
         let broken = podman_api::Error::Error(ConnError::IO(io::ErrorKind::UnexpectedEof.into()));
         assert_eq!(Failure::from(broken).kind(), ErrorKind::Unreachable);

@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn event_stream_delivers_prior_events_then_ends_at_error() {
         let line = || Ok(format!("{}\n", report("start", &labels())).into());
-        let parse_event = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
+        let parsed = events(vec![line(), Err(Failure::NoAnswer("gone".into())), line()]);
         assert!(
-            matches!(&parse_event[..], [Ok(_), Err(error)] if error.kind == ErrorKind::Unreachable),
-            "{parse_event:?}"
+            matches!(&parsed[..], [Ok(_), Err(error)] if error.kind == ErrorKind::Unreachable),
+            "{parsed:?}"
         );
     }
 

@@ -113,13 +113,13 @@ impl LogFile {
         };
         if let Some(lines) = request.tail {
             let max_bytes = request.max_bytes.unwrap_or(TAIL_MAX_BYTES);
-            log.go_to_tail(lines, size, max_bytes).ok()?;
+            log.seek_tail(lines, size, max_bytes).ok()?;
         }
         Some(log)
     }
 
     /// Finds the last `lines` lines before `end`. Starts with a small part, which mostly contains enough lines.
-    fn go_to_tail(&mut self, lines: u32, end: u64, max_bytes: u64) -> io::Result<()> {
+    fn seek_tail(&mut self, lines: u32, end: u64, max_bytes: u64) -> io::Result<()> {
         let mut window = (BLOCK_BYTES as u64).min(max_bytes);
         loop {
             let from = end.saturating_sub(window);

@@ -242,7 +242,7 @@ impl Podman {
 
     /// Whether a process that Podman reports has ended, as far as it is visible from here. If ostler itself runs in a
     /// container, no such process is visible, and the result is `false`.
-    async fn seems_gone(&self, process: Option<i64>) -> bool {
+    async fn seems_ended(&self, process: Option<i64>) -> bool {
         let Some(process) = process.filter(|process| *process > 0) else { return false };
         if processes::is_alive(process) {
             return false;
@@ -252,8 +252,8 @@ impl Podman {
 
     /// Whether the processes that Podman reports are visible from here.
     async fn can_see_processes(&self) -> bool {
-        let look = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
-        self.can_see_processes.get_or_try_init(|| look).await.is_ok_and(|sees| *sees)
+        let lookup = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
+        self.can_see_processes.get_or_try_init(|| lookup).await.is_ok_and(|sees| *sees)
     }
 
     /// Id of the process that serves the socket; `None` if it is not visible here. Under systemd's socket activation
@@ -291,7 +291,7 @@ impl Podman {
 
     /// Whether the process of a container has ended without a reported exit, confirmed by Podman's runtime. The runtime
     /// refuses a signal if there is no process to receive it; SIGCONT does not harm a live process.
-    async fn confirms_the_end(&self, id: &ContainerId) -> bool {
+    async fn confirms_exit(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
         asked.is_err_and(|failure| failure.is_already_stopped())
     }
@@ -315,7 +315,7 @@ impl Podman {
     }
 
     /// Whether the host port that a container failed to bind is free again.
-    async fn has_its_port_back(&self, id: &ContainerId) -> bool {
+    async fn is_port_free_again(&self, id: &ContainerId) -> bool {
         let port = self.inspect_container(id).await.ok().and_then(|seen| seen.host_port);
         match port {
             Some(port) => self.port_is_free(port).await,
@@ -383,11 +383,11 @@ impl Podman {
             return false;
         };
         let (file, content) = (file.to_owned(), content.to_owned());
-        let look = move || {
+        let compare = move || {
             let found = directory::read(&volume, &mount_point, &file, content.len());
             found.is_ok_and(|found| found == content)
         };
-        off_thread("read a file of a volume", look).await.unwrap_or(false)
+        off_thread("read a file of a volume", compare).await.unwrap_or(false)
     }
 
     async fn gateway(&self, call: &str, name: &str) -> EngineResult<NetworkInfo> {
@@ -635,7 +635,7 @@ impl Engine for Podman {
         let containers: Result<Vec<_>, _> = entries.into_iter().map(convert::observed_container).collect();
         let mut containers = containers.map_err(|error| EngineError::new(ErrorKind::Other, call, error))?;
         for (container, process) in containers.iter_mut().zip(processes) {
-            if container.state.may_run() && self.seems_gone(process).await {
+            if container.state.may_run() && self.seems_ended(process).await {
                 match self.inspect_container(&container.id).await {
                     Ok(seen) => (container.state, container.exit_code) = (seen.state, seen.exit_code),
                     // Deleted since the listing; the next listing shows it.
@@ -669,9 +669,9 @@ impl Engine for Podman {
         let (mut seen, process, conmon) = found.map(convert::inspected).map_err(self.failed(call))?;
         // While conmon lives, it can still report the exit.
         if seen.state.may_run()
-            && self.seems_gone(process).await
-            && self.seems_gone(conmon).await
-            && self.confirms_the_end(id).await
+            && self.seems_ended(process).await
+            && self.seems_ended(conmon).await
+            && self.confirms_exit(id).await
         {
             (seen.state, seen.exit_code, seen.exit_lost) = (ContainerState::Exited, None, true);
         }
@@ -702,7 +702,7 @@ impl Engine for Podman {
         error.kind = if processes::has_conmon(id) {
             // The conmon of a container that has just ended is about to exit too, and then releases the port.
             if self.conmon_stays(id).await { ErrorKind::HalfStarted } else { ErrorKind::Conflict }
-        } else if self.has_its_port_back(id).await {
+        } else if self.is_port_free_again(id).await {
             // The container has ended since, or the port was held only briefly: no lasting cause to report.
             ErrorKind::Conflict
         } else {

@@ -188,11 +188,11 @@ mod tests {
     fn invalid_socket_address_error_names_its_source() {
         for address in ["ssh://box/run/podman.sock", "tcp://localhost:8080", "unix://relative", "/bare"] {
             let host = |name: &str| (name == "CONTAINER_HOST").then(|| address.to_owned());
-            let said = find(None, host, 0).unwrap_err().to_string();
-            assert!(said.contains(address) && said.contains("CONTAINER_HOST"), "{said}");
+            let error = find(None, host, 0).unwrap_err().to_string();
+            assert!(error.contains(address) && error.contains("CONTAINER_HOST"), "{error}");
         }
-        let said = find(Some("podman.sock"), nothing, 0).unwrap_err().to_string();
-        assert!(said.contains("`podman.sock`, from the configuration"), "{said}");
+        let error = find(Some("podman.sock"), nothing, 0).unwrap_err().to_string();
+        assert!(error.contains("`podman.sock`, from the configuration"), "{error}");
     }
 
     #[test]
@@ -231,14 +231,14 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let runtime = directory.path().to_str().unwrap().to_owned();
         let environment = |name: &str| (name == "XDG_RUNTIME_DIR").then(|| runtime.clone());
-        let said = find(None, environment, 4_000_000_001).unwrap_err().to_string();
+        let error = find(None, environment, 4_000_000_001).unwrap_err().to_string();
         for part in [
             "podman/podman.sock: not a socket",
             "/run/user/4000000001/podman/podman.sock: No such file",
             "systemctl --user enable --now podman.socket",
             &format!("podman system service --time=0 unix://{}", file.display()),
         ] {
-            assert!(said.contains(part), "{part:?} is not in: {said}");
+            assert!(error.contains(part), "{part:?} is not in: {error}");
         }
     }
 }

@@ -171,7 +171,8 @@ fn judged(answer: &Value) -> Ended {
     if ["failed", "rejected", "canceled", "TASK_STATE_FAILED", "TASK_STATE_REJECTED", "TASK_STATE_CANCELED"]
         .contains(&state)
     {
-        return Ended::Failed(format!("the agent's task ended with state {state}: {text}"));
+        let reason = if text.is_empty() { text } else { format!(": {text}") };
+        return Ended::Failed(format!("the agent's task ended with state {state}{reason}"));
     }
     Ended::Answered(if text.is_empty() { result.to_string() } else { text })
 }
@@ -190,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    fn words(ended: Ended) -> (bool, String) {
+    fn outcome(ended: Ended) -> (bool, String) {
         match ended {
             Ended::Answered(text) => (true, text),
             Ended::Failed(why) => (false, why),
@@ -219,23 +220,28 @@ mod tests {
                 false,
                 "the agent's task ended with state failed: why",
             ),
+            (
+                json!({ "result": { "status": { "state": "canceled" } } }),
+                false,
+                "the agent's task ended with state canceled",
+            ),
             (json!({ "error": { "code": -1, "message": "no" } }), false, "the agent returned an error: no"),
         ] {
-            assert_eq!(words(judged(&answer)), (well, text.to_owned()), "{answer}");
+            assert_eq!(outcome(judged(&answer)), (well, text.to_owned()), "{answer}");
         }
     }
     /// Adds the response in pieces, as a connection delivers it.
-    fn said(answer: &str) -> (bool, String) {
+    fn read_whole(answer: &str) -> (bool, String) {
         let mut gist = Gist::default();
         for piece in answer.as_bytes().chunks(1000) {
             gist.add(piece);
         }
         assert!(gist.kept.capacity() <= 2 * KEPT_BYTES, "more memory is used than allowed");
-        words(outcome_of(StatusCode::OK, &gist))
+        outcome(outcome_of(StatusCode::OK, &gist))
     }
 
     /// Writes the emoji as a pair of escapes, as most libraries do.
-    fn written(value: &Value) -> String {
+    fn escaped_json(value: &Value) -> String {
         value.to_string().replace('\u{1f600}', r"\ud83d\ude00")
     }
 
@@ -243,37 +249,38 @@ mod tests {
     fn response_with_long_texts_is_read_to_its_end() {
         for long in ["long words ", r"YmFzZTY0", "é\n\u{1f600}\\\"z\u{7}"].map(|text| text.repeat(30_000)) {
             let parts = json!([{ "text": "a" }, { "text": long }]);
-            let message = written(&json!({ "result": { "parts": parts } }));
-            let (well, text) = said(&message);
+            let message = escaped_json(&json!({ "result": { "parts": parts } }));
+            let (well, text) = read_whole(&message);
             assert!(
                 well && text.starts_with(&format!("a\n{}", cut(long.clone(), 1000))),
                 "{}",
                 cut(text, 100)
             );
-            let failed = written(&json!({ "result": { "parts": parts, "status": { "state": "failed" } } }));
-            assert!(!said(&failed).0, "the state after the text was not read");
+            let failed =
+                escaped_json(&json!({ "result": { "parts": parts, "status": { "state": "failed" } } }));
+            assert!(!read_whole(&failed).0, "the state after the text was not read");
         }
     }
 
     #[test]
     fn oversized_response_is_previewed_from_its_beginning() {
         let many = vec![json!({ "text": "é\n\u{1f600}" }); 3_000];
-        let message = written(&json!({ "result": { "parts": many } }));
-        let error = written(&json!({ "error": { "code": -1, "data": many, "message": "no" } }));
-        let late = written(&json!({ "result": { "parts": many, "status": { "state": "failed" } } }));
+        let message = escaped_json(&json!({ "result": { "parts": many } }));
+        let error = escaped_json(&json!({ "error": { "code": -1, "data": many, "message": "no" } }));
+        let late = escaped_json(&json!({ "result": { "parts": many, "status": { "state": "failed" } } }));
         // The response is truncated at 50 different positions.
         for shift in 0..50 {
-            let said = |answer: &str| said(&format!("{}{answer}", " ".repeat(shift)));
-            let (well, text) = said(&message);
+            let read_whole = |answer: &str| read_whole(&format!("{}{answer}", " ".repeat(shift)));
+            let (well, text) = read_whole(&message);
             let text =
                 text.strip_prefix(CUT).unwrap_or_else(|| panic!("shift {shift}: {}", cut(text.clone(), 100)));
             assert!(well && text.starts_with("é\n\u{1f600}\né") && text.len() > 10_000, "shift {shift}");
-            assert!(!said(&error).0, "shift {shift}");
+            assert!(!read_whole(&error).0, "shift {shift}");
             // The final state is in the unread part, so the result has the prefix.
-            let (well, text) = said(&late);
+            let (well, text) = read_whole(&late);
             assert!(well && text.starts_with(CUT), "shift {shift}");
         }
-        assert!(!said(&"<html>".repeat(20_000)).0, "not a response of an agent");
+        assert!(!read_whole(&"<html>".repeat(20_000)).0, "not a response of an agent");
     }
 
     #[test]

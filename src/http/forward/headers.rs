@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{ForwardError, ForwardRequest, Location, Target};
 
-/// Tells the agent which workspace sent the message.
+/// Names the workspace that sent the message.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
 
 /// Proves to the agent that ostler sent the request, see [`crate::domain::token::Proof`]. A caller's header of this
@@ -77,7 +77,7 @@ pub(super) fn to_agent(
     let ForwardRequest { body, headers, caller } = message;
     let mut request = request_to(target, Method::POST, body.clone())?;
     let passed = request.headers_mut();
-    passed.insert(CALLER, HeaderValue::try_from(caller).map_err(|_| unsayable("the caller's id"))?);
+    passed.insert(CALLER, HeaderValue::try_from(caller).map_err(|_| unencodable("the caller's id"))?);
     let named = named_by_connection(headers);
     for (name, value) in headers {
         if passes_to_agent(name.as_str()) && !named.contains(name) {
@@ -102,7 +102,7 @@ fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Fu
         Location::Local(address) => (address.to_string(), Uri::from_static("/")),
         Location::Checked(checked) => {
             let path = checked.uri().path_and_query().map_or("/", |path| path.as_str());
-            let uri = path.parse().map_err(|_| unsayable("the agent's url"))?;
+            let uri = path.parse().map_err(|_| unencodable("the agent's url"))?;
             (checked.uri().authority().map(ToString::to_string).unwrap_or_default(), uri)
         }
     };
@@ -110,19 +110,19 @@ fn request_to(target: &Target, method: Method, body: Bytes) -> Result<Request<Fu
     *request.method_mut() = method;
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unsayable("the agent's host"))?);
+    headers.insert(header::HOST, HeaderValue::try_from(host).map_err(|_| unencodable("the agent's host"))?);
     if matches!(target.location, Location::Checked(_)) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     for proof in &target.proofs {
-        let mut value = HeaderValue::try_from(proof.expose()).map_err(|_| unsayable("the proof"))?;
+        let mut value = HeaderValue::try_from(proof.expose()).map_err(|_| unencodable("the proof"))?;
         value.set_sensitive(true);
         headers.append(PROOF, value);
     }
     Ok(request)
 }
 
-fn unsayable(what: &str) -> ForwardError {
+fn unencodable(what: &str) -> ForwardError {
     ForwardError::Unusable(format!("{what} cannot be encoded in a request header"))
 }
 

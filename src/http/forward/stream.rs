@@ -107,7 +107,7 @@ impl Streamed {
 
     /// Cuts the response short: closes the agent's connection now and the caller's at the next poll.
     ///
-    /// Until then the server writes out the head and the bytes received so far: they tell the caller that the agent
+    /// Until then the server writes out the head and the bytes received so far: they show the caller that the agent
     /// responded and then broke off.
     fn cut(&mut self, cx: &Context<'_>, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.upstream = None;

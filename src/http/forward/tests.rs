@@ -62,12 +62,12 @@ impl Caller {
         }
     }
 
-    async fn says(&mut self, text: &str) {
+    async fn sends(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// Waits until the other side has closed the connection.
-    async fn sees_the_end(mut self) {
+    async fn waits_for_close(mut self) {
         let mut rest = Vec::new();
         let _reset_is_an_end_too = self.0.read_to_end(&mut rest).await;
     }
@@ -118,7 +118,7 @@ async fn caller_credentials_are_stripped_before_forwarding() {
         ("content-length", "999"),
         ("upgrade", "websocket"),
         ("expect", "100-continue"),
-        ("x-workspace-id", "somebody-else"),
+        ("x-workspace-id", "another-workspace"),
         ("connection", "a2a-private, keep-alive"),
         ("a2a-private", "secret"),
         ("content-type", "application/json; charset=utf-8"),
@@ -136,7 +136,7 @@ async fn caller_credentials_are_stripped_before_forwarding() {
     let (answer, received) = tokio::join!(forwarder.forward(&target, &request, &limits), async {
         let mut caller = agent.accepts().await;
         let received = caller.reads().await;
-        caller.says(HELLO).await;
+        caller.sends(HELLO).await;
         received
     });
     assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
@@ -172,7 +172,7 @@ async fn response_headers_not_allowed_for_agents_are_stripped() {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller
-            .says(
+            .sends(
                 "HTTP/1.1 418 I'm a teapot\r\ncontent-type: text/plain\r\nx-own: dropped\r\n\
              x-a2a-extensions: kept\r\na2a-version: 1.0\r\nlocation: /workspaces/x/stop\r\nrefresh: 0\r\n\
              www-authenticate: Basic\r\nserver: x\r\nlink: </x>\r\n\
@@ -201,7 +201,7 @@ async fn redirects_and_invalid_statuses_are_not_forwarded() {
             caller.reads().await;
             let location = format!("http://{}/", other.address());
             caller
-                .says(&format!("HTTP/1.1 {status} x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"))
+                .sends(&format!("HTTP/1.1 {status} x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"))
                 .await;
         });
         match answer {
@@ -225,7 +225,7 @@ async fn http_1_0_response_is_forwarded_as_http_1_1() {
     let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
-        caller.says("HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nhello").await;
+        caller.sends("HTTP/1.0 200 OK\r\ncontent-type: text/plain\r\n\r\nhello").await;
     });
     let answer = answer.unwrap();
     assert_eq!(answer.version(), Version::HTTP_11, "in HTTP/1.0 a truncated response looks complete");
@@ -280,7 +280,7 @@ async fn listener_probe_fails_if_port_closes_without_a_response() {
         let (proven, received) = tokio::join!(forwarder.prove(&target, &limits), async {
             let mut caller = agent.accepts().await;
             let received = caller.reads().await;
-            caller.says(answer).await;
+            caller.sends(answer).await;
             received
         });
         assert_eq!(proven, Ok(()), "{answer}");
@@ -298,17 +298,17 @@ async fn sse_events_are_forwarded_without_buffering() {
         let mut caller = agent.accepts().await;
         caller.reads().await;
         caller
-            .says("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+            .sends("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
             .await;
         caller
     });
     let mut body = answer.unwrap().into_body();
     for event in ["data: 1\n\n", "data: 2\n\n", "data: 3\n\n"] {
         // Each event is read before the next is written: nothing is buffered.
-        caller.says(&format!("{:x}\r\n{event}\r\n", event.len())).await;
+        caller.sends(&format!("{:x}\r\n{event}\r\n", event.len())).await;
         assert_eq!(next(&mut body).await.unwrap().unwrap(), event);
     }
-    caller.says("0\r\n\r\n").await;
+    caller.sends("0\r\n\r\n").await;
     assert!(next(&mut body).await.is_none());
 }
 
@@ -327,7 +327,7 @@ async fn connection_is_reused_for_consecutive_messages() {
             HELLO,
         ] {
             caller.reads().await;
-            caller.says(answer).await;
+            caller.sends(answer).await;
         }
         caller
     };
@@ -349,7 +349,7 @@ async fn connection_is_reused_if_body_end_is_not_polled() {
         let mut caller = agent.accepts().await;
         for _ in 0..2 {
             caller.reads().await;
-            caller.says(HELLO).await;
+            caller.sends(HELLO).await;
         }
         caller
     };
@@ -372,7 +372,7 @@ async fn idle_connection_is_not_reused_if_closed_or_expired() {
         let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
-            caller.says(HELLO).await;
+            caller.sends(HELLO).await;
             caller
         });
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
@@ -387,8 +387,8 @@ async fn idle_connection_is_not_reused_if_closed_or_expired() {
             let (_answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
                 let mut fresh = agent.accepts().await;
                 fresh.reads().await;
-                fresh.says(HELLO).await;
-                caller.sees_the_end().await;
+                fresh.sends(HELLO).await;
+                caller.waits_for_close().await;
             });
         }
     }
@@ -402,7 +402,7 @@ async fn message_that_may_have_been_read_is_not_resent() {
     let serve = async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
-        caller.says(HELLO).await;
+        caller.sends(HELLO).await;
         // The second request arrives on the kept connection and gets no response.
         caller.reads().await;
     };
@@ -434,18 +434,18 @@ async fn agent_connection_is_closed_when_caller_disconnects() {
             } => caller,
         }
     };
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
     // Dropped during the response.
     let (answer, caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
-        caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
+        caller.sends("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst").await;
         caller
     });
     let mut body = answer.unwrap().into_body();
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "first");
     drop(body);
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
 }
 
 #[tokio::test]
@@ -456,8 +456,8 @@ async fn response_with_excessive_content_length_is_refused() {
     let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
-        caller.says(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
-        caller.sees_the_end().await;
+        caller.sends(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1)).await;
+        caller.waits_for_close().await;
     });
     assert_eq!(answer.unwrap_err(), ForwardError::TooLarge);
 }
@@ -472,7 +472,7 @@ async fn chunked_response_over_the_limit_ends_with_an_error() {
         let (passed, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
-            caller.says(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{answer}")).await;
+            caller.sends(&format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{answer}")).await;
         });
         assert_eq!(whole(passed.unwrap()).await.is_ok(), passes, "{answer}");
     }
@@ -487,7 +487,7 @@ async fn truncated_response_ends_with_an_error() {
         let (passed, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
-            caller.says(&format!("HTTP/1.1 200 OK\r\n{begun}")).await;
+            caller.sends(&format!("HTTP/1.1 200 OK\r\n{begun}")).await;
         });
         assert!(whole(passed.unwrap()).await.is_err(), "{begun}");
     }
@@ -502,7 +502,7 @@ async fn refused_connection_is_distinguished_from_missing_response() {
         let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             caller.reads().await;
-            caller.says(nonsense).await;
+            caller.sends(nonsense).await;
         });
         assert!(matches!(answer, Err(ForwardError::Broken(_))), "{nonsense:?}: {answer:?}");
     }
@@ -511,7 +511,11 @@ async fn refused_connection_is_distinguished_from_missing_response() {
 }
 
 /// The limit that ends the wait for a missing response, and the time until then in seconds of the test clock.
-async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<ManualClock>) -> (Overdue, u64) {
+async fn exceeded_limit(
+    request: ForwardRequest,
+    limits: ForwardLimits,
+    clock: Arc<ManualClock>,
+) -> (Overdue, u64) {
     let agent = Agent::new().await;
     let forwarder = Forwarder::new(clock.clone(), Dial::Tcp);
     let (began, target) = (clock.awake(), agent.target());
@@ -538,7 +542,7 @@ async fn given_up(request: ForwardRequest, limits: ForwardLimits, clock: Arc<Man
 #[tokio::test]
 async fn request_times_out_after_five_minutes_of_silence() {
     let clock = Arc::new(ManualClock::default());
-    assert_eq!(given_up(message(), limits(), clock).await, (Overdue::Silent, 300));
+    assert_eq!(exceeded_limit(message(), limits(), clock).await, (Overdue::Silent, 300));
 }
 
 #[tokio::test]
@@ -546,7 +550,7 @@ async fn agent_activity_extends_request_timeout_up_to_30_minutes() {
     let clock = Arc::new(ManualClock::default());
     let beating = clock.clone();
     let limits = ForwardLimits::new(Arc::new(move || Some(beating.awake())));
-    assert_eq!(given_up(message(), limits, clock).await, (Overdue::Whole, 1800));
+    assert_eq!(exceeded_limit(message(), limits, clock).await, (Overdue::Whole, 1800));
 }
 
 #[tokio::test]
@@ -561,7 +565,7 @@ async fn caller_may_shorten_but_not_extend_the_timeout() {
         let mut request = message();
         request.headers.insert(TIMEOUT, HeaderValue::from_static(wanted));
         let clock = Arc::new(ManualClock::default());
-        assert_eq!(given_up(request, limits(), clock).await, overdue, "{wanted}");
+        assert_eq!(exceeded_limit(request, limits(), clock).await, overdue, "{wanted}");
     }
 }
 
@@ -573,14 +577,14 @@ async fn response_that_stalls_ends_with_an_error() {
     let (answer, mut caller) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
         let mut caller = agent.accepts().await;
         caller.reads().await;
-        caller.says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
+        caller.sends("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n").await;
         caller
     });
     let mut body = answer.unwrap().into_body();
     for _ in 0..4 {
         // Every byte restarts the idle limit.
         clock.advance(Duration::from_secs(299));
-        caller.says("x").await;
+        caller.sends("x").await;
         assert_eq!(next(&mut body).await.unwrap().unwrap(), "x");
     }
     let (end, ()) = tokio::join!(next(&mut body), async {
@@ -590,7 +594,7 @@ async fn response_that_stalls_ends_with_an_error() {
         }
     });
     assert!(end.unwrap().is_err());
-    caller.sees_the_end().await;
+    caller.waits_for_close().await;
 }
 
 #[tokio::test]
@@ -609,7 +613,7 @@ async fn forwarder_dials_the_checked_address_without_resolving_again() {
         let (answer, received) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
             let mut caller = agent.accepts().await;
             let received = caller.reads().await;
-            caller.says(HELLO).await;
+            caller.sends(HELLO).await;
             received
         });
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");

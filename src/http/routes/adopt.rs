@@ -82,7 +82,7 @@ fn meant(body: &Adopt, unknown: Vec<Unknown>) -> HttpResult<Vec<Unknown>> {
 async fn adopt_one(api: &Api, request: AdoptRequest, spec: Option<LabelledSpec>) -> AdoptItem {
     let (ops, order) = (api.0.ops.clone(), request.clone());
     let (adopted, detail) = match api.detached(async move { ops.adopt(order).await }).await {
-        Ok(Applied::Done(said)) => (true, said),
+        Ok(Applied::Done(detail)) => (true, detail),
         Ok(Applied::Raced(why)) => (false, why),
         Err(error) => (false, error.to_string()),
     };

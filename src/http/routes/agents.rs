@@ -50,7 +50,7 @@ pub(in super::super) async fn state(
             Some(TokenSubject::Admin) => {}
             Some(TokenSubject::Workspace(token_owner)) => {
                 api.0.buckets.requests.check(token_owner.workspace).map_err(HttpError::too_many)?;
-                Principal::Workspace(token_owner).speak_for(id)?;
+                Principal::Workspace(token_owner).require_workspace(id)?;
             }
             // A token of a removed workspace still gets the answer that the workspace is gone.
             None if api.0.ops.removed_token_owner(token).await? == Some(id) => {}

@@ -72,12 +72,12 @@ async fn row_after_start(api: &Api, row: Workspace) -> HttpResult<Workspace> {
     let starts = api.0.ops.accepted_starts();
     let mut ends = starts.ends();
     let is_up = |row: &Workspace| matches!(row.status, Status::Online | Status::Degraded);
-    let is_to_come = || starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
-    if is_up(&row) || !is_to_come() {
+    let is_starting = || starts.has(row.id) || api.0.store.pause(row.id, |id| starts.has(id)) == Pause::Ends;
+    if is_up(&row) || !is_starting() {
         return Ok(row);
     }
     let carried_out = async {
-        while is_to_come() {
+        while is_starting() {
             ends.next().await;
         }
     };
@@ -118,7 +118,7 @@ pub(in super::super) async fn start(
     mut request: Request,
 ) -> HttpResult<Response> {
     let exec = exec_id(id)?;
-    let open = api.0.ops.traffic().run(&exec).map_err(|asleep| HttpError::conflict(asleep.to_string()))?;
+    let open = api.0.ops.traffic().run(&exec).map_err(|refused| HttpError::conflict(refused.to_string()))?;
     let upgrade = hyper::upgrade::on(&mut request);
     let inside = api.0.engine.start_exec(&exec, query.tty).await?;
     let engine = Arc::clone(&api.0.engine);

@@ -10,7 +10,7 @@ use serde::{
 
 /// Keys that existing clients send. A type that does not read one of them ignores it: it is never taken for a misspelt
 /// key, even if it is similar to one.
-const OF_THE_FIELD: [&str; 12] = [
+const EXISTING_CLIENT_KEYS: [&str; 12] = [
     "canvas",
     "x",
     "y",
@@ -35,7 +35,7 @@ pub(super) fn of<T: DeserializeOwned>() -> &'static [&'static str] {
 
 /// Returns the known key that `key` is probably meant to be: the nearest one with an edit distance of 1 or 2.
 pub(super) fn misspelt(key: &str, known: &[&'static str]) -> Option<&'static str> {
-    if OF_THE_FIELD.contains(&key) {
+    if EXISTING_CLIENT_KEYS.contains(&key) {
         return None;
     }
     // Two errors in a word of three letters or fewer leave too little to recognise it.
@@ -139,7 +139,8 @@ mod tests {
         ] {
             assert_eq!(misspelt(key, known), Some(meant), "{key}");
         }
-        for key in OF_THE_FIELD.into_iter().chain(["parent", "x1", "ui", "labels", "owner", "é", ""]) {
+        for key in EXISTING_CLIENT_KEYS.into_iter().chain(["parent", "x1", "ui", "labels", "owner", "é", ""])
+        {
             assert_eq!(misspelt(key, known), None, "{key}");
         }
     }

@@ -116,7 +116,7 @@ pub(in super::super) async fn list(
 fn view(memory: Memory, as_global: bool) -> Value {
     let Memory { id, workspace, content, scope, namespace, created_at } = memory;
     let content = if as_global {
-        // The prefix tells a model that the content was written by another agent.
+        // The prefix informs a model that the content was written by another agent.
         format!("[MEMORY id={id} scope=GLOBAL from={workspace}]: {content}")
     } else {
         content

@@ -66,7 +66,7 @@ struct AgentReport {
 ///
 /// # Errors
 /// 401 without a token, and for an admin, which is not an agent and sends no heartbeats.
-fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<TokenOwner>, &'a str)> {
+fn report_owner<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<TokenOwner>, &'a str)> {
     let own_socket = parts.extensions.get::<OwnSocket>().is_some();
     let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
     match auth::token_subject(api, token, &parts.extensions) {
@@ -76,11 +76,11 @@ fn speaker<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<TokenOwner>, &
     }
 }
 
-/// Reads the token and the body of a report. An invalid token is refused later, in `AgentReport::speaks_for`: it may belong
-/// to a removed workspace, which is reported as 410 once the body has named that workspace.
+/// Reads the token and the body of a report. An invalid token is refused later, in `AgentReport::verified_owner`: it
+/// may belong to a removed workspace, which is reported as 410 once the body has named that workspace.
 async fn report(api: &Api, request: Request, route: &'static str) -> HttpResult<AgentReport> {
     let (parts, body) = request.into_parts();
-    let (token_owner, token) = speaker(api, &parts)?;
+    let (token_owner, token) = report_owner(api, &parts)?;
     let clock = &*api.0.clock;
     let (body, cut) =
         read_start(body, REPORT_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, BODY_LIMIT, clock).await?;
@@ -103,7 +103,7 @@ impl AgentReport {
     ///
     /// # Errors
     /// 410 if the token belonged to that workspace and the workspace was removed, otherwise 401.
-    async fn speaks_for(&self, api: &Api, named: &Named) -> HttpResult<TokenOwner> {
+    async fn verified_owner(&self, api: &Api, named: &Named) -> HttpResult<TokenOwner> {
         let id = match named {
             Named::InBody(id) => WorkspaceId::from_client(id).ok(),
             Named::ByToken => self.token_owner.map(|token_owner| token_owner.workspace),
@@ -356,7 +356,7 @@ pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request
         None => lenient_heartbeat(&report.body, report.cut),
     };
     let (id, heartbeat) = read.ok_or_else(|| report.refused(&api))?;
-    let token_owner = report.speaks_for(&api, &id).await?;
+    let token_owner = report.verified_owner(&api, &id).await?;
     api.pace(token_owner.workspace).await;
     let writing = api.0.listening.writing(&api.0.clock);
     let result = api.0.store.record_heartbeat(token_owner, heartbeat, api.0.clock.now()).await;
@@ -414,7 +414,7 @@ fn registering(body: &[u8], cut: bool) -> Option<Registering> {
 pub(in super::super) async fn register(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let report = report(&api, request, "register").await?;
     let read = registering(&report.body, report.cut).ok_or_else(|| report.refused(&api))?;
-    let token_owner = report.speaks_for(&api, &read.id).await?;
+    let token_owner = report.verified_owner(&api, &read.id).await?;
     api.pace(token_owner.workspace).await;
     let Registering { url, without_url, delivery_mode, card, mut refused, .. } = read;
     let Reached { url, delivery, answered_delivery, url_refused } =
@@ -509,7 +509,7 @@ pub(in super::super) async fn update_card(State(api): State<Api>, request: Reque
     let fields = lenient::fields(&text, &["workspace_id", Field::AgentCard.as_str()]);
     let read = fields.and_then(|fields| Some((named(&fields, "workspace_id", report.cut)?, fields)));
     let (id, fields) = read.ok_or_else(|| report.refused(&api))?;
-    let token_owner = report.speaks_for(&api, &id).await?;
+    let token_owner = report.verified_owner(&api, &id).await?;
     api.0.buckets.cards.check(token_owner.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
     // The request carries only the card and does not count as a heartbeat, so without a usable card it is refused.
@@ -525,7 +525,7 @@ pub(in super::super) async fn discover(
     target: Result<PathId, HttpError>,
 ) -> HttpResult<Json<Discovered>> {
     let caller = auth::caller(&headers)?;
-    principal.speak_for(caller)?;
+    principal.require_workspace(caller)?;
     let PathId(id) = target?;
     let found = api.0.store.workspace(id).await?.filter(|row| row.status != Status::Removed);
     let row = found.ok_or_else(|| HttpError::not_found("workspace not found"))?;
@@ -568,7 +568,7 @@ pub(in super::super) async fn peers(
     headers: HeaderMap,
     Query(query): Query<PeersQuery>,
 ) -> HttpResult<Json<Vec<PeerView>>> {
-    principal.speak_for(id)?;
+    principal.require_workspace(id)?;
     if api.0.store.member(id).is_none() {
         return Err(HttpError::not_found("workspace not found"));
     }
@@ -631,7 +631,7 @@ pub(in super::super) async fn check_access(
     let bytes = read_body(request.into_body(), REPORT_MAX_BYTES, BODY_LIMIT, &*api.0.clock).await?;
     let AccessBody { caller_id, target_id } =
         serde_json::from_slice(&bytes).map_err(|_| body_is_invalid())?;
-    principal.speak_for(caller_id)?;
+    principal.require_workspace(caller_id)?;
     let allowed = api.0.store.may_communicate(caller_id, target_id, api.access().root_siblings);
     Ok(Json(AccessAnswer { allowed }).into_response())
 }

@@ -59,7 +59,7 @@ pub(in super::super) async fn empty(
 
 fn outcome(entry: &TrashEntry, done: Result<Applied, OpError>) -> TrashOutcome {
     let (done, detail) = match done {
-        Ok(Applied::Done(said)) => (true, said),
+        Ok(Applied::Done(detail)) => (true, detail),
         Ok(Applied::Raced(why)) => (false, why),
         Err(error) => (false, error.to_string()),
     };

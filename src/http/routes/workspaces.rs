@@ -245,7 +245,7 @@ pub(in super::super) async fn update(
     LenientBody { body, ignored }: LenientBody<PatchWorkspace>,
 ) -> HttpResult<Json<Patched>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if row.status == Status::Removed {
         return Err(removed_error(&row));
     }
@@ -499,7 +499,7 @@ where
     let row = api.0.store.workspace(id).await?;
     let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
     Ok(Json(match applied {
-        Some(Applied::Done(said)) => outcome(&row, Some(said)),
+        Some(Applied::Done(detail)) => outcome(&row, Some(detail)),
         Some(Applied::Raced(why)) => outcome(&row, Some(format!("nothing was done: {why}"))),
         // The operation is only queued: the row still describes the state before it.
         None => OrderOutcome { accepted: true, detail: None, ..outcome(&row, None) },
@@ -573,7 +573,7 @@ where
         let row = api.0.store.workspace(of).await?;
         let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
         let (detail, failed) = match result {
-            Ok(Applied::Done(said)) => (Some(said), false),
+            Ok(Applied::Done(detail)) => (Some(detail), false),
             Ok(Applied::Raced(why)) => (Some(format!("nothing was done: {why}")), false),
             // A failure of the workspace itself fails the request; those of workspaces below it are listed.
             Err(error) if of == id => return Err(error.into()),
@@ -633,7 +633,7 @@ pub(in super::super) async fn hibernate(
     Query(query): Query<HibernateQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
@@ -658,7 +658,7 @@ pub(in super::super) async fn restart(
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let row = api.addressed(principal, &reference, Scope::Live).await?;
-    principal.speak_for(row.id)?;
+    principal.require_workspace(row.id)?;
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
@@ -750,7 +750,7 @@ mod tests {
     #[test]
     fn directory_access_is_checked_by_the_users_permission_class() {
         let user = User { uid: 1000, gid: 1000 };
-        let said = |user, (owner, group, mode), access, service| {
+        let closed_note = |user, (owner, group, mode), access, service| {
             closed(&Shared { path: "/d", owner, group, mode }, access, user, service)
         };
         for (directory, writable) in [
@@ -760,39 +760,41 @@ mod tests {
             ((0, 0, 0o777), true),
             ((1000, 1000, 0o077), false),
         ] {
-            let said = said(user, directory, Access::ReadWrite, None);
-            assert_eq!(said.is_none(), writable, "{directory:?}: {said:?}");
+            let closed_note = closed_note(user, directory, Access::ReadWrite, None);
+            assert_eq!(closed_note.is_none(), writable, "{directory:?}: {closed_note:?}");
         }
         assert_eq!(
-            said(User { uid: 0, gid: 0 }, (7, 7, 0o700), Access::ReadWrite, None),
+            closed_note(User { uid: 0, gid: 0 }, (7, 7, 0o700), Access::ReadWrite, None),
             None,
             "root may write everywhere"
         );
-        assert_eq!(said(user, (0, 0, 0o755), Access::ReadOnly, None), None, "others may read");
-        let closed_to =
-            said(user, (0, 0, 0o700), Access::ReadOnly, None).expect("others cannot enter the directory");
+        assert_eq!(closed_note(user, (0, 0, 0o755), Access::ReadOnly, None), None, "others may read");
+        let closed_to = closed_note(user, (0, 0, 0o700), Access::ReadOnly, None)
+            .expect("others cannot enter the directory");
         assert!(closed_to.contains("cannot enter and read /d (mode 0700)"), "{closed_to}");
     }
 
     #[test]
     fn rootless_container_user_is_checked_as_another_user() {
         let user = User { uid: 1000, gid: 1000 };
-        let said = |user, owner, mode, access| {
+        let closed_note = |user, owner, mode, access| {
             closed(&Shared { path: "/d", owner, group: 1000, mode }, access, user, Some(1000))
         };
-        let own = said(user, 1000, 0o700, Access::ReadWrite).expect("a subordinate uid is a different user");
+        let own =
+            closed_note(user, 1000, 0o700, Access::ReadWrite).expect("a subordinate uid is a different user");
         assert!(own.contains("cannot enter and read /d") && own.contains("podman unshare chown"), "{own}");
-        let own = said(user, 1000, 0o755, Access::ReadWrite).expect("others may not write to the directory");
+        let own =
+            closed_note(user, 1000, 0o755, Access::ReadWrite).expect("others may not write to the directory");
         assert!(own.contains("cannot write to /d") && own.contains("/d:ro"), "{own}");
-        assert_eq!(said(user, 1000, 0o755, Access::ReadOnly), None);
-        assert_eq!(said(user, 1000, 0o777, Access::ReadWrite), None);
+        assert_eq!(closed_note(user, 1000, 0o755, Access::ReadOnly), None);
+        assert_eq!(closed_note(user, 1000, 0o777, Access::ReadWrite), None);
         assert_eq!(
-            said(User { uid: 0, gid: 0 }, 1000, 0o700, Access::ReadWrite),
+            closed_note(User { uid: 0, gid: 0 }, 1000, 0o700, Access::ReadWrite),
             None,
             "root in the container is the user on the host"
         );
         assert_eq!(
-            said(user, 100_999, 0o700, Access::ReadWrite),
+            closed_note(user, 100_999, 0o700, Access::ReadWrite),
             None,
             "the owner may be the container's uid"
         );

@@ -1,11 +1,11 @@
 
--- Who this registry is. One row.
+-- Identity of this registry. One row.
 CREATE TABLE registry (
     only_row           INTEGER PRIMARY KEY CHECK (only_row = 1),
     instance           BLOB NOT NULL CHECK (length(instance) = 16),
-    generation         INTEGER NOT NULL,  -- bumped by every row that is made; mirrored beside the database
-    recovering_since   INTEGER,           -- set while unknown things are held for a person
-    engine_accepted_at INTEGER            -- when the engine with our sentinel was accepted
+    generation         INTEGER NOT NULL,  -- raised by every row that is created; mirrored beside the database
+    recovering_since   INTEGER,           -- set while unknown containers are held for an operator
+    engine_accepted_at INTEGER            -- when the engine with the sentinel volume was accepted
 ) STRICT;
 
 CREATE TABLE workspaces (
@@ -17,13 +17,13 @@ CREATE TABLE workspaces (
     runtime             TEXT NOT NULL,
     tier                INTEGER NOT NULL CHECK (tier BETWEEN 1 AND 4),
     parent_id           BLOB REFERENCES workspaces (id),
-    spec                TEXT NOT NULL,    -- JSON: image, command, env, bound directory, config
+    spec                TEXT NOT NULL,    -- JSON: image, command, env, bind-mounted directory, config
     status              TEXT NOT NULL CHECK (status IN (
                             'provisioning', 'online', 'degraded', 'offline', 'failed', 'paused',
                             'hibernating', 'hibernated', 'awaiting_agent', 'removed')),
     failure             TEXT CHECK (failure IN ('provision_timeout', 'start_error', 'parked')),
     status_detail       TEXT,
-    status_since        INTEGER NOT NULL, -- nothing but a status change moves it
+    status_since        INTEGER NOT NULL, -- changed only by a status change
     incarnation         INTEGER NOT NULL DEFAULT 0,
     container_id        TEXT,
     container_serial    INTEGER NOT NULL DEFAULT 0,
@@ -33,7 +33,7 @@ CREATE TABLE workspaces (
     url                 TEXT,
     created_at          INTEGER NOT NULL,
     removed_at          INTEGER,
-    purged_at           INTEGER,          -- what it owned was deleted for good: nothing to come back to
+    purged_at           INTEGER,          -- when everything it owned was permanently deleted; it cannot be restored
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -45,15 +45,15 @@ CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT 
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
 CREATE INDEX workspaces_up ON workspaces (status, container_id) WHERE status IN ('online', 'degraded', 'offline');
-CREATE INDEX workspaces_holding ON workspaces (id, status, name) -- whose tokens may be stale, without the rows
+CREATE INDEX workspaces_holding ON workspaces (id, status, name) -- covers the query for stale tokens
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
 CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
 
--- What a beat changes: narrow, one row per workspace that is not removed, no index of its own.
+-- Values that a heartbeat changes: a narrow table without further indexes, one row per workspace that is not removed.
 CREATE TABLE pulse (
     workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
-    token_used_at INTEGER  -- last use of the live instance token
+    token_used_at INTEGER  -- last use of the valid instance token
 ) STRICT;
 
 CREATE TABLE tokens (
@@ -70,7 +70,7 @@ CREATE TABLE tokens (
     CHECK ((kind = 'instance') = (incarnation IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- with what the sweep reads
+CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- covers the sweep's query
     WHERE kind = 'instance' AND revoked_at IS NULL;
 CREATE INDEX tokens_of_workspace ON tokens (workspace, created_at);
 
@@ -78,15 +78,15 @@ CREATE TABLE events (
     sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
     event_type TEXT NOT NULL,
     workspace  BLOB,
-    payload    TEXT NOT NULL,     -- JSON, never a secret
+    payload    TEXT NOT NULL,     -- JSON; never contains secrets
     created_at INTEGER NOT NULL,
-    swept_by   TEXT               -- the pass, where this was a destructive action of one: counted by the breaker
+    swept_by   TEXT               -- name of the pass, for destructive actions; counted by the breaker
 ) STRICT;
 
 CREATE INDEX events_of_workspace ON events (workspace, sequence);
 CREATE INDEX events_swept ON events (created_at) WHERE swept_by IS NOT NULL;
 
--- What was reaped and can still be brought back.
+-- Reaped containers and volumes that can still be restored.
 CREATE TABLE trash (
     id             BLOB PRIMARY KEY CHECK (length(id) = 16),
     workspace      BLOB NOT NULL CHECK (length(workspace) = 16),
@@ -102,22 +102,22 @@ CREATE INDEX trash_of_workspace ON trash (workspace);
 CREATE INDEX trash_keep_until ON trash (keep_until);
 CREATE INDEX trash_open ON trash (id) WHERE state IN ('claimed', 'restoring');
 
--- Each container and volume lies in at most one entry: the primary key is what makes a claim exclusive.
+-- Each container and volume is in at most one entry: the primary key makes a claim exclusive.
 CREATE TABLE trash_items (
     item  TEXT PRIMARY KEY,       -- container id or volume name
     trash BLOB NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
     kind  TEXT NOT NULL CHECK (kind IN ('container', 'volume')),
-    name  TEXT NOT NULL           -- the name to give back
+    name  TEXT NOT NULL           -- the name to restore
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX trash_items_of_entry ON trash_items (trash);
 
--- Plans above the breaker's limit, one per pass, until a person approves them or their cause goes away.
+-- Plans above the breaker's limit, one per pass, until an operator approves them or their cause disappears.
 CREATE TABLE held_plans (
     pass        TEXT PRIMARY KEY,
     id          BLOB NOT NULL CHECK (length(id) = 16),
     reason      TEXT NOT NULL,
-    plan        TEXT NOT NULL,    -- JSON: the actions, exactly
+    plan        TEXT NOT NULL,    -- JSON: the exact actions
     held_at     INTEGER NOT NULL,
     approved_at INTEGER
 ) STRICT, WITHOUT ROWID;

@@ -1,4 +1,4 @@
--- The registry that agents speak with: what beats tell, when what ended is started again, admin tokens.
+-- Heartbeats and last reports of agents, restarts after unexpected exits, hibernation, admin tokens.
 
 ALTER TABLE workspaces ADD COLUMN hibernation_idle_minutes INTEGER;
 ALTER TABLE workspaces ADD COLUMN max_concurrent_tasks INTEGER;
@@ -8,10 +8,10 @@ ALTER TABLE workspaces ADD COLUMN online_since INTEGER;
 ALTER TABLE workspaces ADD COLUMN ends TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE workspaces ADD COLUMN restart_due_at INTEGER;
 
--- A live row lies in a page of its own among removed ones, and whoever reads reads it anew after every beat.
+-- A live row occupies a page of its own among removed ones, so the passes read covering indexes instead of rows.
 DROP INDEX workspaces_up;
 DROP INDEX workspaces_holding;
-CREATE INDEX workspaces_holding -- what passes read of containers' rows, without the rows: those lie a page each
+CREATE INDEX workspaces_holding -- covers the passes' queries; each row itself occupies a page
     ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
@@ -31,8 +31,8 @@ ALTER TABLE pulse ADD COLUMN uptime_seconds INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE pulse ADD COLUMN monthly_spend_cents INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE pulse ADD COLUMN wedged_since INTEGER;
 
--- What agents say of themselves in words. Written only when it changed, and beside the pulse: a beat that
--- says nothing new touches one narrow row.
+-- Texts from the agents' last reports. Written only when they change, and separate from `pulse`: an unchanged heartbeat
+-- writes one narrow row.
 CREATE TABLE reports (
     workspace        INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
     agent_card       TEXT,                      -- JSON
@@ -42,7 +42,7 @@ CREATE TABLE reports (
     runtime_metadata TEXT                       -- JSON
 ) STRICT;
 
--- What agents report for people to read: the newest of each, the older ones go.
+-- What agents report for their users; the newest rows of each workspace are kept.
 CREATE TABLE activity (
     sequence   INTEGER PRIMARY KEY,
     workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
@@ -52,7 +52,7 @@ CREATE TABLE activity (
 
 CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
 
--- Tokens that may do everything, for people and programs that do not come over the local socket.
+-- Tokens with full access, for users and programs that do not use the local socket.
 CREATE TABLE admin_tokens (
     id         BLOB PRIMARY KEY CHECK (length(id) = 16),
     name       TEXT NOT NULL,

@@ -1,37 +1,37 @@
--- What agents and clients of the field need: one migration for the whole step, unreleased until it ends.
+-- Tables and columns for existing agents and clients: activity, polling, delegations, memories.
 
--- Which checkpoint the write-ahead log beside this file follows: src/store/log.rs compares the file with its log.
+-- The checkpoint that the write-ahead log beside this file follows. src/store/log.rs compares the file with its log.
 CREATE TABLE log_mark (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     base     INTEGER NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
 ) STRICT;
 
--- `rm --purge`: the order to delete survives a restart and an engine that is away.
+-- `rm --purge`: the purge order survives a restart of the daemon and an engine outage.
 ALTER TABLE workspaces ADD COLUMN purge_ordered_at INTEGER;
 CREATE INDEX workspaces_to_purge ON workspaces (purge_ordered_at) WHERE purge_ordered_at IS NOT NULL;
 
--- Reports of agents: what of them cannot be used, and how many events they may still cause.
+-- Agents' reports: names of unusable fields, and when the allowance of events that the agent may cause is full again.
 ALTER TABLE reports ADD COLUMN refused TEXT NOT NULL DEFAULT '';
 ALTER TABLE reports ADD COLUMN events_full_at INTEGER;
 
--- How large the history of events is, so that it is bounded in the transaction that adds to it. One row.
+-- Size of the event history. The transaction that adds an event limits it. One row.
 CREATE TABLE history (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
-    bytes    INTEGER NOT NULL  -- payloads, and 128 for each event
+    bytes    INTEGER NOT NULL  -- payloads plus 128 bytes per event
 ) STRICT;
 INSERT INTO history (only_row, bytes) SELECT 1, COALESCE(sum(octet_length(payload) + 128), 0) FROM events;
--- Activity in the rows that clients of the field poll. Old rows are kept; what they sent is their request body.
+-- Activity in the rows that existing clients poll. Old rows are kept; their payload becomes the request body.
 ALTER TABLE activity RENAME TO activity_v2;
 DROP INDEX activity_of_workspace;
 CREATE TABLE activity (
     sequence      INTEGER PRIMARY KEY,
-    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- what clients use as a cursor
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- used as a cursor by clients
     workspace     INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
     activity_type TEXT NOT NULL CHECK (activity_type IN (
                       'a2a_send', 'a2a_receive', 'task_update', 'agent_log', 'skill_promotion', 'memory_write',
                       'error')),
-    source_id     TEXT,             -- workspace that sent it; null for a user
+    source_id     TEXT,             -- sending workspace; null for a user
     target_id     TEXT,
     method        TEXT,
     summary       TEXT,
@@ -41,8 +41,8 @@ CREATE TABLE activity (
     request_body  TEXT,             -- JSON
     response_body TEXT,             -- JSON
     created_at    INTEGER NOT NULL,
-    waiting       INTEGER NOT NULL, -- 1 while an agent has yet to poll it: never dropped to make room
-    bytes         INTEGER NOT NULL  -- of the bodies, to bound what is kept
+    waiting       INTEGER NOT NULL, -- 1 until the agent has polled it; such rows are never dropped to free space
+    bytes         INTEGER NOT NULL  -- size of the bodies, to limit what is kept
 ) STRICT;
 
 CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
@@ -70,15 +70,15 @@ DROP TABLE activity_v2;
 -- How messages reach an external agent: sent to its url, or stored until it polls them.
 ALTER TABLE workspaces ADD COLUMN delivery_mode TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll'));
 
--- Tasks that one workspace hands to another.
+-- Tasks that one workspace delegates to another.
 CREATE TABLE delegations (
     sequence         INTEGER PRIMARY KEY,
     id               BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
     workspace        INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
-    target           BLOB NOT NULL CHECK (length(target) = 16), -- perhaps of no workspace that there is
+    target           BLOB NOT NULL CHECK (length(target) = 16), -- may name a workspace that does not exist
     idempotency_key  TEXT,
     task             TEXT NOT NULL,
-    sent_by_ostler   INTEGER NOT NULL,  -- 0 where the agent has sent it, and only reports
+    sent_by_ostler   INTEGER NOT NULL,  -- 0: the agent sent it itself and only reports it
     status           TEXT NOT NULL CHECK (status IN ('pending', 'dispatched', 'queued', 'completed', 'failed')),
     attempts         INTEGER NOT NULL DEFAULT 0,
     error            TEXT,
@@ -92,7 +92,7 @@ CREATE INDEX delegations_of_workspace ON delegations (workspace, sequence);
 CREATE UNIQUE INDEX delegations_key ON delegations (workspace, idempotency_key) WHERE idempotency_key IS NOT NULL;
 CREATE INDEX delegations_open ON delegations (workspace, created_at) WHERE finished_at IS NULL;
 
--- What agents write down for themselves, their team or everybody.
+-- Notes that agents store for themselves, their team or all agents.
 CREATE TABLE memories (
     sequence   INTEGER PRIMARY KEY,
     id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
@@ -107,7 +107,8 @@ CREATE TABLE memories (
 CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
 CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';
 
--- `rm --cascade`: what a removal took along comes back with its undelete. Older removals said so in their events only.
+-- `rm --cascade`: an undelete restores the descendants that the same removal included. Older removals list them only in
+-- events.
 ALTER TABLE workspaces ADD COLUMN removed_with BLOB;
 CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
 UPDATE workspaces SET removed_with = (
@@ -115,16 +116,17 @@ UPDATE workspaces SET removed_with = (
     WHERE e.workspace = workspaces.id AND e.event_type = 'WORKSPACE_REMOVED' ORDER BY e.sequence DESC LIMIT 1)
 WHERE status = 'removed';
 
--- `set --config-file`: it is written over the file in the config volume once, at the next start.
+-- `set --config-file`: 1 until the next start has replaced the file in the config volume.
 ALTER TABLE workspaces ADD COLUMN config_pending INTEGER NOT NULL DEFAULT 0;
 
--- An undelete below a removed parent makes a root; it goes back below that parent when the parent is undeleted.
+-- Of a root that was undeleted below a removed parent: that parent. Undeleting the parent makes this its child again.
 ALTER TABLE workspaces ADD COLUMN was_below BLOB;
 CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
 
--- How workspaces reached this host when the engine last answered: served at a start until it answers again. One row.
+-- Addresses by which workspaces reached this host when the engine last answered. After a start they are served until it
+-- answers again. One row.
 CREATE TABLE host_reach (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     rootless INTEGER NOT NULL,
-    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, with spaces between
+    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, separated by spaces
 ) STRICT;

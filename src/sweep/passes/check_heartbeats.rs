@@ -20,7 +20,7 @@ impl Pass for CheckHeartbeats {
     }
 
     fn summary(&self) -> &'static str {
-        "Marks agents without heartbeats as degraded or awaiting_agent, and restarts their containers later"
+        "Degrades containers that miss heartbeats and restarts them later; external agents become awaiting_agent"
     }
 
     fn period(&self) -> Duration {

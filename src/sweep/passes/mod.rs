@@ -23,12 +23,12 @@ pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// Every pass, in the order in which due ones are begun.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Pass>> {
-    all_looking(CHECK_INTERVAL)
+    all_with_interval(CHECK_INTERVAL)
 }
 
 /// Every pass; `check_containers` runs with this period.
 #[must_use]
-pub fn all_looking(every: Duration) -> Vec<Arc<dyn Pass>> {
+pub fn all_with_interval(every: Duration) -> Vec<Arc<dyn Pass>> {
     vec![
         Arc::new(settle::Settle),
         Arc::new(reap_removed::ReapRemoved),

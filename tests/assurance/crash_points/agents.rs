@@ -15,7 +15,7 @@ const PACE: u32 = 60;
 
 /// Id and token that a stage keeps.
 fn identity(stage: &Stage) -> (String, String) {
-    let (id, token) = stage.kept.split_once(' ').expect("an id and a token are kept");
+    let (id, token) = stage.kept.split_once(' ').expect("`kept` holds an id and a token");
     (id.to_owned(), token.to_owned())
 }
 
@@ -37,8 +37,14 @@ fn heartbeat(stage: &Stage, tasks: u32, error_rate: f64) {
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
-        name: "an agent that runs elsewhere says all that one can say",
-        steps: &["note token use", "note registration", "note beat", "note card", "log activity"],
+        name: "an external agent sends every kind of report",
+        steps: &[
+            "record token use",
+            "record registration",
+            "record heartbeat",
+            "record card",
+            "log activity",
+        ],
         set: |stage| {
             stage.site.serve();
             stage.site.ostler(["create", "phone", "--external"]).well();
@@ -64,23 +70,23 @@ pub(super) const ALL: &[Scenario] = &[
         },
         check: |stage, point| {
             let (_, token) = identity(stage);
-            assert!(stage.site.is_valid("phone", &token), "killed {point}, its token is no longer good");
+            assert!(stage.site.is_valid("phone", &token), "killed {point}, its token is no longer valid");
         },
         ..SCENARIO
     },
     Scenario {
-        name: "an agent hands a task over, notifies its user, remembers and polls",
+        name: "an agent delegates a task, notifies its user, stores memories and polls",
         steps: &[
             "begin delegation",
             "dispatch delegation",
-            "move delegation",
-            "take up delegations",
+            "update delegation",
+            "resume delegations",
             "expire delegations",
-            "note notice",
-            "remember",
-            "forget memory",
+            "record notice",
+            "store memory",
+            "delete memory",
             "queue message",
-            "note polled",
+            "record polled",
         ],
         set: |stage| {
             stage.site.serve();
@@ -99,7 +105,9 @@ pub(super) const ALL: &[Scenario] = &[
             let record = json!({ "target_id": id, "task": "dig", "delegation_id": uuid::Uuid::from_u128(milliseconds()) });
             stage.send(&format!("/workspaces/{id}/delegations/record"), &token, &record);
             let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE);
-            database.execute("UPDATE delegations SET created_at = 0", []).expect("they are made older");
+            database
+                .execute("UPDATE delegations SET created_at = 0", [])
+                .expect("the delegations can be changed");
         },
         act: |stage| {
             let (id, token) = identity(stage);
@@ -120,7 +128,7 @@ pub(super) const ALL: &[Scenario] = &[
         check: |stage, point| {
             let database = stage.site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY);
             let open = "SELECT count(*) FROM delegations WHERE finished_at IS NULL AND sent_by_ostler = 1";
-            crate::support::daemon::until(&format!("no task is left open after a kill {point}"), || {
+            crate::support::daemon::until(&format!("killed {point}, no task is left open"), || {
                 database
                     .query_row(open, [], |row| row.get::<_, u32>(0))
                     .is_ok_and(|open| open == 0)
@@ -130,8 +138,8 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a person works in a container",
-        steps: &["note activity at"],
+        name: "an operator runs a command in a container",
+        steps: &["record activity time"],
         set: |stage| {
             stage.site.serve();
             make(&stage.site, "w");
@@ -145,16 +153,16 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "an agent is busy and unwell, and makes no progress",
-        steps: &["flag wedged", "claim restart of unwell"],
+        name: "a busy agent reports errors and makes no progress",
+        steps: &["flag wedged", "charge degraded restart"],
         act: |stage| heartbeat(stage, 1, 1.0),
         ..WEDGED
     },
     Scenario {
         name: "the engine refuses the restart of an agent that makes no progress",
-        steps: &["give back restart"],
+        steps: &["refund restart"],
         act: |stage| {
-            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
+            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "injected".into()))]);
             heartbeat(stage, 1, 1.0);
         },
         mend: |stage| stage.proxy.set_rules([]),

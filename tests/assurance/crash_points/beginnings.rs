@@ -9,18 +9,18 @@ use crate::support::{
 };
 
 /// Whether the registry has the row; it has none if it was killed before the creation.
-fn is_made(point: &str) -> bool {
+fn is_created(point: &str) -> bool {
     point != "before create workspace"
 }
 
 fn ends_online(stage: &mut Stage, point: &str) {
     let name = stage.named("made");
-    if is_made(point) {
+    if is_created(point) {
         stage.site.until_status(&name, "online");
         stage.purge(&name);
     } else {
-        let effective = stage.order(&["show", &name]);
-        assert_eq!(effective.code, 3, "killed {point}, there is a row: {effective:?}");
+        let shown = stage.order(&["show", &name]);
+        assert_eq!(shown.code, 3, "killed {point}, there is a row: {shown:?}");
     }
 }
 
@@ -36,16 +36,16 @@ fn pulled_image(stage: &Stage) -> String {
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
-        name: "a workspace is made",
+        name: "a workspace is created",
         steps: &[
             "create workspace",
             "mirror: replace the file",
             "2nd mirror: replace the file",
-            "allot",
-            "start: make a volume",
-            "2nd start: make a volume",
+            "allocate port",
+            "start: create a volume",
+            "2nd start: create a volume",
             "edit workspace",
-            "start: make its container",
+            "start: create its container",
             "stop: stop a container",
             "begin start",
             "start: write its token",
@@ -61,7 +61,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a workspace is made whose image has to be pulled",
+        name: "a workspace is created, and its image is pulled",
         steps: &["start: pull its image"],
         prepare: |stage| {
             let name = pulled_image(stage);
@@ -85,10 +85,12 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a start fails after it made a container",
+        name: "a start fails after it created a container",
         steps: &["start: discard a container"],
         act: |stage| {
-            stage.proxy.set_rules([Rule::on("POST", "/stop", Fault::Status(500, "unwell".into())).times(1)]);
+            stage
+                .proxy
+                .set_rules([Rule::on("POST", "/stop", Fault::Status(500, "injected".into())).times(1)]);
             create(stage);
         },
         mend: |stage| stage.proxy.set_rules([]),
@@ -96,7 +98,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "what a registry has forgotten is adopted",
+        name: "an unknown workspace is adopted",
         steps: &["adopt workspace"],
         change: long_grace,
         set: |stage| {
@@ -113,13 +115,13 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "what was unknown is brought back from the trash",
+        name: "an unknown workspace is restored from the trash",
         steps: &["begin restore"],
         places_per_site: 1,
         prepare: |stage| {
             make(&stage.site, "unknown");
             stage.site.forget_row("unknown");
-            until("it lies in the trash", || {
+            until("it is in the trash", || {
                 stage.site.sweep("reap_unknown");
                 stage.site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
             });

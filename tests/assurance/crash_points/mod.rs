@@ -2,8 +2,8 @@
 //!
 //! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each place is hit
 //! once, in a [`Scenario`] that passes it. The daemon is started with the place in its environment, receives a
-//! command, and kills itself there by SIGKILL. The next daemon is started without the place. Everything has to come to
-//! rest, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not hit is a failure.
+//! command, and kills itself there by SIGKILL. The next daemon is started without the place. Everything has to
+//! converge, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not hit is a failure.
 
 mod agents;
 mod beginnings;
@@ -100,7 +100,7 @@ impl Stage {
     fn purge(&self, name: &str) {
         let id = self.site.show(name)["id"].as_str().expect("it has an id").to_owned();
         self.site.ostler(["rm", name, "--purge"]).well();
-        until(&format!("{name} is deleted for good"), || {
+        until(&format!("{name} is purged"), || {
             self.order(&["trash", "empty", "--yes"]);
             let gone = containers(&self.site.instance()).iter().all(|container| container.workspace != id);
             (gone && self.site.trash().is_empty()).then_some(())
@@ -152,7 +152,7 @@ fn now() -> Instant {
 struct Scenario {
     /// Description for the report.
     name: &'static str,
-    /// The steps it passes, each with its ordinal unless it is the first of its name.
+    /// The steps it passes, each with its ordinal if it is not the first of its name.
     steps: &'static [&'static str],
     /// More keys for the section `sweep`, as lines.
     sweep: &'static str,
@@ -163,7 +163,7 @@ struct Scenario {
     /// Most places per site. Small batches keep all workers busy to the end, and the breaker limits what sweeps of one
     /// registry may reap within an hour.
     places_per_site: usize,
-    /// Runs once for each site. The daemon has to be up afterwards, unless the scenario is about its start.
+    /// Runs once for each site. The daemon has to be up afterwards, except in scenarios about its start.
     set: fn(&mut Stage),
     /// Runs before each place, with the daemon up.
     prepare: fn(&mut Stage),
@@ -175,9 +175,9 @@ struct Scenario {
     instead: Option<fn(&Stage, &str)>,
     /// Removes obstacles to the next start.
     mend: fn(&mut Stage),
-    /// Operator actions before everything comes to rest. The daemon is up.
+    /// Operator actions before everything converges. The daemon is up.
     then: fn(&mut Stage),
-    /// Checks at rest, in addition to those that always apply.
+    /// Checks after convergence, in addition to those that always apply.
     check: fn(&mut Stage, &str),
 }
 
@@ -207,10 +207,10 @@ fn scenarios() -> impl Iterator<Item = &'static Scenario> {
 
 #[track_caller]
 fn assert_died(point: &str, status: ExitStatus, log: &str) {
-    assert_eq!(status.signal(), Some(SIGKILL), "it ended otherwise, {status}: {log}");
+    assert_eq!(status.signal(), Some(SIGKILL), "the process was not killed by SIGKILL, {status}: {log}");
     assert!(
         log.lines().any(|line| line == format!("crash point: {point}")),
-        "it was killed elsewhere than {point}: {log}"
+        "the process was not killed at `{point}`: {log}"
     );
 }
 
@@ -264,7 +264,7 @@ fn go_through(scenario: &'static Scenario, places: &[String], outcomes: &Mutex<V
             let stage = stage.get_or_insert_with(|| Stage::new(scenario));
             hit(stage, scenario, point);
         }));
-        let broken = done.err().map(|panic| sent(&*panic));
+        let broken = done.err().map(|panic| panic_message(&*panic));
         if broken.is_some() {
             eprintln!("{}, {point}: the daemon's log:\n{}", scenario.name, logged(stage.as_ref()));
         }
@@ -281,7 +281,7 @@ fn logged(stage: Option<&Stage>) -> String {
     stage.map(|stage| stage.site.log()).unwrap_or_default()
 }
 
-fn sent(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it panicked").to_owned()
 }
@@ -303,7 +303,8 @@ fn missed() -> Vec<String> {
     let passed: BTreeSet<_> =
         scenarios().flat_map(|scenario| scenario.steps).map(|step| bare(step)).collect();
     let unpassed = known.difference(&passed).map(|step| format!("no scenario passes `{step}`"));
-    let unknown = passed.difference(&known).map(|step| format!("`{step}` is no step of src/crash_point.rs"));
+    let unknown =
+        passed.difference(&known).map(|step| format!("`{step}` is not a step of src/crash_point.rs"));
     unpassed.chain(unknown).collect()
 }
 
@@ -355,7 +356,7 @@ fn report(outcomes: &[Outcome], section: &mut Section) {
     let transactions = STEPS.iter().filter(|(step, _)| !step.contains(": ")).count();
     section.count("durable steps: transactions of the registry", transactions as u64);
     section.count("durable steps: files, and changes of the engine", (STEPS.len() - transactions) as u64);
-    section.count("crash points hit, each with SIGKILL, a new start and rest", {
+    section.count("crash points hit: SIGKILL, restart and convergence", {
         outcomes.iter().filter(|outcome| outcome.broken.is_none()).count() as u64
     });
     for (step, what) in STEPS {
@@ -363,13 +364,13 @@ fn report(outcomes: &[Outcome], section: &mut Section) {
         for moment in MOMENTS {
             let of_moment = there.iter().filter(|outcome| outcome.point.starts_with(moment));
             section.expect(narrowed || of_moment.filter(hit).count() > 0, || {
-                format!("nobody was killed {moment} `{step}` ({what}) and came to rest")
+                format!("no process was killed {moment} `{step}` ({what}) and converged afterwards")
             });
         }
     }
     section.table(
-        "Durable steps, and where the daemon was killed",
-        ["step", "what it is", "hit in", "times"],
+        "Durable steps, and how often the daemon was killed there",
+        ["step", "description", "scenarios", "kills"],
         STEPS.iter().map(|(step, what)| {
             let there = by_step.get(step).map(Vec::as_slice).unwrap_or_default();
             let scenarios: BTreeSet<_> = there.iter().map(|outcome| outcome.scenario).collect();

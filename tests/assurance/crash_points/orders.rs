@@ -14,9 +14,9 @@ use crate::support::{
 };
 
 fn status_of(stage: &Stage, name: &str) -> String {
-    let said = stage.order(&["show", name, "--json"]);
-    let effective: Value = serde_json::from_str(&said.stdout).unwrap_or_default();
-    effective["status"].as_str().unwrap_or_default().to_owned()
+    let shown = stage.order(&["show", name, "--json"]);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
+    shown["status"].as_str().unwrap_or_default().to_owned()
 }
 
 fn container_of(stage: &Stage, name: &str) -> String {
@@ -44,7 +44,7 @@ fn remove(stage: &mut Stage) {
 }
 
 fn until_kept(stage: &Stage) {
-    until("all lies in the trash", || {
+    until("everything is in the trash", || {
         let trash = stage.site.trash();
         (!trash.is_empty() && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
     });
@@ -64,15 +64,15 @@ fn make_rubbish(stage: &mut Stage) -> String {
 }
 
 fn empty_trash(stage: &mut Stage, point: &str) {
-    until(&format!("killed {point}, what is left is deleted"), || {
+    until(&format!("killed {point}, the trash is emptied"), || {
         stage.order(&["trash", "empty", "--yes"]);
         stage.site.trash().is_empty().then_some(())
     });
     let left = containers(&stage.site.instance());
-    assert!(left.is_empty(), "killed {point}, something was left: {left:?}");
+    assert!(left.is_empty(), "killed {point}, containers are left: {left:?}");
 }
 
-fn token_owner(stage: &Stage) -> String {
+fn foreign_name(stage: &Stage) -> String {
     format!("ostler-crash-points-{}-{}", stage.site.instance(), stage.round)
 }
 
@@ -90,7 +90,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a workspace is put to sleep",
+        name: "a workspace is hibernated",
         steps: &["begin hibernation"],
         set: set_started,
         prepare: |stage| {
@@ -105,14 +105,14 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a workspace starts whose volumes lost their directories",
-        steps: &["start: repair its configuration volume", "start: begin with an empty work volume"],
+        name: "a workspace starts after the loss of its volumes' directories",
+        steps: &["start: repair its configuration volume", "start: create an empty work volume"],
         set: set_stopped,
         prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
         meanwhile: |stage| {
             for kind in ["config", "work"] {
                 fs::remove_dir_all(directory_of(&format!("ostler-{}-{kind}", stage.kept)))
-                    .expect("it is taken away");
+                    .expect("the directory is deleted");
             }
         },
         act: |stage| drop(stage.order(&["start", "w", "--new-volume"])),
@@ -120,8 +120,8 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a workspace starts whose container bears a trash name",
-        steps: &["start: give its container the name back"],
+        name: "a workspace starts with a container that has a trash name",
+        steps: &["start: restore the container name"],
         set: set_stopped,
         prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
         meanwhile: |stage| {
@@ -134,7 +134,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "a workspace is removed",
-        steps: &["remove workspace", "claim for trash", "put away: rename a container", "keep in trash"],
+        steps: &["remove workspace", "claim for trash", "move to trash: rename a container", "mark in trash"],
         set: set_stopped,
         prepare: |stage| {
             stage.order(&["undelete", "w"]);
@@ -148,7 +148,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a removal is taken back",
+        name: "a removed workspace is restored",
         steps: &["undelete workspace", "restore: rename a container", "finish restore"],
         set: set_stopped,
         prepare: remove,
@@ -160,7 +160,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a container goes away while it is put into the trash",
+        name: "a container is deleted while it is moved to the trash",
         steps: &["drop from trash"],
         prepare: |stage| {
             let name = stage.named("rubbish");
@@ -188,7 +188,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a workspace is removed for good",
+        name: "a workspace is purged",
         steps: &["finish purge"],
         prepare: |stage| drop(make(&stage.site, &stage.named("rubbish"))),
         act: |stage| stage.repeat(&["rm", &stage.named("rubbish"), "--purge"]),
@@ -205,24 +205,24 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "the trash is emptied while a stranger's container uses a volume in it",
-        steps: &["keep after all"],
+        name: "the trash is emptied while a foreign container uses a volume in it",
+        steps: &["cancel transition"],
         prepare: |stage| {
             let mount = format!("--volume=ostler-{}-work:/held", make_rubbish(stage));
-            let name = token_owner(stage);
+            let name = foreign_name(stage);
             let label = format!("ostler-crash-points={name}");
             stage.cleanups.insert(0, Cleanup::of_label(&label));
             podman_output(["create", "--name", &name, "--label", &label, &mount, image(), "true"]);
         },
         act: |stage| stage.repeat(&["trash", "empty", "--yes"]),
         check: |stage, point| {
-            podman_output(["rm", "--force", "--time=0", &token_owner(stage)]);
+            podman_output(["rm", "--force", "--time=0", &foreign_name(stage)]);
             empty_trash(stage, point);
         },
         ..SCENARIO
     },
     Scenario {
-        name: "a row is changed, and tokens are made and revoked",
+        name: "a row is changed, and tokens are issued and revoked",
         steps: &[
             "patch workspace",
             "issue api token",
@@ -244,7 +244,7 @@ pub(super) const ALL: &[Scenario] = &[
             for id in tokens_of(stage, "phone") {
                 stage.order(&["token", "revoke", "phone", &id]);
             }
-            stage.order(&["token", "issue", "--admin", "somebody"]);
+            stage.order(&["token", "issue", "--admin", "operator"]);
             for id in tokens_of(stage, "--admin") {
                 stage.order(&["token", "revoke", "--admin", &id]);
             }
@@ -258,10 +258,14 @@ pub(super) const ALL: &[Scenario] = &[
                 there(["after issue api token", "before revoke token"]),
                 there(["after issue admin token", "before revoke admin token"]),
             ];
-            assert_eq!([left[0].len(), left[1].len()], wanted, "killed {point}, tokens of it and of admins");
-            for (whose, ids) in ["phone", "--admin"].iter().zip(left) {
+            assert_eq!(
+                [left[0].len(), left[1].len()],
+                wanted,
+                "killed {point}, the workspace's and the admins' tokens"
+            );
+            for (owner, ids) in ["phone", "--admin"].iter().zip(left) {
                 for id in ids {
-                    stage.site.ostler(["token", "revoke", whose, &id]).well();
+                    stage.site.ostler(["token", "revoke", owner, &id]).well();
                 }
             }
         },
@@ -270,8 +274,8 @@ pub(super) const ALL: &[Scenario] = &[
 ];
 
 /// Ids of a workspace's tokens, or of the admin tokens.
-fn tokens_of(stage: &Stage, whose: &str) -> Vec<String> {
-    let listed = stage.order(&["token", "ls", whose, "--json"]).stdout;
+fn tokens_of(stage: &Stage, owner: &str) -> Vec<String> {
+    let listed = stage.order(&["token", "ls", owner, "--json"]).stdout;
     let listed: Value = serde_json::from_str(&listed).unwrap_or_default();
     let rows = listed["tokens"].as_array().or_else(|| listed.as_array()).cloned().unwrap_or_default();
     rows.iter().filter_map(|row| Some(row["id"].as_str()?.to_owned())).collect()

@@ -18,18 +18,18 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "a registry's first start",
         steps: &[
-            "lock: say who holds it",
-            "2nd lock: say who holds it",
+            "lock: write the process id",
+            "2nd lock: write the process id",
             "migrate: commit the migrations",
-            "found registry",
+            "create registry",
             "identity: write the mirror",
             "mirror: replace the file",
-            "accept: make the sentinel",
+            "accept: create the sentinel",
             "accept engine",
             "accept: write the mirror",
             "2nd mirror: replace the file",
-            "reach: make the network",
-            "keep host reach",
+            "reach: create the network",
+            "store host reach",
         ],
         places_per_site: 1,
         set: |_| {},
@@ -41,23 +41,27 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "an old database is brought up to date",
+        name: "an old database is upgraded",
         steps: &["migrate: copy the file", "migrate: commit the migrations"],
         places_per_site: 1,
         set: |_| {},
         meanwhile: |stage| {
             fs::create_dir_all(stage.site.data_dir()).expect("a data directory");
             let old = Connection::open(stage.site.data_dir().join("ostler.db")).expect("a database");
-            old.execute_batch(FIRST_SCHEMA).expect("the first schema");
-            old.pragma_update(None, "application_id", APPLICATION_ID).expect("its owner");
-            old.pragma_update(None, "user_version", 1).expect("its version");
+            old.execute_batch(FIRST_SCHEMA).expect("the first schema is created");
+            old.pragma_update(None, "application_id", APPLICATION_ID).expect("the application id is set");
+            old.pragma_update(None, "user_version", 1).expect("the schema version is set");
             let sql = "INSERT INTO registry (only_row, instance, generation) VALUES (1, randomblob(16), 7)";
-            old.execute(sql, []).expect("its identity");
+            old.execute(sql, []).expect("the identity is inserted");
             stage.kept = instance_in(&old);
         },
         check: |stage, point| {
             let uuid: uuid::Uuid = stage.site.instance().parse().expect("an id");
-            assert_eq!(uuid.simple().to_string(), stage.kept, "killed {point}, it is another registry");
+            assert_eq!(
+                uuid.simple().to_string(),
+                stage.kept,
+                "killed {point}, the registry has another identity"
+            );
             let copy = Connection::open(stage.site.data_dir().join("ostler.backup-v1.db")).expect("a copy");
             let version: u32 =
                 copy.pragma_query_value(None, "user_version", |row| row.get(0)).expect("a version");
@@ -67,8 +71,8 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a database is put back from an older copy, and what it does not know is adopted",
-        steps: &["begin recovery", "take token over", "end recovery"],
+        name: "a database is restored from an older copy, and unknown workspaces are adopted",
+        steps: &["begin recovery", "take over token", "end recovery"],
         set: |stage| {
             stage.site.serve();
             make(&stage.site, "elder");
@@ -96,8 +100,8 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a log is moved into its database, after a kill and at a clean stop",
-        steps: &["log: move it into the file", "2nd log: move it into the file"],
+        name: "a log is checkpointed, after a kill and at a clean stop",
+        steps: &["log: checkpoint into the database", "2nd log: checkpoint into the database"],
         prepare: |stage| {
             stage.site.ostler(["create", &stage.named("phone"), "--external"]).well();
             // After a kill, the changes are in the log.
@@ -109,18 +113,18 @@ pub(super) const ALL: &[Scenario] = &[
             kill_process(pid, Signal::TERM).expect("the daemon is signalled");
         },
         check: |stage, point| {
-            let said = stage.order(&["show", &stage.named("phone")]);
-            assert_eq!(said.code, 0, "killed {point}, what lay in the log is lost: {said:?}");
+            let shown = stage.order(&["show", &stage.named("phone")]);
+            assert_eq!(shown.code, 0, "killed {point}, the content of the log is lost: {shown:?}");
             if point.contains("2nd") {
-                let said = stage.order(&["show", &stage.named("later")]);
-                assert_eq!(said.code, 0, "killed {point}, what was answered is lost: {said:?}");
+                let shown = stage.order(&["show", &stage.named("later")]);
+                assert_eq!(shown.code, 0, "killed {point}, an acknowledged change is lost: {shown:?}");
             }
         },
         ..SCENARIO
     },
     Scenario {
         name: "a database is moved away while it is open",
-        steps: &["store: save what is open"],
+        steps: &["store: save the open database"],
         prepare: |stage| drop(stage.site.ostler(["create", &stage.named("phone"), "--external"]).well()),
         act: |stage| {
             fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");
@@ -143,15 +147,15 @@ pub(super) const ALL: &[Scenario] = &[
         check: |stage, point| {
             let wanted = if point.starts_with("after") { "saved" } else { "moved back" };
             assert_eq!(stage.kept, wanted, "killed {point}");
-            let said = stage.order(&["show", &stage.named("phone")]);
-            assert_eq!(said.code, 0, "killed {point}, what was open is lost: {said:?}");
-            let said = stage.order(&["show", &stage.named("refused")]);
-            assert_eq!(said.code, 3, "killed {point}, what was refused is there: {said:?}");
+            let shown = stage.order(&["show", &stage.named("phone")]);
+            assert_eq!(shown.code, 0, "killed {point}, the content of the open database is lost: {shown:?}");
+            let shown = stage.order(&["show", &stage.named("refused")]);
+            assert_eq!(shown.code, 3, "killed {point}, a refused change is present: {shown:?}");
         },
         ..SCENARIO
     },
     Scenario {
-        name: "a database is put back from an older copy, and a container made since is adopted",
+        name: "a database is restored from an older copy, and a newer container is adopted",
         steps: &["adopt container"],
         places_per_site: 1,
         set: |stage| {
@@ -174,7 +178,11 @@ pub(super) const ALL: &[Scenario] = &[
             assert!(!doctor.contains("recovering"), "killed {point}, the recovery does not end: {doctor}");
             let row = stage.site.show("elder");
             assert_eq!(row["status"], "online", "killed {point}: {row:#}");
-            assert_eq!(row["container_id"], stage.kept.as_str(), "killed {point}, it is another container");
+            assert_eq!(
+                row["container_id"],
+                stage.kept.as_str(),
+                "killed {point}, the workspace has another container"
+            );
         },
         ..SCENARIO
     },
@@ -191,7 +199,7 @@ pub(super) const ALL: &[Scenario] = &[
             fs::rename(&data, &old).expect("it is moved away");
             let copied = Command::new("cp").arg("-a").arg(&old).arg(&data).status();
             assert!(copied.expect("cp runs").success());
-            fs::remove_dir_all(&old).expect("the original goes");
+            fs::remove_dir_all(&old).expect("the original is deleted");
         },
         instead: Some(|stage, point| stage.command_dies(point, &["doctor", "--accept-copy"])),
         mend: |stage| {
@@ -220,14 +228,14 @@ pub(super) const ALL: &[Scenario] = &[
             // other.
             let own = stage.site.instance();
             if point.starts_with("before become") {
-                assert_ne!(own, stage.kept, "it became another before that was committed");
+                assert_ne!(own, stage.kept, "the identity changed before that was committed");
                 stage.site.ostler(["adopt", "--instance", &stage.kept]).well();
                 stage.site.stop();
                 stage.site.serve();
             }
             assert_eq!(stage.site.instance(), stage.kept, "killed {point}");
             let listed: Value = stage.site.json(["ls"]);
-            assert_eq!(listed, serde_json::json!([]), "it has rows");
+            assert_eq!(listed, serde_json::json!([]), "the registry has rows");
         },
         ..SCENARIO
     },

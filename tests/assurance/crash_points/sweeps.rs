@@ -28,7 +28,7 @@ fn started(stage: &mut Stage) {
 }
 
 /// Kills the process of `w` as an unexpected exit.
-fn end_it(stage: &Stage) {
+fn kill_container(stage: &Stage) {
     let all = containers(&stage.site.instance());
     let running = all.iter().find(|container| container.runs).expect("its container runs");
     podman_output(["kill", &running.id]);
@@ -36,9 +36,9 @@ fn end_it(stage: &Stage) {
 
 /// Id of the held plan of `reap_unknown`, if there is one.
 fn held_plan(stage: &Stage) -> Option<String> {
-    let said = stage.order(&["sweep", "show", "reap_unknown", "--json"]);
-    let effective: Value = serde_json::from_str(&said.stdout).ok()?;
-    Some(effective["held"]["id"].as_str()?.to_owned())
+    let shown = stage.order(&["sweep", "show", "reap_unknown", "--json"]);
+    let shown: Value = serde_json::from_str(&shown.stdout).ok()?;
+    Some(shown["held"]["id"].as_str()?.to_owned())
 }
 
 fn reap_unknown(stage: &Stage) {
@@ -50,8 +50,8 @@ fn reap_unknown(stage: &Stage) {
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
-        name: "what runs although it is stopped, and a second container, are put right",
-        steps: &["sweep: apply an action", "2nd sweep: apply an action", "tell"],
+        name: "a container that runs while paused is stopped, and a second one is moved to the trash",
+        steps: &["sweep: apply an action", "2nd sweep: apply an action", "emit event"],
         set: set_stopped,
         prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
         meanwhile: |stage| {
@@ -70,36 +70,36 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a container ends by itself",
-        steps: &["note container end"],
+        name: "a container exits unexpectedly",
+        steps: &["record container exit"],
         more: "[restart]\nfirst_backoff = \"1s\"\n",
         set: set_started,
         prepare: started,
-        act: |stage| end_it(stage),
+        act: |stage| kill_container(stage),
         check: |stage, _| drop(stage.site.until_status("w", "online")),
         ..SCENARIO
     },
     Scenario {
-        name: "a restart is due while the engine is away",
-        steps: &["put off restart"],
+        name: "a restart is due while the engine is unavailable",
+        steps: &["postpone restart"],
         more: "[restart]\nfirst_backoff = \"3s\"\n",
         set: set_started,
         prepare: started,
         act: |stage| {
-            end_it(stage);
+            kill_container(stage);
             until("it is offline", || {
                 let row = stage.order(&["show", "w", "--json"]).stdout;
                 row.contains("\"offline\"").then_some(())
             });
-            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "unwell".into()))]);
+            stage.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "injected".into()))]);
         },
         mend: |stage| stage.proxy.set_rules([]),
         then: started,
         ..SCENARIO
     },
     Scenario {
-        name: "a start that is not heard in time is given up",
-        steps: &["change status unless"],
+        name: "a start without a heartbeat in time is given up",
+        steps: &["change status under guard"],
         more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
         act: |stage| {
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
@@ -111,31 +111,31 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a plan that hits too much is held, approved, and done",
+        name: "a plan that exceeds the breaker is held, approved and applied",
         steps: &["hold plan", "approve plan", "drop held plan"],
         places_per_site: 1,
         meanwhile: |stage| {
             let instance: uuid::Uuid = stage.site.instance().parse().expect("an id");
-            for nobody in 1..=UNKNOWN {
-                let nobody = uuid::Uuid::from_u128(instance.as_u128() ^ nobody).to_string();
-                run_manually(&instance.to_string(), &nobody, 1);
+            for number in 1..=UNKNOWN {
+                let unknown = uuid::Uuid::from_u128(instance.as_u128() ^ number).to_string();
+                run_manually(&instance.to_string(), &unknown, 1);
             }
         },
         act: |stage| stage.repeat_until_dead(|stage| reap_unknown(stage)),
         then: |stage| {
-            until("all that is unknown lies in the trash", || {
+            until("all unknown containers are in the trash", || {
                 reap_unknown(stage);
                 let trash = stage.site.trash();
                 let kept = trash.iter().filter(|entry| entry["state"] == "kept").count();
                 (kept as u128 == UNKNOWN).then_some(())
             });
         },
-        check: |stage, point| assert_eq!(held_plan(stage), None, "killed {point}, a plan is held for ever"),
+        check: |stage, point| assert_eq!(held_plan(stage), None, "killed {point}, a plan is still held"),
         ..SCENARIO
     },
     Scenario {
         name: "the network of a removed workspace is deleted",
-        steps: &["forget: delete a network"],
+        steps: &["clean up: delete a network"],
         more: "[network]\nisolate = true\n",
         places_per_site: 1,
         act: |stage| {
@@ -147,7 +147,7 @@ pub(super) const ALL: &[Scenario] = &[
         },
         check: |stage, point| {
             let label = format!("label=ostler.instance={}", stage.site.instance());
-            until(&format!("killed {point}, the network is deleted all the same"), || {
+            until(&format!("killed {point}, the network is deleted"), || {
                 stage.site.sweep("empty_trash");
                 podman_output(["network", "ls", "--quiet", "--filter", &label])
                     .trim()
@@ -158,7 +158,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "tokens whose container is gone are revoked",
+        name: "tokens without a container are revoked",
         steps: &["revoke stale tokens"],
         set: set_started,
         prepare: |stage| {
@@ -170,13 +170,13 @@ pub(super) const ALL: &[Scenario] = &[
         act: |stage| stage.repeat(&["sweep", "run", "revoke_stale_tokens"]),
         check: |stage, point| {
             let left = live_digests(&stage.site, &stage.kept).len();
-            assert_eq!(left, 0, "killed {point}, a token that nobody can hold is still good");
+            assert_eq!(left, 0, "killed {point}, a token without a container is still valid");
         },
         ..SCENARIO
     },
     Scenario {
-        name: "what is long past is forgotten",
-        steps: &["forget events", "forget removed"],
+        name: "old events and removed rows are deleted",
+        steps: &["delete old events", "delete old removed rows"],
         sweep: "event_retention = \"1s\"\ntrash_retention = \"1s\"\n",
         prepare: |stage| {
             let name = stage.named("phone");

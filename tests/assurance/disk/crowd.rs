@@ -32,7 +32,7 @@ use uuid::Uuid;
 /// Start time of the run.
 const T0: i64 = 1_700_000_000_000;
 /// Tasks that send heartbeats, that create workspaces, and that issue tokens.
-const BEATERS: usize = 6;
+const AGENTS: usize = 6;
 const CREATORS: usize = 2;
 const ISSUERS: usize = 2;
 
@@ -63,14 +63,14 @@ enum Fate {
     /// No answer yet, or an answer that leaves it open.
     Open,
     Done,
-    /// Refused, with the statement that nothing was changed.
+    /// Refused, and the message states that nothing was changed.
     Refused,
 }
 
 /// Heartbeats of one agent. Each carries its number, and is sent when the one before was answered.
 #[derive(Clone, Debug, Default)]
-struct Beats {
-    asked: i64,
+struct Heartbeats {
+    sent: i64,
     answered: i64,
     refused: BTreeSet<i64>,
 }
@@ -80,7 +80,7 @@ struct Beats {
 pub(crate) struct Ledger {
     workspaces: BTreeMap<Uuid, Fate>,
     tokens: BTreeMap<Uuid, Fate>,
-    heartbeats: BTreeMap<Uuid, Beats>,
+    heartbeats: BTreeMap<Uuid, Heartbeats>,
     /// Number of writes answered as done.
     pub(crate) answered: u64,
     /// Each refusal's text, and how often it occurred.
@@ -94,7 +94,7 @@ impl Ledger {
         self.refusals.values().sum()
     }
 
-    /// Records a refusal; returns what it says about the change.
+    /// Records a refusal; returns what it implies about the change.
     fn refuse(&mut self, error: &StoreError) -> Fate {
         let error_text = error.to_string();
         let fate = if error_text.to_lowercase().contains("nothing was changed") {
@@ -103,16 +103,16 @@ impl Ledger {
             Fate::Open
         };
         if !advises(&error_text) {
-            self.strange.push(format!("a refusal says not what to do: {error_text}"));
+            self.strange.push(format!("a refusal without advice: {error_text}"));
         }
         *self.refusals.entry(error_text).or_default() += 1;
         fate
     }
 }
 
-/// Whether a message says what to do next.
+/// Whether a message advises what to do next.
 pub(crate) fn advises(error_text: &str) -> bool {
-    ["Free some disk space", "check `df`", "Make the data directory writable", "Look at the disk's health"]
+    ["Free some disk space", "check `df`", "Make the data directory writable"]
         .iter()
         .any(|advice| error_text.contains(advice))
 }
@@ -138,7 +138,7 @@ impl Crowd {
         store.found_registry(registry).await?;
         let mut members = Vec::new();
         let mut ledger = Ledger::default();
-        for number in 0..BEATERS {
+        for number in 0..AGENTS {
             let issue = token();
             let mut new = workspace(&format!("agent-{number}"), 0);
             new.kind = Kind::External;
@@ -146,9 +146,9 @@ impl Crowd {
             members.push((new.id, issue.digest));
             ledger.workspaces.insert(new.id.0, Fate::Done);
             ledger.tokens.insert(issue.id.0, Fate::Done);
-            ledger.heartbeats.insert(new.id.0, Beats::default());
+            ledger.heartbeats.insert(new.id.0, Heartbeats::default());
             let made = store.create_workspace(new, now()).await?;
-            assert!(matches!(made, CreateResult::Created(_)), "a first agent was not made: {made:?}");
+            assert!(matches!(made, CreateResult::Created(_)), "an initial agent was not created: {made:?}");
         }
         Ok(Self { members: Arc::new(members), ledger: Arc::new(Mutex::new(ledger)), ballast })
     }
@@ -159,48 +159,48 @@ impl Crowd {
     }
 
     fn open(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("nobody panics over the ledger")
+        self.ledger.lock().expect("no holder of the lock panics")
     }
 
     /// Writes with all tasks until `stop` is set, or until those that create rows were refused `refusals` times.
     pub(crate) async fn write(&self, store: &Store, stop: &Arc<AtomicBool>, refusals: u32) {
-        let mut hands = Vec::new();
-        for index in 0..BEATERS {
+        let mut senders = Vec::new();
+        for index in 0..AGENTS {
             let (crowd, store, stop) = (self.clone(), store.clone(), Arc::clone(stop));
-            hands.push(tokio::spawn(async move {
+            senders.push(tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     crowd.heartbeat(&store, index).await;
                 }
             }));
         }
         let mut makers = Vec::new();
-        for hand in 0..CREATORS + ISSUERS {
+        for index in 0..CREATORS + ISSUERS {
             let (crowd, store, stop) = (self.clone(), store.clone(), Arc::clone(stop));
             makers.push(tokio::spawn(async move {
                 let mut refused = 0;
                 while refused < refusals && !stop.load(Ordering::Relaxed) {
-                    let done = if hand < CREATORS {
+                    let done = if index < CREATORS {
                         crowd.create(&store).await
                     } else {
-                        crowd.issue(&store, hand).await
+                        crowd.issue(&store, index).await
                     };
                     refused += u32::from(!done);
                 }
             }));
         }
         for maker in makers {
-            maker.await.expect("no hand panics");
+            maker.await.expect("the task does not panic");
         }
         stop.store(true, Ordering::Relaxed);
-        for hand in hands {
-            hand.await.expect("no hand panics");
+        for sender in senders {
+            sender.await.expect("the task does not panic");
         }
     }
 
     /// Makes one write of each kind; all must be answered as done.
     pub(crate) async fn write_once(&self, store: &Store) -> Result<(), String> {
         let refused = self.open().refused();
-        for index in 0..BEATERS {
+        for index in 0..AGENTS {
             self.heartbeat(store, index).await;
         }
         self.create(store).await;
@@ -214,12 +214,12 @@ impl Crowd {
         let number = {
             let mut ledger = self.open();
             let heartbeats = ledger.heartbeats.get_mut(&id.0).expect("it is a member");
-            heartbeats.asked += 1;
-            heartbeats.asked
+            heartbeats.sent += 1;
+            heartbeats.sent
         };
         let at = now();
         let Some(TokenSubject::Workspace(token_owner)) = store.token_subject(&digest, at) else {
-            self.open().strange.push(format!("agent {index} is not known any more"));
+            self.open().strange.push(format!("the token of agent {index} is not accepted any more"));
             return;
         };
         // The task text is in another table; only one of the two present means half a heartbeat.
@@ -234,7 +234,9 @@ impl Crowd {
                 heartbeats.answered = number;
                 heartbeats.refused.clear();
             }
-            Ok(other) => ledger.strange.push(format!("a beat of agent {index} was answered {other:?}")),
+            Ok(other) => {
+                ledger.strange.push(format!("a heartbeat of agent {index} was answered with {other:?}"));
+            }
             Err(error) => {
                 if ledger.refuse(&error) == Fate::Refused {
                     ledger.heartbeats.get_mut(&id.0).expect("it is a member").refused.insert(number);
@@ -252,7 +254,7 @@ impl Crowd {
         let fate = match answer {
             Ok(CreateResult::Created(_)) => Fate::Done,
             Ok(other) => {
-                ledger.strange.push(format!("a creation was answered {other:?}"));
+                ledger.strange.push(format!("a creation was answered with {other:?}"));
                 Fate::Open
             }
             Err(error) => ledger.refuse(&error),
@@ -262,12 +264,12 @@ impl Crowd {
         fate == Fate::Done
     }
 
-    pub(super) async fn issue(&self, store: &Store, hand: usize) -> bool {
+    pub(super) async fn issue(&self, store: &Store, index: usize) -> bool {
         let issue = token();
         let id = issue.id.0;
         self.open().tokens.insert(id, Fate::Open);
         let new = NewApiToken { token: issue, expires_at: None };
-        let answer = store.issue_api_token(self.members[hand % BEATERS].0, new, u32::MAX, now()).await;
+        let answer = store.issue_api_token(self.members[index % AGENTS].0, new, u32::MAX, now()).await;
         let mut ledger = self.open();
         let fate = match answer {
             Ok(true) => Fate::Done,
@@ -315,25 +317,26 @@ pub(crate) fn wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> Vec<S
 }
 
 fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::Result<Vec<String>> {
-    let look = sql.unchecked_transaction()?;
+    let tx = sql.unchecked_transaction()?;
     let mut wrongs = Vec::new();
-    let check: String = look.query_row("PRAGMA integrity_check(3)", [], |row| row.get(0))?;
+    let check: String = tx.query_row("PRAGMA integrity_check(3)", [], |row| row.get(0))?;
     if check != "ok" {
         wrongs.push(format!("corrupt: {check}"));
     }
-    for (noun, asked, told) in
+    for (noun, requested, answered) in
         [("workspaces", &after.workspaces, &before.workspaces), ("tokens", &after.tokens, &before.tokens)]
     {
-        let mut query = look.prepare(&format!("SELECT id FROM {noun}"))?;
+        let mut query = tx.prepare(&format!("SELECT id FROM {noun}"))?;
         let there: BTreeSet<Uuid> =
             query.query_map([], |row| Ok(Uuid::from_bytes(row.get(0)?)))?.collect::<Result<_, _>>()?;
-        let lost = told.iter().filter(|(id, fate)| **fate == Fate::Done && !there.contains(id)).count();
-        let risen = asked.iter().filter(|(id, fate)| **fate == Fate::Refused && there.contains(id)).count();
-        let made_up = there.iter().filter(|id| !asked.contains_key(id)).count();
+        let lost = answered.iter().filter(|(id, fate)| **fate == Fate::Done && !there.contains(id)).count();
+        let applied =
+            requested.iter().filter(|(id, fate)| **fate == Fate::Refused && there.contains(id)).count();
+        let unrequested = there.iter().filter(|id| !requested.contains_key(id)).count();
         for (count, what) in [
-            (lost, "answered and lost"),
-            (risen, "refused and there"),
-            (made_up, "never asked for and there"),
+            (lost, "acknowledged and are missing"),
+            (applied, "refused and are present"),
+            (unrequested, "never requested and are present"),
         ] {
             if count > 0 {
                 wrongs.push(format!("{count} {noun} were {what}"));
@@ -341,24 +344,24 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
         }
     }
     for (id, heartbeats) in &after.heartbeats {
-        let (found, words): (i64, String) = look.query_row(
+        let (found, stored_task): (i64, String) = tx.query_row(
             "SELECT p.uptime_seconds, COALESCE(r.current_task, '') FROM workspaces w
              JOIN pulse p ON p.workspace = w.key LEFT JOIN reports r ON r.workspace = w.key WHERE w.id = ?1",
             [id.as_bytes().as_slice()],
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         let least = before.heartbeats.get(id).map_or(0, |known| known.answered);
-        if found < least || found > heartbeats.asked {
+        if found < least || found > heartbeats.sent {
             wrongs.push(format!(
-                "beat {found} is stored, though {least} was answered and {} sent",
-                heartbeats.asked
+                "heartbeat {found} is stored, but {least} was acknowledged and {} sent",
+                heartbeats.sent
             ));
         }
         if heartbeats.refused.contains(&found) {
-            wrongs.push(format!("beat {found} was refused and is stored"));
+            wrongs.push(format!("heartbeat {found} was refused and is stored"));
         }
-        if found > 0 && words != task(found) {
-            wrongs.push(format!("beat {found} is stored with the words of another: {words:.20}"));
+        if found > 0 && stored_task != task(found) {
+            wrongs.push(format!("heartbeat {found} is stored with the task of another: {stored_task:.20}"));
         }
     }
     // Changes of one transaction are present together.
@@ -366,22 +369,22 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
         (
             "SELECT (SELECT generation FROM registry) - (SELECT count(*) FROM workspaces)
                - (SELECT count(*) FROM events WHERE event_type = 'TOKEN_ISSUED')",
-            "the generation is not the number of rows and tokens ever made",
+            "the generation differs from the number of rows and tokens created",
         ),
         (
             "SELECT count(*) FROM workspaces w WHERE NOT EXISTS (SELECT 1 FROM events e WHERE e.workspace = w.id)
                OR NOT EXISTS (SELECT 1 FROM pulse p WHERE p.workspace = w.key)",
-            "a workspace is there without what belongs to it",
+            "a workspace has no event or no row in `pulse`",
         ),
         (
             "SELECT (SELECT count(*) FROM tokens) - (SELECT count(*) FROM workspaces WHERE kind = 'external')
                - (SELECT count(*) FROM events WHERE event_type = 'TOKEN_ISSUED')",
-            "tokens and what is told of them differ",
+            "tokens and their events differ",
         ),
-        ("SELECT count(*) - COALESCE(max(sequence), 0) FROM events", "the events have a gap"),
-        ("SELECT count(*) FROM pragma_foreign_key_check", "a row belongs to none"),
+        ("SELECT count(*) - COALESCE(max(sequence), 0) FROM events", "the event sequence has a gap"),
+        ("SELECT count(*) FROM pragma_foreign_key_check", "a foreign key is violated"),
     ] {
-        if look.query_row(query, [], |row| row.get::<_, i64>(0))? != 0 {
+        if tx.query_row(query, [], |row| row.get::<_, i64>(0))? != 0 {
             wrongs.push(what.into());
         }
     }

@@ -37,21 +37,23 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     let location = memory.at();
     // Every byte of a short log of heartbeats; of a log with every kind of transaction, around every frame and
     // between.
-    let short = Origin::grown(runtime, &location.join("short"), &["beat"; 3])?;
-    let grown = Origin::grown(runtime, &location.join("grown"), &["beat", "token", "creation"].repeat(3))?;
+    let short = Origin::grown(runtime, &location.join("short"), &["heartbeat"; 3])?;
+    let grown =
+        Origin::grown(runtime, &location.join("grown"), &["heartbeat", "token", "creation"].repeat(3))?;
     for origin in [&short, &grown] {
         let commits = origin.states.len() - 1;
-        section
-            .expect(origin.commits_in(origin.log.len()) == commits, || "the log holds other commits".into());
+        section.expect(origin.commits_in(origin.log.len()) == commits, || {
+            "the log does not hold the expected commits".into()
+        });
         section.count("committed transactions in the logs that were cut", commits as u64);
     }
     section.count("bytes of the log that was cut at every byte", short.log.len() as u64);
     let step = if settings.long { 1 } else { 509 };
     let around = |at: &usize| at.is_multiple_of(step) || at.saturating_sub(HEADER - 1) % FRAME < 3;
     for (what, origin, cuts) in [
-        ("logs cut, at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
+        ("short logs cut at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
         (
-            "longer logs cut, around every frame and between",
+            "longer logs cut around every frame and between",
             &grown,
             (0..=grown.log.len()).filter(around).collect(),
         ),
@@ -67,19 +69,19 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     }
 
     let step = if settings.long { 7 } else { 199 };
-    let turned: Vec<usize> = (0..grown.log.len()).step_by(step).collect();
-    let turn = |at: &usize| {
+    let flipped: Vec<usize> = (0..grown.log.len()).step_by(step).collect();
+    let flip = |at: &usize| {
         let mut log = grown.log.clone();
         log[*at] ^= 1 << (at % 8);
         Damage {
-            what: format!("a bit turned over at {at} of the log"),
+            what: format!("a bit flipped at byte {at} of the log"),
             database: grown.database.clone(),
             log: Some(log),
             state: grown.commits_in(*at),
             may_refuse: true,
         }
     };
-    try_all(section, location, "logs with a bit turned over", &turned, &turn, &grown.states);
+    try_all(section, location, "logs with a flipped bit", &flipped, &flip, &grown.states);
 
     // The truncated database: with its log, and without, as after a clean shutdown.
     let (whole, last) = (&grown.checkpointed, &grown.states[grown.states.len() - 1..]);
@@ -102,7 +104,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
         try_all(section, location, "databases cut", &lengths, &shorten, last);
     }
     lose_all_but_the_mirror(runtime, section, location, &grown)?;
-    cut_a_young_one(runtime, section, location)?;
+    cut_new_registry(runtime, section, location)?;
     memory.leave()
 }
 
@@ -221,7 +223,7 @@ fn try_all<T: Sync>(
                 })
             })
             .collect();
-        workers.into_iter().map(|worker| worker.join().expect("a worker ends")).collect()
+        workers.into_iter().map(|worker| worker.join().expect("the worker does not panic")).collect()
     });
     let (mut tried, mut refused) = (0, 0);
     for outcome in outcomes {
@@ -231,7 +233,7 @@ fn try_all<T: Sync>(
         outcome.wrong.into_iter().take(5).for_each(|wrong| section.broke(wrong));
     }
     section.count(what, tried);
-    section.count(format!("{what}: refused with a message and left to the byte"), refused);
+    section.count(format!("{what}: refused with a message, and unchanged"), refused);
     section.expect(tried == all.len() as u64, || format!("{what}: only {tried} were tried"));
 }
 
@@ -247,9 +249,11 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
                 Ok(found) if found == states[damage.state] => {}
                 Ok(found) => {
                     let is = states.iter().position(|state| *state == found);
-                    outcome.wrong.push(format!("{what}: it is state {is:?} instead of {}", damage.state));
+                    outcome
+                        .wrong
+                        .push(format!("{what}: the content is state {is:?} instead of {}", damage.state));
                 }
-                Err(error) => outcome.wrong.push(format!("{what}: opened, and then {error}")),
+                Err(error) => outcome.wrong.push(format!("{what}: opened, but not readable: {error}")),
             }
             drop(store);
         }
@@ -257,15 +261,13 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
             outcome.refused += 1;
             let error_text = error.to_string();
             if !damage.may_refuse {
-                outcome
-                    .wrong
-                    .push(format!("{what}: refused, although a crash leaves just that: {error_text}"));
+                outcome.wrong.push(format!("{what}: refused, although a crash can leave this: {error_text}"));
             }
             if !advises(&error_text) && !error_text.contains("restore a backup") {
-                outcome.wrong.push(format!("{what}: the refusal says not what to do: {error_text}"));
+                outcome.wrong.push(format!("{what}: a refusal without advice: {error_text}"));
             }
             if bytes_of(data) != before {
-                outcome.wrong.push(format!("{what}: refused, and yet written to"));
+                outcome.wrong.push(format!("{what}: refused, but written to"));
             }
         }
     }
@@ -276,14 +278,14 @@ fn try_one(outcome: &mut Outcome, data: &PathBuf, damage: &Damage, states: &[Tab
 }
 
 fn write_files(data: &Path, damage: &Damage) {
-    fs::create_dir_all(data).expect("there is room");
-    fs::write(data.join(FILES[0]), &damage.database).expect("there is room");
+    fs::create_dir_all(data).expect("there is free space");
+    fs::write(data.join(FILES[0]), &damage.database).expect("there is free space");
     if let Some(log) = &damage.log {
-        fs::write(data.join(FILES[1]), log).expect("there is room");
+        fs::write(data.join(FILES[1]), log).expect("there is free space");
     }
 }
 
-/// A registry whose files were emptied, except the mirror: the store sees a new one, the daemon a lost one.
+/// A registry with all files emptied except the mirror: the store sees a new one, the daemon a lost one.
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,
@@ -297,7 +299,7 @@ fn lose_all_but_the_mirror(
             fs::write(data.join(FILE_NAME), bytes).map_err(error_text)?;
         }
         put_mirror(&data, &grown.mirror)?;
-        section.count("registries lost but for their mirror", 1);
+        section.count("registries with only their mirror left", 1);
         expect_recovering(runtime, section, &data, "an emptied database beside its mirror")?;
         fs::remove_dir_all(&data).map_err(error_text)?;
     }
@@ -326,7 +328,7 @@ fn expect_recovering(
         .map_err(error_text)?;
     let known = mirror.read().map_err(error_text)?.map(|record| record.instance);
     section.expect(registry.recovering_since.is_some() && known == Some(registry.instance), || {
-        format!("{what}: the registry takes itself for whole, and would reap all it does not know")
+        format!("{what}: the registry does not detect its loss, and would reap all unknown containers")
     });
     close(store, data);
     Ok(())
@@ -334,25 +336,25 @@ fn expect_recovering(
 
 /// A registry so new that everything, including its tables, is in the log. An opened database may have no tables yet;
 /// if it lost them, the daemon has to detect that from the mirror.
-fn cut_a_young_one(runtime: &Runtime, section: &mut Section, location: &Path) -> Result<(), String> {
-    let young = location.join("young");
-    let store = Store::open(&young).map_err(error_text)?;
-    let mirror = Mirror::Directory(young.clone());
+fn cut_new_registry(runtime: &Runtime, section: &mut Section, location: &Path) -> Result<(), String> {
+    let fresh = location.join("new");
+    let store = Store::open(&fresh).map_err(error_text)?;
+    let mirror = Mirror::Directory(fresh.clone());
     let clock = SystemClock::start();
     runtime
-        .block_on(identity::establish(&store, &mirror, &young, &clock, &SystemEntropy))
+        .block_on(identity::establish(&store, &mirror, &fresh, &clock, &SystemEntropy))
         .map_err(error_text)?;
-    let side = Connection::open(young.join(FILE_NAME)).map_err(error_text)?;
+    let side = Connection::open(fresh.join(FILE_NAME)).map_err(error_text)?;
     let founded = Tables::read(&side).map_err(error_text)?;
-    let [database, log] = FILES.map(|file| fs::read(young.join(file)));
+    let [database, log] = FILES.map(|file| fs::read(fresh.join(file)));
     let (database, log) = (database.map_err(error_text)?, log.map_err(error_text)?);
-    let mirror = fs::read(young.join(ostler::store::MIRROR_FILE_NAME)).map_err(error_text)?;
+    let mirror = fs::read(fresh.join(ostler::store::MIRROR_FILE_NAME)).map_err(error_text)?;
     let ends: Vec<usize> = commits(&log).collect();
     let frames = (32..=log.len()).step_by(24 + 4096);
     for at in frames.flat_map(|frame| [frame - 1, frame, frame + 1]).filter(|at| *at <= log.len()) {
-        let data = location.join("young-cut");
+        let data = location.join("new-cut");
         let damage = Damage {
-            what: format!("a young log cut at {at}"),
+            what: format!("the log of a new registry cut at {at}"),
             database: database.clone(),
             log: Some(log[..at].to_vec()),
             state: 0,
@@ -360,12 +362,12 @@ fn cut_a_young_one(runtime: &Runtime, section: &mut Section, location: &Path) ->
         };
         write_files(&data, &damage);
         put_mirror(&data, &mirror)?;
-        section.count("logs of a young registry cut, around every frame", 1);
+        section.count("logs of a new registry cut around every frame", 1);
         if ends.last().is_some_and(|end| at >= *end) {
             let store = Store::open(&data).map_err(error_text)?;
             let found = Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(error_text)?)
                 .map_err(error_text)?;
-            section.expect(found == founded, || format!("{} is not what it was", damage.what));
+            section.expect(found == founded, || format!("{}: the content differs", damage.what));
             close(store, &data);
         } else {
             expect_recovering(runtime, section, &data, &damage.what)?;
@@ -373,6 +375,6 @@ fn cut_a_young_one(runtime: &Runtime, section: &mut Section, location: &Path) ->
         fs::remove_dir_all(&data).map_err(error_text)?;
     }
     drop(side);
-    close(store, &young);
+    close(store, &fresh);
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A failing disk: ext4 on a loop device whose backing file has no space left, so that writes to the device fail, or
+//! A failing disk: ext4 on a loop device. Its backing file has no space left, so that writes to the device fail, or it
 //! is truncated, so that reads fail.
 
 use std::{
@@ -16,9 +16,9 @@ use rustix::{
 use tokio::runtime::Runtime;
 
 use super::{
-    Refusals, add_refusals,
+    Refusals, add_refusals, check_answers,
     crowd::{Crowd, Ledger, advises},
-    error_text, judge,
+    error_text,
     mounts::{Mounted, copy_sparse, make_image, run as run_program},
     print_refusals,
 };
@@ -37,7 +37,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
             .map_err(|error| format!("{room} KiB of medium: {error}"))?;
         add_refusals(&mut refusals, more);
     }
-    print_refusals(section, "What writers on a failing disk are told", refusals);
+    print_refusals(section, "Answers to writers on a failing disk", refusals);
     lose_reads(runtime, section, if settings.long { 128 } else { 16 })
 }
 
@@ -71,14 +71,24 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;
     match Store::open(&data) {
         Ok(store) => {
-            judge(section, &data, &ledger, &ledger, &format!("after {room} KiB of medium were written"));
+            check_answers(
+                section,
+                &data,
+                &ledger,
+                &ledger,
+                &format!("after {room} KiB of medium were written"),
+            );
             if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
-                section.broke(format!("on a medium that is well again the store does not go on: {error}"));
+                section.broke(format!(
+                    "after the repair of the medium, the store does not accept writes: {error}"
+                ));
             }
             let ledger = crowd.ledger();
-            judge(section, &data, &ledger, &ledger, "on a medium that is well again");
+            check_answers(section, &data, &ledger, &ledger, "after the repair of the medium");
         }
-        Err(error) => section.broke(format!("what was answered cannot be opened any more: {error}")),
+        Err(error) => {
+            section.broke(format!("after the repair of the medium, the database cannot be opened: {error}"));
+        }
     }
     disk.leave()?;
     medium.leave()?;
@@ -123,36 +133,43 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
     copy_sparse(&image, &whole).map_err(error_text)?;
 
     let (mut refused, mut opened) = (0, 0);
-    for disk_path in 0..places {
+    for place in 0..places {
         for name in ["killed", "data"] {
             copy_sparse(&whole, &image).map_err(error_text)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
             let data = disk.at().join(name);
             forget_cached(&data)?;
             let file = File::options().write(true).open(&image).map_err(error_text)?;
-            file.set_len((IMAGE_MIB << 20) * disk_path / places).map_err(error_text)?;
-            if open_unreadable(runtime, section, &data, &ledger, disk_path) {
+            file.set_len((IMAGE_MIB << 20) * place / places).map_err(error_text)?;
+            if open_unreadable(runtime, section, &data, &ledger, place) {
                 opened += 1;
             } else {
                 refused += 1;
             }
             disk.leave()?;
             // The end is restored, and everything has to be there again.
-            restore_end(&whole, &image, (IMAGE_MIB << 20) * disk_path / places)?;
+            restore_end(&whole, &image, (IMAGE_MIB << 20) * place / places)?;
             check_file_system(&image)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
             let store = Store::open(&disk.at().join(name));
-            section
-                .expect(store.is_ok(), || format!("readable again, and refused: {:?}", store.as_ref().err()));
+            section.expect(store.is_ok(), || {
+                format!("the disk is readable again, but the database is refused: {:?}", store.as_ref().err())
+            });
             drop(store);
-            judge(section, &disk.at().join(name), &ledger, &ledger, "readable again");
+            check_answers(
+                section,
+                &disk.at().join(name),
+                &ledger,
+                &ledger,
+                "after the disk became readable again",
+            );
             disk.leave()?;
         }
     }
-    section.count("databases opened while their disk could not be read to its end", refused + opened);
-    section.count("… refused with a message, and whole when it could be read", refused);
+    section.count("databases opened on a disk that is only partly readable", refused + opened);
+    section.count("of them refused with a message, and complete once readable", refused);
     section.expect(refused > 0, || "no read ever failed".into());
-    section.expect(opened > 0, || "nothing was ever readable".into());
+    section.expect(opened > 0, || "no database could ever be opened".into());
     medium.leave()
 }
 
@@ -162,21 +179,23 @@ fn open_unreadable(
     section: &mut Section,
     data: &Path,
     ledger: &Ledger,
-    disk_path: u64,
+    place: u64,
 ) -> bool {
     match Store::open(data) {
         Ok(store) => {
             // Opening has read every page, so its content must be complete.
-            section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || "memory differs".into());
+            section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || {
+                "memory differs from the tables".into()
+            });
             drop(store);
-            judge(section, data, ledger, ledger, &format!("opened with the disk cut at {disk_path}"));
+            check_answers(section, data, ledger, ledger, &format!("opened with the disk cut at {place}"));
             true
         }
         Err(error) => {
             let error_text = error.to_string();
             let explains = advises(&error_text) || error_text.contains("kernel log");
             section.expect(explains && !error_text.contains("restore a backup"), || {
-                format!("a failing disk is not what the message blames: {error_text}")
+                format!("the message does not name a failing disk: {error_text}")
             });
             false
         }
@@ -205,8 +224,8 @@ fn restore_end(whole: &Path, image: &Path, from: u64) -> Result<(), String> {
             Err(Errno::NXIO) => end,
             Err(error) => return Err(error_text(error)),
         };
-        let disk_path = |at: u64| usize::try_from(at).expect("an image is small");
-        file.write_all_at(&whole[disk_path(at)..disk_path(written)], at).map_err(error_text)?;
+        let index = |at: u64| usize::try_from(at).expect("an image is small");
+        file.write_all_at(&whole[index(at)..index(written)], at).map_err(error_text)?;
         if written == end {
             break;
         }

@@ -10,9 +10,9 @@ use ostler::store::Store;
 use tokio::runtime::Runtime;
 
 use super::{
-    FILES, Refusals, add_refusals, bytes_of, copy_database,
+    FILES, Refusals, add_refusals, bytes_of, check_answers, copy_database,
     crowd::{Crowd, advises},
-    error_text, judge,
+    error_text,
     mounts::{Mounted, fill},
     print_refusals,
 };
@@ -31,7 +31,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
         add_refusals(&mut refusals, more);
         section.count("disks filled up", 1);
     }
-    print_refusals(section, "What writers on a full disk are told", refusals);
+    print_refusals(section, "Answers to writers on a full disk", refusals);
     Ok(())
 }
 
@@ -45,50 +45,53 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     let full = crowd.ledger();
     section.count("writes refused by a full disk", full.refused());
     section.expect(full.refused() > 0 && full.answered > 0, || {
-        format!("{kib} KiB were never full, or never empty")
+        format!("{kib} KiB: no write was refused, or none was acknowledged")
     });
     let memory = runtime.block_on(store.memory_is_true());
-    section.expect(memory == Ok(true), || format!("on a full disk, memory against tables: {memory:?}"));
-    judge(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
+    section
+        .expect(memory == Ok(true), || format!("on a full disk, memory differs from the tables: {memory:?}"));
+    check_answers(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
 
     // The files as after `kill -9`.
     let killed = directory.path().join("killed");
     copy_database(&data, &killed).map_err(error_text)?;
     reopen_full(section, &killed, directory.path())?;
     let reopened = Store::open(&killed).map_err(error_text)?;
-    judge(
+    check_answers(
         section,
         &killed,
         &full,
         &full,
-        &format!("{kib} KiB, killed while full, opened where there is room"),
+        &format!("{kib} KiB, killed while full, opened with free space"),
     );
-    section.expect(runtime.block_on(reopened.memory_is_true()) == Ok(true), || "memory after a kill".into());
+    section.expect(runtime.block_on(reopened.memory_is_true()) == Ok(true), || {
+        "after a kill, memory differs from the tables".into()
+    });
     drop(reopened);
 
     // Space again, for the same store.
     disk.remount(&format!("size={}k", kib * 2 + 4000))?;
     if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
-        section.broke(format!("{kib} KiB: with room again the same store does not go on: {error}"));
+        section.broke(format!("{kib} KiB: with free space again, the store does not accept writes: {error}"));
     }
     let freed = crowd.ledger();
-    judge(section, &data, &freed, &freed, &format!("{kib} KiB, with room again"));
+    check_answers(section, &data, &freed, &freed, &format!("{kib} KiB, with free space again"));
 
-    // Full once more, and closed: files that it cannot tidy up stay as they are.
+    // Full once more, and closed: files that it cannot clean up stay unchanged.
     let ballast = fill(disk.at()).map_err(error_text)?;
     drop(store);
     open_on_full(section, &data, "closed while full");
     fs::remove_file(ballast).map_err(error_text)?;
     let store = Store::open(&data).map_err(error_text)?;
-    judge(
+    check_answers(
         section,
         &data,
         &freed,
         &freed,
-        &format!("{kib} KiB, closed and opened while full, then with room"),
+        &format!("{kib} KiB, closed and opened while full, then with free space"),
     );
     if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
-        section.broke(format!("{kib} KiB: opened again it does not go on: {error}"));
+        section.broke(format!("{kib} KiB: opened again, it does not accept writes: {error}"));
     }
     drop(store);
     disk.leave()?;
@@ -119,13 +122,13 @@ fn open_on_full(section: &mut Section, data: &Path, when: &str) {
         Err(error) => {
             section.count("of them refused, with a message", 1);
             let error_text = error.to_string();
-            let blames = advises(&error_text) || error_text.contains("Free some disk space");
-            section.expect(blames && !error_text.contains("restore a backup"), || {
+            let explains = advises(&error_text) || error_text.contains("Free some disk space");
+            section.expect(explains && !error_text.contains("restore a backup"), || {
                 format!(
-                    "{when}: a good database on a full disk is refused with the wrong advice: {error_text}"
+                    "{when}: an intact database on a full disk is refused with the wrong advice: {error_text}"
                 )
             });
-            section.expect(bytes_of(data) == before, || format!("{when}: refused, and yet written to"));
+            section.expect(bytes_of(data) == before, || format!("{when}: refused, but written to"));
         }
     }
 }

@@ -23,8 +23,7 @@ use ostler::store::FILE_NAME;
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     if let Err(error) = mounts::can_mount() {
         section.broke(format!(
-            "no file system can be mounted here, and this campaign is nothing without: it takes root and loop \
-             devices, which CI has. {error}"
+            "this campaign cannot mount a file system. Run it as root on a machine with loop devices. {error}"
         ));
         return;
     }
@@ -56,7 +55,7 @@ fn error_text(error: impl std::fmt::Display) -> String {
 }
 
 /// Compares a data directory's database with the answers.
-fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
+fn check_answers(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, when: &str) {
     match Connection::open(data.join(FILE_NAME)) {
         Ok(sql) => {
             for wrong in crowd::wrongs(&sql, before, after) {
@@ -65,7 +64,7 @@ fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, wh
         }
         Err(error) => section.broke(format!("{when}: {error}")),
     }
-    section.count("answered writes looked for afterwards", before.answered);
+    section.count("acknowledged writes checked afterwards", before.answered);
     for strange in &after.strange {
         section.broke(format!("{when}: {strange}"));
     }
@@ -75,13 +74,13 @@ fn judge(section: &mut Section, data: &Path, before: &Ledger, after: &Ledger, wh
 type Refusals = std::collections::BTreeMap<String, u64>;
 
 fn add_refusals(all: &mut Refusals, more: Refusals) {
-    for (words, times) in more {
-        *all.entry(words).or_default() += times;
+    for (text, times) in more {
+        *all.entry(text).or_default() += times;
     }
 }
 
 fn print_refusals(section: &mut Section, title: &str, refusals: Refusals) {
-    let rows = refusals.into_iter().map(|(words, times)| [words, times.to_string()]);
+    let rows = refusals.into_iter().map(|(text, times)| [text, times.to_string()]);
     section.table(title, ["answer", "times"], rows);
 }
 

@@ -8,7 +8,6 @@
 //!
 //! The copy therefore holds no more than a drive with a cache would hold after losing power. A control shows that cuts
 //! can lose data: the same cuts under SQLite without flushes.
-//! can lose something is shown by a control: the same cuts under SQLite that does not flush.
 
 use std::{
     fs,
@@ -26,8 +25,9 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::{
+    check_answers,
     crowd::Crowd,
-    error_text, judge,
+    error_text,
     mounts::{Mounted, copy_sparse, make_image},
 };
 use crate::{Settings, report::Section};
@@ -44,7 +44,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     Ok(())
 }
 
-/// A machine whose power can be cut. Fields are dropped in order: inner file systems first.
+/// A machine with simulated power cuts. Fields are dropped in order: inner file systems first.
 struct Machine {
     disk: Mounted,
     _cache: Mounted,
@@ -85,7 +85,7 @@ struct Revived {
 
 impl Revived {
     fn from(copy: &Path) -> Result<Self, String> {
-        let parent = copy.parent().expect("it lies in a directory");
+        let parent = copy.parent().expect("the copy is in a directory");
         let medium = Mounted::image(copy, &parent.join("medium"))?;
         let disk = Mounted::image(&medium.at().join("disk.img"), &parent.join("disk"))?;
         Ok(Self { disk, _medium: medium })
@@ -118,17 +118,20 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
         let copy = machine.cut()?;
         let after = crowd.ledger();
         section.count("power cuts", 1);
-        section.count("writes answered while the medium was copied", after.answered - before.answered);
+        section.count("writes acknowledged while the medium was copied", after.answered - before.answered);
         let revived = Revived::from(&copy)?;
         let data = revived.disk.at().join("data");
         match Store::open(&data) {
             Ok(store) => {
-                judge(section, &data, &before, &after, &format!("after power cut {number}"));
+                check_answers(section, &data, &before, &after, &format!("after power cut {number}"));
                 let memory = runtime.block_on(store.memory_is_true());
-                section
-                    .expect(memory == Ok(true), || format!("after power cut {number}, memory: {memory:?}"));
+                section.expect(memory == Ok(true), || {
+                    format!("after power cut {number}, memory differs from the tables: {memory:?}")
+                });
             }
-            Err(error) => section.broke(format!("after power cut {number} it is refused: {error}")),
+            Err(error) => {
+                section.broke(format!("after power cut {number}, the database is refused: {error}"));
+            }
         }
         drop(revived);
         fs::remove_file(copy).map_err(error_text)
@@ -137,7 +140,7 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
     runtime.block_on(writing).map_err(error_text)?;
     let ledger = crowd.ledger();
     section.expect(ledger.refused() == 0, || format!("writes were refused: {:?}", ledger.refusals));
-    judge(section, &data, &ledger, &ledger, "on the machine that kept its power");
+    check_answers(section, &data, &ledger, &ledger, "on the machine without power loss");
     drop(store);
     tried
 }
@@ -148,7 +151,7 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
     let path = machine.disk.at().join("control.db");
     let sql = Connection::open(&path).map_err(error_text)?;
     sql.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE beats (number INTEGER)",
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE writes (number INTEGER)",
     )
     .map_err(error_text)?;
     // A checkpoint would flush answered writes, even where nothing else does.
@@ -162,7 +165,7 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
         let writer = threads.spawn(move || {
             for number in 1.. {
                 if stop.load(Ordering::Relaxed)
-                    || sql.execute("INSERT INTO beats VALUES (?1)", [number]).is_err()
+                    || sql.execute("INSERT INTO writes VALUES (?1)", [number]).is_err()
                 {
                     return;
                 }
@@ -179,11 +182,11 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
             let before = answered.load(Ordering::Relaxed);
             let copy = machine.cut()?;
             let revived = Revived::from(&copy)?;
-            let look = Connection::open(revived.disk.at().join("control.db")).map_err(error_text)?;
-            let there: i64 = look
-                .query_row("SELECT COALESCE(max(number), 0) FROM beats", [], |row| row.get(0))
+            let copied = Connection::open(revived.disk.at().join("control.db")).map_err(error_text)?;
+            let there: i64 = copied
+                .query_row("SELECT COALESCE(max(number), 0) FROM writes", [], |row| row.get(0))
                 .unwrap_or(0);
-            drop(look);
+            drop(copied);
             lost += u64::try_from(before - there).unwrap_or(0);
             drop(revived);
             fs::remove_file(copy).map_err(error_text)
@@ -192,11 +195,10 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
         tried
     });
     section.count(format!("control, synchronous={synchronous}: cuts"), cuts);
-    section
-        .count(format!("control, synchronous={synchronous}: answered writes lost, as they have to be"), lost);
+    section.count(format!("control, synchronous={synchronous}: acknowledged writes lost, as expected"), lost);
     section.expect(lost > 0, || {
         format!(
-            "with synchronous={synchronous} nothing answered was lost in {cuts} cuts: the cuts prove nothing"
+            "with synchronous={synchronous} no acknowledged write was lost in {cuts} cuts: the cuts prove nothing"
         )
     });
     tried

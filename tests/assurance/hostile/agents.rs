@@ -35,7 +35,8 @@ pub(super) struct Agent {
     from: Ipv4Addr,
     /// Whether it uses one connection, or a new one for each heartbeat; real agents do either.
     keeps: bool,
-    send_heartbeat: Vec<u8>,
+    /// A complete request.
+    heartbeat: Vec<u8>,
 }
 
 /// Results of an agent.
@@ -50,18 +51,13 @@ pub(super) struct AgentResult {
 }
 
 impl Agent {
-    pub(super) fn new(number: usize, who: &Caller) -> Self {
-        let send_heartbeat =
-            Ask::post("/registry/heartbeat").token(&who.token).json(who.send_heartbeat()).bytes();
-        Self {
-            number,
-            from: loopback(1, number / PER_ADDRESS),
-            keeps: number.is_multiple_of(2),
-            send_heartbeat,
-        }
+    pub(super) fn new(number: usize, caller: &Caller) -> Self {
+        let heartbeat =
+            Ask::post("/registry/heartbeat").token(&caller.token).json(caller.heartbeat_body()).bytes();
+        Self { number, from: loopback(1, number / PER_ADDRESS), keeps: number.is_multiple_of(2), heartbeat }
     }
 
-    async fn live(
+    async fn run(
         self,
         to: SocketAddr,
         every: Duration,
@@ -69,50 +65,50 @@ impl Agent {
         up: Arc<AtomicUsize>,
         stop: CancellationToken,
     ) -> AgentResult {
-        let (mut heard, mut kept, mut sent) = (AgentResult::default(), None, None);
+        let (mut result, mut kept, mut sent) = (AgentResult::default(), None, None);
         // Spreads the heartbeats evenly.
         let offset = every / 1000 * u32::try_from(self.number % 1000).expect("below 1000");
         let mut turn = tokio::time::interval_at(first + offset, every);
         while stop.run_until_cancelled(turn.tick()).await.is_some() {
             let begun = Instant::now();
-            heard.longest_gap = heard.longest_gap.max(begun - sent.unwrap_or(begun));
+            result.longest_gap = result.longest_gap.max(begun - sent.unwrap_or(begun));
             sent = Some(begun);
-            let said = tokio::time::timeout(LIMIT, self.send_heartbeat(to, &mut kept)).await;
-            match said.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))) {
+            let answered = tokio::time::timeout(LIMIT, self.send_heartbeat(to, &mut kept)).await;
+            match answered.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}"))) {
                 Ok(()) => {
-                    heard.took.push(begun.elapsed());
-                    if heard.took.len() == 1 {
+                    result.took.push(begun.elapsed());
+                    if result.took.len() == 1 {
                         up.fetch_add(1, Ordering::AcqRel);
                     }
                 }
                 Err(why) => {
                     kept = None;
                     let way = if self.keeps { "its connection" } else { "a new connection" };
-                    heard.missed.push(format!("agent {} from {} on {way}: {why}", self.number, self.from));
+                    result.missed.push(format!("agent {} from {} on {way}: {why}", self.number, self.from));
                 }
             }
         }
-        heard
+        result
     }
 
     /// Sends a heartbeat. A connection that was closed meanwhile is replaced once, as clients do.
     async fn send_heartbeat(&self, to: SocketAddr, kept: &mut Option<Line>) -> Result<(), String> {
         if let Some(mut line) = kept.take()
-            && line.write(&self.send_heartbeat).await.is_ok()
+            && line.write(&self.heartbeat).await.is_ok()
             && let Read::Answer(answer) = line.answer(false).await
         {
             *kept = Some(line);
-            return answer.is_ok_beat();
+            return answer.check_heartbeat();
         }
         let mut line = Line::open(self.from, to).await.map_err(|error| format!("no connection: {error}"))?;
-        line.write(&self.send_heartbeat).await.map_err(|error| format!("not written: {error}"))?;
+        line.write(&self.heartbeat).await.map_err(|error| format!("not written: {error}"))?;
         match line.answer(false).await {
             Read::Answer(answer) => {
                 *kept = self.keeps.then_some(line);
-                answer.is_ok_beat()
+                answer.check_heartbeat()
             }
             Read::End => Err("the connection ended without an answer".into()),
-            Read::Nonsense(what) => Err(format!("the answer is no HTTP: {what}")),
+            Read::Nonsense(what) => Err(format!("the answer is not valid HTTP: {what}")),
         }
     }
 }
@@ -126,15 +122,15 @@ pub(super) async fn begin(
     stop: &CancellationToken,
 ) -> impl Future<Output = Vec<AgentResult>> + use<> {
     let every = HEARTBEAT_EVERY / speed;
-    let mut living = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let (first, count, up) = (Instant::now(), agents.len(), Arc::new(AtomicUsize::new(0)));
     for agent in agents {
-        living.spawn(agent.live(to, every, first, Arc::clone(&up), stop.clone()));
+        tasks.spawn(agent.run(to, every, first, Arc::clone(&up), stop.clone()));
     }
-    let mut look = tokio::time::interval(Duration::from_millis(50));
+    let mut interval = tokio::time::interval(Duration::from_millis(50));
     while up.load(Ordering::Acquire) < count {
-        look.tick().await;
-        assert!(first.elapsed() < PATIENCE, "not all agents were heard before anything was done to them");
+        interval.tick().await;
+        assert!(first.elapsed() < PATIENCE, "not all agents had a heartbeat answered before the attack");
     }
-    async move { living.join_all().await }
+    async move { tasks.join_all().await }
 }

@@ -42,12 +42,12 @@ impl Answer {
         self.header("connection") == Some("close")
     }
 
-    pub(super) fn is_ok_beat(&self) -> Result<(), String> {
+    pub(super) fn check_heartbeat(&self) -> Result<(), String> {
         if self.status == 200 && self.body == br#"{"status":"ok"}"# { Ok(()) } else { Err(self.shortly()) }
     }
 
     pub(super) fn shortly(&self) -> String {
-        format!("{} {}", self.status, effective(&self.body))
+        format!("{} {}", self.status, escaped(&self.body))
     }
 
     /// The defect of an error response, if any: its body has to report the error. A response without a request has no
@@ -58,10 +58,10 @@ impl Answer {
         }
         if self.body.is_empty() {
             let no_request = matches!(self.status, 400 | 431) && self.closes();
-            return (!no_request).then_some("an error without a body");
+            return (!no_request).then_some("an error response without a body");
         }
         let Ok(Value::Object(body)) = serde_json::from_slice(&self.body) else {
-            return Some("an error whose body is no JSON object");
+            return Some("an error response without a JSON object as its body");
         };
         // Wire protocol, §5: two error responses have a format of their own.
         let of_its_own = (self.status == 404 && body.get("deleted") == Some(&Value::Bool(true)))
@@ -69,13 +69,13 @@ impl Answer {
         if of_its_own || body.get("error").is_some_and(Value::is_string) {
             None
         } else {
-            Some("an error whose `error` is no text")
+            Some("an error response without a string `error`")
         }
     }
 }
 
 /// Bytes in escaped form, shortened.
-pub(super) fn effective(bytes: &[u8]) -> String {
+pub(super) fn escaped(bytes: &[u8]) -> String {
     const MOST: usize = 700;
     let text = bytes.iter().take(MOST).flat_map(|byte| std::ascii::escape_default(*byte)).map(char::from);
     let more = if bytes.len() > MOST { format!("… ({} bytes)", bytes.len()) } else { String::new() };
@@ -117,7 +117,7 @@ impl Line {
 
     async fn more(&mut self) -> io::Result<bool> {
         if self.read.len() > LARGEST {
-            return Err(io::Error::other("an answer without end"));
+            return Err(io::Error::other("the response is too large"));
         }
         Ok(self.stream.read_buf(&mut self.read).await? > 0)
     }
@@ -132,11 +132,11 @@ impl Line {
                 Ok(true) => {}
                 // A reset counts as an end: there may have been unread data.
                 Ok(false) | Err(_) if self.read.is_empty() => return Read::End,
-                Ok(false) | Err(_) => return Read::Nonsense(effective(&self.read)),
+                Ok(false) | Err(_) => return Read::Nonsense(escaped(&self.read)),
             }
         };
         let head: Vec<u8> = self.read.drain(..end + 4).collect();
-        let Some((status, headers)) = parsed(&head[..end]) else { return Read::Nonsense(effective(&head)) };
+        let Some((status, headers)) = parsed(&head[..end]) else { return Read::Nonsense(escaped(&head)) };
         let mut answer = Answer { status, headers, body: Vec::new() };
         if to_head || matches!(status, 100..=199 | 204 | 304) {
             return Read::Answer(answer);
@@ -152,7 +152,7 @@ impl Line {
                 answer.body = body;
                 Read::Answer(answer)
             }
-            None => Read::Nonsense(format!("{} with a body that is not whole", effective(&head))),
+            None => Read::Nonsense(format!("{} with an incomplete or invalid body", escaped(&head))),
         }
     }
 
@@ -185,8 +185,8 @@ impl Line {
     }
 }
 
-fn find(bytes: &[u8], options: &[u8]) -> Option<usize> {
-    bytes.windows(options.len()).position(|window| window == options)
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
 }
 
 /// Status and headers, if all of them conform to the standard.

@@ -6,8 +6,8 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{Notes, answer::Line, loopback, served::Caller};
 
-pub(super) const DRIPPED: &str = "connections that dripped a byte at a time";
-pub(super) const CUT: &str = "of them cut by the server";
+pub(super) const DRIPPED: &str = "slow connections, which send one byte at a time";
+pub(super) const CUT: &str = "slow connections closed by the server";
 pub(super) const OPENED: &str = "connections of the flood";
 
 /// Number of slow connections, half of them in the head, half in the body.
@@ -27,22 +27,22 @@ const AT_ONCE: usize = 250;
 pub(super) async fn drip(to: SocketAddr, noisy: Vec<Caller>, speed: u32, notes: Notes, until: Instant) {
     let mut all = JoinSet::new();
     for number in 0..DRIPS {
-        let (who, notes) = (noisy[number % noisy.len()].clone(), notes.clone());
+        let (caller, notes) = (noisy[number % noisy.len()].clone(), notes.clone());
         all.spawn(async move {
             while Instant::now() < until {
-                drip_once(number, to, &who, DRIP_EVERY / speed, &notes, until).await;
+                drip_once(number, to, &caller, DRIP_EVERY / speed, &notes, until).await;
             }
         });
     }
     while let Some(ended) = all.join_next().await {
-        ended.expect("it only drips");
+        ended.expect("the task does not panic");
     }
 }
 
 async fn drip_once(
     number: usize,
     to: SocketAddr,
-    who: &Caller,
+    caller: &Caller,
     every: Duration,
     notes: &Notes,
     until: Instant,
@@ -56,7 +56,7 @@ async fn drip_once(
         let path = ["/registry/heartbeat", "/registry/register"][number / 2 % 2];
         let head = format!(
             "POST {path} HTTP/1.1\r\nHost: slow\r\nAuthorization: Bearer {}\r\nContent-Length: 5000\r\n\r\n",
-            who.token
+            caller.token
         );
         let _cut = line.write(head.as_bytes()).await;
     }
@@ -66,11 +66,15 @@ async fn drip_once(
     let mut turn = tokio::time::interval(every);
     for byte in text.bytes() {
         tokio::select! {
-            said = line.ended() => {
-                // Closed without a response, or with one that says it was too slow.
-                let said = String::from_utf8_lossy(&said).into_owned();
-                let cut = said.is_empty() || said.starts_with("HTTP/1.1 408 ") || said.starts_with("HTTP/1.1 429 ");
-                if cut { notes.count(CUT) } else { notes.broke(format!("a slow connection was told {said:?}")) }
+            received = line.ended() => {
+                // Closed without a response, or with 408 or 429.
+                let received = String::from_utf8_lossy(&received).into_owned();
+                let refusal = ["HTTP/1.1 408 ", "HTTP/1.1 429 "].iter().any(|head| received.starts_with(head));
+                if received.is_empty() || refusal {
+                    notes.count(CUT);
+                } else {
+                    notes.broke(format!("a slow connection received {received:?}"));
+                }
                 return;
             }
             _turn = turn.tick() => {}
@@ -98,12 +102,14 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
         for mut line in held {
             // Some are closed at once; the others stay as long as the wave.
             match tokio::time::timeout_at(stays, line.ended()).await {
-                Ok(_said) => left += 1,
-                Err(_stays) => notes.count("of them held until the wave ended"),
+                Ok(_received) => left += 1,
+                Err(_stays) => {
+                    notes.count("connections of the flood that lasted until the end of their wave");
+                }
             }
         }
         for _ in 0..left {
-            notes.count("of them ended by the server");
+            notes.count("connections of the flood closed by the server");
         }
         notes.count("waves of the flood");
     }

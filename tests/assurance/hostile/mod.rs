@@ -1,8 +1,8 @@
 //! Hostile HTTP: malformed requests, slow clients and floods, while a thousand agents send heartbeats.
 //!
 //! ostler runs in a separate process (this same binary, started again), so its memory, descriptors and panics are its
-//! own. Its clock is faster than real time: an agent sends a heartbeat every 30 s of it, and 3 min of silence are
-//! noticed, as a control group shows. `--seed N` repeats the requests of that seed alone.
+//! own. Its clock is faster than real time: an agent sends a heartbeat every 30 s of it, and 3 min without heartbeats
+//! are detected, as a control group shows. `--seed N` repeats the requests of that seed alone.
 
 mod agents;
 mod answer;
@@ -89,7 +89,7 @@ impl Notes {
             section.broke(broken);
         }
         if noted.hidden > 0 {
-            section.broke(format!("and {} more of that kind", noted.hidden));
+            section.broke(format!("and {} more violations", noted.hidden));
         }
     }
 }
@@ -136,8 +136,8 @@ async fn worst(settings: &Settings, section: &mut Section) {
     // build is never shipped; there only anonymous memory is checked.
     let is_shipped =
         !std::path::Path::new(program).parent().is_some_and(|location| location.ends_with("debug"));
-    let judged = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
-    for broken in worst_agent::broken(&figures, judged) {
+    let limited = |memory: Memory| if is_shipped { memory.resident_kib } else { memory.anonymous_kib };
+    for broken in worst_agent::broken(&figures, limited) {
         section.broke(broken);
     }
 }
@@ -145,28 +145,28 @@ async fn worst(settings: &Settings, section: &mut Section) {
 async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     let (notes, stop) = (Notes::default(), CancellationToken::new());
     let agents: Vec<_> =
-        served.agents.iter().enumerate().map(|(number, who)| Agent::new(number, who)).collect();
-    for who in &served.silent {
+        served.agents.iter().enumerate().map(|(number, caller)| Agent::new(number, caller)).collect();
+    for caller in &served.silent {
         // Each sends one heartbeat and no more.
         let first = Ask::post("/registry/heartbeat")
-            .token(&who.token)
-            .json(who.send_heartbeat())
+            .token(&caller.token)
+            .json(caller.heartbeat_body())
             .to(served.address)
             .await;
         assert_eq!(first.status, 200, "{first:?}");
     }
     let heartbeats = agents::begin(agents, served.address, SPEED, &stop).await;
     let before = Seen::of(served).await;
-    let ids = |of: &[served::Caller]| of.iter().map(|who| who.id.clone()).collect::<BTreeSet<_>>();
+    let ids = |of: &[served::Caller]| of.iter().map(|caller| caller.id.clone()).collect::<BTreeSet<_>>();
     let (watched, silent) = (ids(&served.agents), ids(&served.silent));
     for id in &watched {
         let status = before.status(id);
-        assert_eq!(status, "online", "an agent that beats is {status} before anything was done to it");
+        assert_eq!(status, "online", "an agent that sends heartbeats is {status} before the attack");
     }
-    section.count("agents that beat every 30 s", watched.len() as u64);
-    section.count("agents that fell silent, to see that it is noticed", silent.len() as u64);
-    section.count("descriptors of the process at rest", before.used.descriptors as u64);
-    section.count("memory of the process at rest, KiB (PSS)", before.used.memory_kib);
+    section.count("agents that send a heartbeat every 30 s", watched.len() as u64);
+    section.count("agents without further heartbeats, as a control", silent.len() as u64);
+    section.count("descriptors of the process before the attack", before.used.descriptors as u64);
+    section.count("memory of the process before the attack, KiB (PSS)", before.used.memory_kib);
 
     let until = Instant::now() + if settings.long { LONG } else { SHORT };
     let attackers = attackers(settings, served, &notes, until);
@@ -176,27 +176,27 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     // The attack's connections are closed while the agents still send heartbeats.
     let rest = at_rest(served, before.used.descriptors).await;
     stop.cancel();
-    let heard = heartbeats.await;
+    let results = heartbeats.await;
 
     section.count("descriptors of the process at most", most.descriptors as u64);
     section.count("memory of the process at most, KiB (PSS)", most.memory_kib);
-    section.count("memory of the process afterwards, KiB (PSS)", rest.memory_kib);
+    section.count("memory of the process after the attack, KiB (PSS)", rest.memory_kib);
     section.expect(most.memory_kib < MEMORY_MAX_KIB, || {
-        format!("the process took up {} KiB, more than {MEMORY_MAX_KIB}", most.memory_kib)
+        format!("the process used {} KiB, more than {MEMORY_MAX_KIB}", most.memory_kib)
     });
     let ceiling = CONNECTIONS_MAX + before.used.descriptors + OTHER_DESCRIPTORS;
     section.expect(most.descriptors <= ceiling, || {
-        format!("the process had {} descriptors open: more than its connections may be", most.descriptors)
+        format!("the process had {} descriptors open, more than {ceiling}", most.descriptors)
     });
     section.expect(rest.descriptors <= before.used.descriptors + OTHER_DESCRIPTORS, || {
         format!(
-            "{:?} after the attack {} descriptors are open, {} were before it",
+            "{:?} after the attack, {} descriptors are open; before it, {} were",
             after_attack.elapsed(),
             rest.descriptors,
             before.used.descriptors
         )
     });
-    print_heartbeats(heard, section);
+    print_heartbeats(results, section);
     print_crowds(&notes, section);
     let after = Seen::of(served).await;
     compare(&before, &after, &watched, section);
@@ -206,12 +206,12 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     for id in &silent {
         let status = after.status(id);
         section.expect(matches!(status, "awaiting_agent" | "degraded"), || {
-            format!("{id} fell silent and is {status}: if silence is not noticed, nothing was shown")
+            format!("{id} sends no heartbeats and is {status}: without detection, this run proves nothing")
         });
     }
-    section.expect(served.memory_is_true(), || "what is kept in memory is not what the tables say".into());
+    section.expect(served.memory_is_true(), || "the state in memory differs from the tables".into());
     for line in served.log().lines().filter(|line| line.contains("panicked") || line.contains(" ERROR ")) {
-        notes.broke(format!("in its log: {line}"));
+        notes.broke(format!("the daemon's log: {line}"));
     }
     notes.into_section(section);
 }
@@ -220,7 +220,12 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
 async fn attackers(settings: &Settings, served: &Served, notes: &Notes, until: Instant) {
     let mut all = tokio::task::JoinSet::new();
     let seeds = settings.seed.map_or(SEED..SEED + NOISY, |seed| seed..seed + 1);
-    println!("  noise by the seeds {} to {}, for {:?}", seeds.start, seeds.end - 1, until - Instant::now());
+    println!(
+        "  hostile requests from seeds {} to {}, for {:?}",
+        seeds.start,
+        seeds.end - 1,
+        until - Instant::now()
+    );
     for seed in seeds {
         let target = noise::Target::of(served);
         all.spawn(noise::make(seed, target, notes.clone(), until));
@@ -239,9 +244,9 @@ async fn attackers(settings: &Settings, served: &Served, notes: &Notes, until: I
 /// Peak usage of the process until `until`.
 async fn watch(served: &Served, until: Instant) -> Used {
     let mut most = Used::default();
-    let mut look = tokio::time::interval(Duration::from_millis(250));
+    let mut interval = tokio::time::interval(Duration::from_millis(250));
     while Instant::now() < until {
-        look.tick().await;
+        interval.tick().await;
         let used = served.used();
         most.memory_kib = most.memory_kib.max(used.memory_kib);
         most.descriptors = most.descriptors.max(used.descriptors);
@@ -252,9 +257,9 @@ async fn watch(served: &Served, until: Instant) -> Used {
 /// Its usage once no more descriptors than before are open, or when the time limit has passed.
 async fn at_rest(served: &Served, descriptors: usize) -> Used {
     let begun = Instant::now();
-    let mut look = tokio::time::interval(Duration::from_millis(100));
+    let mut interval = tokio::time::interval(Duration::from_millis(100));
     loop {
-        look.tick().await;
+        interval.tick().await;
         let used = served.used();
         if used.descriptors <= descriptors + OTHER_DESCRIPTORS || begun.elapsed() > PATIENCE {
             return used;
@@ -262,30 +267,32 @@ async fn at_rest(served: &Served, descriptors: usize) -> Used {
     }
 }
 
-fn print_heartbeats(heard: Vec<AgentResult>, section: &mut Section) {
-    let mut took: Vec<_> = heard.iter().flat_map(|heard| heard.took.iter().copied()).collect();
+fn print_heartbeats(results: Vec<AgentResult>, section: &mut Section) {
+    let mut took: Vec<_> = results.iter().flat_map(|result| result.took.iter().copied()).collect();
     took.sort_unstable();
-    let fewest = heard.iter().map(|heard| heard.took.len()).min().unwrap_or_default();
-    section.count("beats answered with 200", took.len() as u64);
-    section.count("beats of the agent that was heard least", fewest as u64);
-    section.expect(fewest >= 6, || format!("an agent was heard {fewest} times: too few to show anything"));
-    let gap = heard.iter().map(|heard| heard.longest_gap).max().unwrap_or_default();
+    let fewest = results.iter().map(|result| result.took.len()).min().unwrap_or_default();
+    section.count("heartbeats answered with 200", took.len() as u64);
+    section.count("heartbeats of the agent with the fewest", fewest as u64);
+    section.expect(fewest >= 6, || {
+        format!("an agent had only {fewest} heartbeats answered: too few to prove anything")
+    });
+    let gap = results.iter().map(|result| result.longest_gap).max().unwrap_or_default();
     section.count(
-        "ms between two beats as they were sent, at most",
+        "longest time between two heartbeats as sent, ms",
         u64::try_from(gap.as_millis()).unwrap_or(u64::MAX),
     );
-    let missed: Vec<_> = heard.into_iter().flat_map(|heard| heard.missed).collect();
-    section.count("beats that were not", missed.len() as u64);
+    let missed: Vec<_> = results.into_iter().flat_map(|result| result.missed).collect();
+    section.count("heartbeats not answered with 200", missed.len() as u64);
     section.expect(missed.is_empty(), || {
         let some: Vec<_> = missed.iter().take(5).map(String::as_str).collect();
-        format!("{} beats were not answered with 200, such as {}", missed.len(), some.join("; "))
+        format!("{} heartbeats were not answered with 200, such as {}", missed.len(), some.join("; "))
     });
     let late = took.iter().filter(|took| **took > agents::RUNTIMES_WAIT).count();
-    section.count("of them later than runtimes wait for (10 s)", late as u64);
+    section.count("heartbeats answered later than runtimes wait for (10 s)", late as u64);
     let at = |percent: usize| took.get(took.len() * percent / 100).copied().unwrap_or_default();
     let rows = [("p50", 50), ("p90", 90), ("p99", 99)];
     let row = |(name, percent)| [String::from(name), format!("{:.1} ms", at(percent).as_secs_f64() * 1000.0)];
-    section.table("How long a beat waited for its answer, under attack", ["of all", "within"], rows.map(row));
+    section.table("Latency of heartbeats under attack", ["percentile", "within"], rows.map(row));
 }
 
 fn print_crowds(notes: &Notes, section: &mut Section) {
@@ -303,7 +310,7 @@ fn print_noise(notes: &Notes, section: &mut Section) {
     {
         let count = notes.counted(&noise::answered(status));
         section.expect(count >= least, || {
-            format!("only {count} answers of {status}: the noise no longer reaches what it is about")
+            format!("only {count} answers of {status}: the hostile requests no longer cover this case")
         });
     }
 }
@@ -344,11 +351,11 @@ fn compare(before: &Seen, after: &Seen, watched: &BTreeSet<String>, section: &mu
     let of_them = |event: &&Value| event["workspace_id"].as_str().is_some_and(|id| watched.contains(id));
     let since: Vec<_> =
         after.events.iter().filter(|event| event["id"].as_i64() > Some(before.newest)).collect();
-    section.count("events meanwhile", since.len() as u64);
+    section.count("events during the attack", since.len() as u64);
     let reported: Vec<_> = since.into_iter().filter(of_them).collect();
     section.expect(reported.is_empty(), || {
         let some: Vec<_> = reported.iter().take(5).map(ToString::to_string).collect();
-        format!("{} things happened to agents that beat, such as {}", reported.len(), some.join("; "))
+        format!("{} events about agents that send heartbeats, such as {}", reported.len(), some.join("; "))
     });
     let still = |seen: &Seen, id: &String| {
         let mut one = seen.workspaces.get(id).cloned().unwrap_or_default();
@@ -358,7 +365,7 @@ fn compare(before: &Seen, after: &Seen, watched: &BTreeSet<String>, section: &mu
         one
     };
     let changed: Vec<_> = watched.iter().filter(|id| still(before, id) != still(after, id)).collect();
-    section.count("agents whose rows were compared", watched.len() as u64);
+    section.count("agents with compared rows", watched.len() as u64);
     section.expect(changed.is_empty(), || {
         let first = changed[0];
         format!(

@@ -12,13 +12,13 @@ use tokio::time::{Duration, Instant};
 
 use super::{
     Notes,
-    answer::{Answer, Line, Read, effective},
+    answer::{Answer, Line, Read, escaped},
     loopback,
     served::{Caller, Served},
 };
 use crate::support::rng::Rng;
 
-/// Limit for an answer. Held messages name a shorter time.
+/// Limit for an answer. Requests that may be held ask for a shorter time.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Most requests on one connection.
 const PER_LINE: u64 = 50;
@@ -46,10 +46,10 @@ impl Target {
 
 /// The kind of token that a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Voice {
-    Nobody,
+enum Credential {
+    Missing,
     Garbled,
-    /// A token that was revoked, or whose workspace was removed.
+    /// A revoked token, or the token of a removed workspace.
     Stale,
     Workspace,
     Admin,
@@ -122,9 +122,9 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("GET", "/events/stream"),
     ("GET", "/workspaces/ID/logs"),
 ];
-/// So many of these routes are used with the admin token; the rest would change what the rest of the campaign depends
-/// on, or have answers that never end.
-const ASKED_OF_ADMINS: usize = 21;
+/// Number of these routes that are used with the admin token. The others would change state that the campaign depends
+/// on, or have endless answers.
+const USED_AS_ADMIN: usize = 21;
 
 /// Paths that do not exist.
 const NOWHERE: [&str; 6] = [
@@ -138,7 +138,7 @@ const NOWHERE: [&str; 6] = [
 /// Routes of similar platforms that ostler does not implement.
 const ELSEWHERE: [&str; 4] =
     ["/approvals/pending", "/canvas/ID", "/workspaces/ID/secrets", "/workspaces/ID/files/WORD"];
-const TO_ELSEWHERE: &str = "requests to what others have";
+const TO_ELSEWHERE: &str = "requests to routes that ostler does not implement";
 
 const TEXTS: [&str; 22] = [
     "true",
@@ -358,8 +358,8 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
     impl<'de> Visitor<'de> for Of<'_> {
         type Value = Option<String>;
 
-        fn expecting(&self, reported: &mut fmt::Formatter<'_>) -> fmt::Result {
-            reported.write_str("an object")
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an object")
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
@@ -411,7 +411,7 @@ fn reports_of(caller: &str, body: &[u8], key: &str) -> bool {
 fn may_succeed(
     method: &str,
     path: &str,
-    voice: Voice,
+    credential: Credential,
     caller: &str,
     named: &str,
     claims: Option<&str>,
@@ -423,11 +423,11 @@ fn may_succeed(
     }
     let own = is_caller(Some(named), caller);
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
-    match voice {
-        Voice::Nobody | Voice::Garbled | Voice::Stale => false,
+    match credential {
+        Credential::Missing | Credential::Garbled | Credential::Stale => false,
         // An admin is not an agent.
-        Voice::Admin => !matches!(parts[..], ["registry", "heartbeat" | "register" | "update-card"]),
-        Voice::Workspace => match (method, &parts[..]) {
+        Credential::Admin => !matches!(parts[..], ["registry", "heartbeat" | "register" | "update-card"]),
+        Credential::Workspace => match (method, &parts[..]) {
             ("POST", ["registry", "heartbeat" | "update-card"]) => reports_of(caller, body, "workspace_id"),
             ("POST", ["registry", "register"]) => reports_of(caller, body, "id"),
             ("POST", ["registry", "check-access"]) => {
@@ -458,17 +458,17 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
     let caller = rng.pick(&target.noisy);
     let among = if rng.one_in(3) { &target.noisy } else { &target.agents };
     let victim = rng.pick(among).id;
-    let voice = match rng.below(16) {
-        0 => Voice::Nobody,
-        1 => Voice::Garbled,
-        2 => Voice::Stale,
-        3 | 4 => Voice::Admin,
-        _ => Voice::Workspace,
+    let credential = match rng.below(16) {
+        0 => Credential::Missing,
+        1 => Credential::Garbled,
+        2 => Credential::Stale,
+        3 | 4 => Credential::Admin,
+        _ => Credential::Workspace,
     };
     let agents_route = !rng.one_in(3);
-    let (mut method, template) = match (agents_route, voice) {
+    let (mut method, template) = match (agents_route, credential) {
         (true, _) => FOR_AGENTS[rng.below(FOR_AGENTS.len())],
-        (false, Voice::Admin) => FOR_ADMINS[rng.below(ASKED_OF_ADMINS)],
+        (false, Credential::Admin) => FOR_ADMINS[rng.below(USED_AS_ADMIN)],
         (false, _) => FOR_ADMINS[rng.below(FOR_ADMINS.len())],
     };
     let stale = rng.pick(&target.stale);
@@ -477,11 +477,11 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         1 => caller.id.to_uppercase(),
         2 => stale.id.clone(),
         // An admin may do this to an agent; it is not an attack, so it is not part of the noise.
-        3..=5 if voice != Voice::Admin => victim.clone(),
+        3..=5 if credential != Credential::Admin => victim.clone(),
         _ => caller.id.clone(),
     };
     let path = template.replace("ID", &named).replace("WORD", rng.pick(&TEXTS));
-    if rng.one_in(12) && voice != Voice::Admin {
+    if rng.one_in(12) && credential != Credential::Admin {
         method = rng.pick(&[
             "GET",
             "POST",
@@ -496,9 +496,9 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         ]);
     }
     let mut lines = vec![format!("{method} {path} HTTP/1.1"), "Host: noise".to_owned()];
-    let token = match voice {
-        Voice::Nobody => None,
-        Voice::Garbled => Some(match rng.below(6) {
+    let token = match credential {
+        Credential::Missing => None,
+        Credential::Garbled => Some(match rng.below(6) {
             0 => "Bearer".to_owned(),
             1 => format!("Bearer{}", caller.token),
             2 => format!("Bearer {0} {0}", caller.token),
@@ -506,13 +506,13 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
             4 => format!("Bearer {}\u{e4}", caller.token),
             _ => format!("Basic {}", caller.token),
         }),
-        Voice::Stale => Some(format!("Bearer {}", stale.token)),
+        Credential::Stale => Some(format!("Bearer {}", stale.token)),
         // The scheme in any case, followed by one or more spaces (RFC 9110, 11.1 and 11.4).
-        Voice::Workspace => {
+        Credential::Workspace => {
             let scheme = rng.pick(&["Bearer ", "Bearer ", "Bearer ", "bearer ", "BEARER  "]);
             Some(format!("{scheme}{}", caller.token))
         }
-        Voice::Admin => Some(format!("Bearer {}", target.admin)),
+        Credential::Admin => Some(format!("Bearer {}", target.admin)),
     };
     lines.extend(token.map(|token| format!("Authorization: {token}")));
     let claims = match rng.below(4) {
@@ -523,21 +523,21 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
     lines.extend(claims.iter().map(|claims| format!("X-Workspace-ID: {claims}")));
     // Keeps waiting requests short.
     lines.push("X-Timeout: 1".into());
-    let speaks_of = if rng.one_in(4) { &victim } else { &caller.id };
+    let body_id = if rng.one_in(4) { &victim } else { &caller.id };
     let bare = template.split('?').next().unwrap_or_default();
-    let body = if method == "GET" { Vec::new() } else { body(bare, speaks_of, &victim, rng) };
-    let may_succeed = may_succeed(method, &path, voice, &caller.id, &named, claims.as_deref(), &body);
+    let body = if method == "GET" { Vec::new() } else { body(bare, body_id, &victim, rng) };
+    let may_succeed = may_succeed(method, &path, credential, &caller.id, &named, claims.as_deref(), &body);
     if !body.is_empty() || method != "GET" {
         lines.push(format!("Content-Length: {}", body.len()));
     }
     let mut bytes = (lines.join("\r\n") + "\r\n\r\n").into_bytes();
     bytes.extend(body);
-    let kind = match (voice, agents_route) {
-        (Voice::Workspace, true) => "requests to agents' routes, bent",
-        (Voice::Workspace, false) => "requests of workspaces to admins' routes",
-        (Voice::Admin, _) => "requests of an admin, bent",
-        (Voice::Nobody | Voice::Garbled | Voice::Stale, _) => {
-            "requests with no token, a garbled or a stale one"
+    let kind = match (credential, agents_route) {
+        (Credential::Workspace, true) => "requests to agents' routes, mutated",
+        (Credential::Workspace, false) => "requests of workspaces to admins' routes",
+        (Credential::Admin, _) => "requests of an admin, mutated",
+        (Credential::Missing | Credential::Garbled | Credential::Stale, _) => {
+            "requests with no token, a malformed or a stale one"
         }
     };
     Request { kind, bytes, head: method == "HEAD", whole: true, may_succeed }
@@ -549,7 +549,7 @@ fn nowhere(rng: &mut Rng, target: &Target) -> Request {
     let (kind, template) = if rng.one_in(4) {
         (TO_ELSEWHERE, rng.pick(&ELSEWHERE))
     } else {
-        ("requests to where nothing is", rng.pick(&NOWHERE))
+        ("requests to paths that do not exist", rng.pick(&NOWHERE))
     };
     let path =
         template.replace("ID", &caller.id).replace("WORD", rng.pick(&["x", "%00", "-1", "a%2fb", "noisy-0"]));
@@ -565,41 +565,41 @@ fn malformed(rng: &mut Rng, target: &Target) -> Request {
     let (caller, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
     let auth = format!("Authorization: Bearer {}\r\n", caller.token);
     let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
-    let send_heartbeat = format!("{{\"workspace_id\":\"{}\"}}", caller.id);
+    let heartbeat = format!("{{\"workspace_id\":\"{}\"}}", caller.id);
     // A request to smuggle: only an admin may make it, and its effect would be noticed.
     let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
-    let length = send_heartbeat.len();
+    let length = heartbeat.len();
     let bytes: Vec<u8> = match rng.below(26) {
         0 => format!("{head}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}").into(),
-        1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{send_heartbeat}\r\n0\r\n\r\n{inner}").into(),
-        2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}{inner}").into(),
-        3 => format!("{head}Transfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{send_heartbeat}\r\n0\r\n\r\n{inner}").into(),
+        1 => format!("{head}Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{heartbeat}\r\n0\r\n\r\n{inner}").into(),
+        2 => format!("{head}Content-Length: 1\r\nContent-Length: {length}\r\n\r\n{heartbeat}{inner}").into(),
+        3 => format!("{head}Transfer-Encoding: xchunked\r\n\r\n{length:x}\r\n{heartbeat}\r\n0\r\n\r\n{inner}").into(),
         4 => format!("{head}Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{inner}").into(),
         5 => format!("{head}Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n{inner}").into(),
         6 => format!("{head}Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}").into(),
         7 => format!("{head}Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n{inner}").into(),
-        8 => format!("{head}Content-Length: {}\r\n\r\n{send_heartbeat}", rng.pick(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
-        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{send_heartbeat}\r\n0\r\n\r\n", rng.pick(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
+        8 => format!("{head}Content-Length: {}\r\n\r\n{heartbeat}", rng.pick(&["-1", "+5", "0x10", "1 1", "", "1e3", "99999999999999999999999", "18446744073709551615", "9223372036854775807"])).into(),
+        9 => format!("{head}Transfer-Encoding: chunked\r\n\r\n{}\r\n{heartbeat}\r\n0\r\n\r\n", rng.pick(&["-1", "zz", "ffffffffffffffff", "fffffffffffffffff", "0x10", " 10", "10;ext=\"", "1\n"])).into(),
         10 => {
             let tail = "x".repeat([10, 20_000, 200_000][rng.below(3)]);
-            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{send_heartbeat}\r\n0\r\n\r\n").into()
+            format!("{head}Transfer-Encoding: chunked\r\n\r\n{length:x};{tail}\r\n{heartbeat}\r\n0\r\n\r\n").into()
         }
         11 => format!("{head}Transfer-Encoding: chunked\r\n\r\n0\r\n{}", "Trailer: x\r\n".repeat([1, 200, 5000][rng.below(3)])).into(),
         12 => format!("{head}X: {}\r\n\r\n", "y".repeat([8000, 17_000, 64 << 10, 300 << 10][rng.below(4)])).into(),
         13 => format!("{head}{}\r\n", "X-Many: y\r\n".repeat([90, 150, 3000][rng.below(3)])).into(),
         14 => format!("GET /{} HTTP/1.1\r\nHost: noise\r\n{auth}\r\n", "x".repeat([9000, 70_000][rng.below(2)])).into(),
         15 => [head.as_bytes(), b"X: a\0b\r\n\r\n"].concat(),
-        16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}").into(),
-        17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{send_heartbeat}").into(),
-        18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}").into(),
-        19 => format!("{}Content-Length: {length}\n\n{send_heartbeat}", head.replace("\r\n", "\n")).into(),
-        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}", rng.pick(&["100-continue", "200-ok", ""])).into(),
+        16 => format!("{head}Host: other\r\nContent-Length: {length}\r\n\r\n{heartbeat}").into(),
+        17 => format!("{head}{auth}Content-Length: {length}\r\n\r\n{heartbeat}").into(),
+        18 => format!("{head} folded: yes\r\nContent-Length: {length}\r\n\r\n{heartbeat}").into(),
+        19 => format!("{}Content-Length: {length}\n\n{heartbeat}", head.replace("\r\n", "\n")).into(),
+        20 => format!("{head}Expect: {}\r\nContent-Length: {length}\r\n\r\n{heartbeat}", rng.pick(&["100-continue", "200-ok", ""])).into(),
         21 => format!("GET /health HTTP/{}\r\nHost: noise\r\n\r\n", rng.pick(&["1.0", "0.9", "2.0", "1.2", "11", "x", "1.1 "])).into(),
         22 => rng.pick::<&[u8]>(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 13, 10, 13, 10], b"\r\n\r\n\r\n", b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"]).to_vec(),
-        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{send_heartbeat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
+        23 => format!("{head}Connection: Upgrade\r\nUpgrade: {}\r\nContent-Length: {length}\r\n\r\n{heartbeat}", rng.pick(&["h2c", "websocket", "tcp"])).into(),
         24 => {
             // Several requests in one write, the last one truncated.
-            let one = format!("{head}Content-Length: {length}\r\n\r\n{send_heartbeat}");
+            let one = format!("{head}Content-Length: {length}\r\n\r\n{heartbeat}");
             let all = one.repeat(1 + rng.below(8));
             let end = all.len() - rng.below(one.len());
             all.as_bytes()[..end].to_vec()
@@ -617,7 +617,7 @@ fn garbled(rng: &mut Rng, target: &Target) -> Request {
     let mut request = loop {
         let request = to_a_route(rng, target);
         // A changed byte could turn an admin's request into one that affects an agent.
-        if request.kind != "requests of an admin, bent" {
+        if request.kind != "requests of an admin, mutated" {
             break request;
         }
     };
@@ -626,7 +626,7 @@ fn garbled(rng: &mut Rng, target: &Target) -> Request {
         request.bytes[at] = rng.byte();
     }
     let head = request.bytes.starts_with(b"HEAD ");
-    Request { kind: "requests with turned bytes", head, whole: false, may_succeed: true, ..request }
+    Request { kind: "requests with changed bytes", head, whole: false, may_succeed: true, ..request }
 }
 
 /// A body that is too large or never ends.
@@ -648,9 +648,9 @@ fn endless(rng: &mut Rng, target: &Target) -> Request {
         let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
         format!("{head}Transfer-Encoding: chunked\r\n\r\n{}", chunk.repeat(most / 0x4000 + 1)).into_bytes()
     };
-    // The token decides whose report the truncated body is.
+    // The token determines the workspace of a truncated report.
     let may_succeed = path.starts_with("/registry/");
-    Request { kind: "bodies without end", bytes, head: false, whole: true, may_succeed }
+    Request { kind: "endless bodies", bytes, head: false, whole: true, may_succeed }
 }
 
 /// The request with this number of this seed.
@@ -682,11 +682,11 @@ pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant
         let wrong = match found {
             Ok(Ok(())) => None,
             Ok(Err(wrong)) => Some(wrong),
-            Err(_late) => Some(format!("no answer, and no end, within {LIMIT:?}")),
+            Err(_late) => Some(format!("neither an answer nor the end of the connection within {LIMIT:?}")),
         };
         if let Some(wrong) = wrong {
             line = None;
-            notes.broke(format!("seed {seed}, request {number}: {wrong}, to {}", effective(&request.bytes)));
+            notes.broke(format!("seed {seed}, request {number}: {wrong}, to {}", escaped(&request.bytes)));
         }
         number += 1;
         if number % PER_LINE == 0 {
@@ -708,53 +708,53 @@ async fn one(
         None => match Line::open(from, target.address).await {
             Ok(line) => line,
             // The flood holds all connection slots; the flood's own check reports that.
-            Err(_full) => return Ok(notes.count("noise that was not accepted")),
+            Err(_full) => return Ok(notes.count("hostile requests without a connection")),
         },
     };
     let written = line.write(&request.bytes).await;
     if !request.whole {
         line.finish().await;
-        // Everything that the server takes for a request is answered; then the connection ends.
+        // Everything that the server parses as a request is answered; then the connection ends.
         loop {
             match line.answer(request.head).await {
                 Read::Answer(answer) => check(&answer, request, notes)?,
-                Read::End => return Ok(notes.count("connections that ended after something malformed")),
-                Read::Nonsense(what) => return Err(format!("something that is no answer: {what}")),
+                Read::End => return Ok(notes.count("connections that ended after malformed HTTP")),
+                Read::Nonsense(what) => return Err(format!("not a valid response: {what}")),
             }
         }
     }
     match line.answer(request.head).await {
         Read::Answer(answer) => {
             check(&answer, request, notes)?;
-            if !answer.closes() && written.is_ok() && request.kind != "bodies without end" {
+            if !answer.closes() && written.is_ok() && request.kind != "endless bodies" {
                 *kept = Some(line);
             }
             Ok(())
         }
         // Closed between two requests; refused without a free slot; or the refusal was lost in a reset, because the
         // rest of the request was still being sent.
-        Read::End if reused || written.is_err() || request.kind == "bodies without end" => {
+        Read::End if reused || written.is_err() || request.kind == "endless bodies" => {
             Ok(notes.count("connections that ended before an answer"))
         }
-        Read::End => Ok(notes.count("connections that were turned away")),
-        Read::Nonsense(what) => Err(format!("something that is no answer: {what}")),
+        Read::End => Ok(notes.count("connections that were refused")),
+        Read::Nonsense(what) => Err(format!("not a valid response: {what}")),
     }
 }
 
 fn check(answer: &Answer, request: &Request, notes: &Notes) -> Result<(), String> {
     notes.count(answered(answer.status));
-    let reported = || answer.shortly();
+    let summary = || answer.shortly();
     if let Some(wrong) = answer.wrong().filter(|_| !request.head) {
-        return Err(format!("{wrong}: {}", reported()));
+        return Err(format!("{wrong}: {}", summary()));
     }
     match answer.status {
         100 => Ok(()),
         200..=299 if request.may_succeed => Ok(()),
-        200..=299 => Err(format!("a success that this asker may not have: {}", reported())),
+        200..=299 => Err(format!("a success that this caller may not have: {}", summary())),
         400..=499 => Ok(()),
         // Agents that are not reachable (§6), and results that depend on the engine.
         502 | 503 => Ok(()),
         501 if request.kind == TO_ELSEWHERE || !request.whole => Ok(()),
-        _ => Err(format!("a status that nothing documents: {}", reported())),
+        _ => Err(format!("an undocumented status: {}", summary())),
     }
 }

@@ -29,7 +29,7 @@ const CONTAINERS: usize = 100;
 const EXTERNAL: usize = 900;
 /// Number of each kind that stop sending heartbeats.
 const SILENT: usize = 10;
-/// Number of workspaces whose tokens the attackers have.
+/// Number of workspaces with tokens that the attackers have.
 const NOISY: usize = 24;
 /// Descriptors that each side needs for its connections.
 const DESCRIPTORS: u64 = 16_384;
@@ -42,21 +42,21 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// A heartbeat that is always the same, so that its row does not change.
-    pub(super) fn send_heartbeat(&self) -> Value {
+    /// The body of a heartbeat, always the same, so that its row does not change.
+    pub(super) fn heartbeat_body(&self) -> Value {
         json!({ "workspace_id": self.id, "error_rate": 0.0, "active_tasks": 0, "uptime_seconds": 60 })
     }
 }
 
 impl From<AgentClient<'_>> for Caller {
-    fn from(hand: AgentClient<'_>) -> Self {
-        Self { id: hand.id, token: hand.token }
+    fn from(client: AgentClient<'_>) -> Self {
+        Self { id: client.id, token: client.token }
     }
 }
 
 /// The first message of the process: its address and its workspaces.
 #[derive(Serialize, Deserialize)]
-struct Town {
+struct Startup {
     address: SocketAddr,
     database: PathBuf,
     admin: String,
@@ -76,7 +76,7 @@ pub(super) struct Used {
 /// The attacked process, which ends when this is dropped.
 pub(super) struct Served {
     process: Child,
-    reported: Mutex<BufReader<std::process::ChildStdout>>,
+    output: Mutex<BufReader<std::process::ChildStdout>>,
     log: TempDir,
     database: PathBuf,
     pub(super) address: SocketAddr,
@@ -85,9 +85,9 @@ pub(super) struct Served {
     pub(super) agents: Vec<Caller>,
     /// Agents that send one heartbeat and no more.
     pub(super) silent: Vec<Caller>,
-    /// Workspaces whose tokens the attackers use.
+    /// Workspaces of the tokens that the attackers use.
     pub(super) noisy: Vec<Caller>,
-    /// Tokens that were revoked, or whose workspace was removed.
+    /// Revoked tokens, and tokens of removed workspaces.
     pub(super) stale: Vec<Caller>,
 }
 
@@ -102,9 +102,9 @@ impl Drop for Served {
 /// Raises the limit of descriptors to `DESCRIPTORS`, if allowed: both sides of each connection are on this machine.
 pub(super) fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let options = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
-    if current.is_some_and(|current| current < options) {
-        setrlimit(Resource::Nofile, Rlimit { current: Some(options), maximum }).expect("below the maximum");
+    let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
+    if current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).expect("below the maximum");
     }
 }
 
@@ -119,17 +119,17 @@ impl Served {
             .stderr(file)
             .spawn()
             .expect("this binary starts");
-        let mut reported = BufReader::new(process.stdout.take().expect("it is piped"));
+        let mut output = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut line = String::new();
-        reported.read_line(&mut line).expect("it is read");
-        let town: Town = serde_json::from_str(&line).unwrap_or_else(|error| {
+        output.read_line(&mut line).expect("the first message can be read");
+        let startup: Startup = serde_json::from_str(&line).unwrap_or_else(|error| {
             let log = fs::read_to_string(log.path().join("log")).unwrap_or_default();
-            panic!("the process that is to be attacked does not serve ({error}): {line}\n{log}")
+            panic!("the attacked process does not serve ({error}): {line}\n{log}")
         });
-        let Town { address, database, admin, agents, silent, noisy, stale } = town;
+        let Startup { address, database, admin, agents, silent, noisy, stale } = startup;
         Self {
             process,
-            reported: Mutex::new(reported),
+            output: Mutex::new(output),
             log,
             database,
             address,
@@ -159,7 +159,7 @@ impl Served {
             .prepare(
                 "SELECT e.sequence, e.event_type, e.workspace, e.payload FROM events e ORDER BY e.sequence",
             )
-            .expect("events are asked for");
+            .expect("the statement is valid");
         let event = |row: &rusqlite::Row<'_>| {
             let id = |bytes: Vec<u8>| Uuid::from_slice(&bytes).expect("an id").to_string();
             Ok(json!({
@@ -184,9 +184,9 @@ impl Served {
     /// Whether its state in memory equals that in its tables.
     pub(super) fn memory_is_true(&self) -> bool {
         let mut input = self.process.stdin.as_ref().expect("it is piped");
-        writeln!(input, "memory").expect("it listens");
+        writeln!(input, "memory").expect("the process reads its input");
         let mut line = String::new();
-        self.reported.lock().unwrap().read_line(&mut line).expect("it answers");
+        self.output.lock().unwrap().read_line(&mut line).expect("the process answers");
         line.trim() == "true"
     }
 }
@@ -206,7 +206,7 @@ pub(crate) fn serve_if_asked() -> bool {
 }
 
 async fn serve(speed: u32) {
-    let ports = u16::try_from(CONTAINERS + SILENT).expect("few");
+    let ports = u16::try_from(CONTAINERS + SILENT).expect("a small number");
     let registry = Registry::wanting(Options { speed, ports, ..Options::default() }).await;
     let external = async |name: &str, count: usize| {
         let mut all = Vec::new();
@@ -229,28 +229,28 @@ async fn serve(speed: u32) {
     silent.extend(external("silent", SILENT).await);
     let noisy = external("noisy", NOISY).await;
     let stale = external("stale", 4).await;
-    for (number, who) in stale.iter().enumerate() {
+    for (number, caller) in stale.iter().enumerate() {
         if number % 2 == 0 {
-            let gone = registry.order(Ask::new("DELETE", format!("/workspaces/{}", who.id))).await;
+            let gone = registry.order(Ask::new("DELETE", format!("/workspaces/{}", caller.id))).await;
             assert_eq!(gone.status, 200, "{gone:?}");
         } else {
-            let tokens = registry.order(Ask::get(format!("/workspaces/{}/tokens", who.id))).await.well();
-            let token = tokens["tokens"][0]["id"].as_str().expect("it has one");
-            let path = format!("/workspaces/{}/tokens/{token}", who.id);
+            let tokens = registry.order(Ask::get(format!("/workspaces/{}/tokens", caller.id))).await.well();
+            let token = tokens["tokens"][0]["id"].as_str().expect("the workspace has a token");
+            let path = format!("/workspaces/{}/tokens/{token}", caller.id);
             registry.order(Ask::new("DELETE", path)).await.well();
         }
     }
     let (address, admin) = (registry.address, registry.admin.clone());
-    let town = Town { address, database: registry.database(), admin, agents, silent, noisy, stale };
-    println!("{}", serde_json::to_string(&town).expect("it is plain"));
-    let (asked, mut questions) = tokio::sync::mpsc::unbounded_channel();
+    let startup = Startup { address, database: registry.database(), admin, agents, silent, noisy, stale };
+    println!("{}", serde_json::to_string(&startup).expect("the message can be serialised"));
+    let (sender, mut requests) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {
-            let _ended = asked.send(line);
+            let _ended = sender.send(line);
         }
     });
-    // There is only one question; the end of the input ends the process.
-    while let Some(_question) = questions.recv().await {
+    // There is only one kind of request; the end of the input ends the process.
+    while let Some(_request) = requests.recv().await {
         println!("{}", registry.store.memory_is_true().await.expect("the store answers"));
     }
 }

@@ -40,8 +40,8 @@ enum Fault {
     EverythingButWorkRemoved,
     StartedByHand,
     StoppedByHand,
-    UnknownPutIn,
-    StrayPutIn,
+    UnknownAdded,
+    StrayAdded,
 }
 
 /// Weight of each fault, and its name in the report.
@@ -52,22 +52,22 @@ const FAULTS: [(Fault, usize, &str); 14] = [
     (Fault::ConmonAndProcessKilled, 5, "kill -9 of a conmon, then of its container's process"),
     (Fault::ServiceKilled, 5, "kill -9 of the Podman service"),
     (Fault::DaemonKilled, 6, "kill -9 of the daemon"),
-    (Fault::BothKilled, 2, "kill -9 of both, the daemon back first"),
+    (Fault::BothKilled, 2, "kill -9 of both; the daemon is restarted first"),
     (Fault::ConfigurationWiped, 8, "configuration and token file wiped"),
     (Fault::ContainerRemoved, 9, "container removed by hand"),
     (Fault::EverythingButWorkRemoved, 3, "container and configuration volume removed by hand"),
     (Fault::StartedByHand, 8, "container started by hand"),
     (Fault::StoppedByHand, 5, "container stopped by hand"),
-    (Fault::UnknownPutIn, 4, "container of an unknown workspace put in"),
-    (Fault::StrayPutIn, 4, "second container of a workspace put in"),
+    (Fault::UnknownAdded, 4, "container of an unknown workspace added"),
+    (Fault::StrayAdded, 4, "second container of a workspace added"),
 ];
 
 /// Effects of the faults on the expected final state.
 #[derive(Default)]
-pub(super) struct Wounds {
-    /// Workspaces whose config volume was wiped, by id, with their incarnation after that.
+pub(super) struct Effects {
+    /// Workspaces with a wiped config volume, by id, with their incarnation after that.
     pub(super) wiped: BTreeMap<String, u64>,
-    /// Names of workspaces whose work volume was deleted.
+    /// Names of workspaces with a deleted work volume.
     pub(super) lost: Vec<String>,
     /// Unexpected results.
     pub(super) broken: Vec<String>,
@@ -78,7 +78,7 @@ struct Target {
     id: String,
     name: String,
     /// Name of its workspace.
-    called: String,
+    workspace_name: String,
     workspace: String,
     pid: i32,
     runs: bool,
@@ -92,18 +92,19 @@ pub(super) struct Chaos<'a> {
     record: &'a Record,
     rng: Rng,
     instance: String,
-    wounds: Wounds,
-    put_in: u32,
+    effects: Effects,
+    /// Number of added containers.
+    added: u32,
 }
 
 impl<'a> Chaos<'a> {
     pub(super) fn new(site: &'a mut Site, service: &'a mut Service, record: &'a Record, rng: Rng) -> Self {
         let (operator, instance) = (Operator::of(site), site.instance());
-        Self { site, service, operator, record, rng, instance, wounds: Wounds::default(), put_in: 0 }
+        Self { site, service, operator, record, rng, instance, effects: Effects::default(), added: 0 }
     }
 
     /// Injects faults for that long; leaves service and daemon running.
-    pub(super) fn rage(mut self, lasts: Duration) -> Wounds {
+    pub(super) fn inject(mut self, lasts: Duration) -> Effects {
         let began = Instant::now();
         let mut losers = LOSERS.iter();
         let mut next_at = lasts / 3;
@@ -122,7 +123,7 @@ impl<'a> Chaos<'a> {
             self.lose_work(name);
         }
         self.record.over.store(true, Ordering::Release);
-        self.wounds
+        self.effects
     }
 
     /// Injects one fault; `false` if there was no target.
@@ -139,7 +140,7 @@ impl<'a> Chaos<'a> {
             Fault::ServiceKilled => Some(self.kill_service()),
             Fault::DaemonKilled => self.kill_daemon(),
             Fault::BothKilled => self.kill_both(),
-            Fault::UnknownPutIn => Some(self.put_in(None)),
+            Fault::UnknownAdded => Some(self.add_container(None)),
             Fault::ProcessKilled
             | Fault::PodmanKilled
             | Fault::ConmonKilled
@@ -149,7 +150,7 @@ impl<'a> Chaos<'a> {
             | Fault::EverythingButWorkRemoved
             | Fault::StartedByHand
             | Fault::StoppedByHand
-            | Fault::StrayPutIn => self.hit_a_container(fault),
+            | Fault::StrayAdded => self.affect_container(fault),
         };
         let Some(to) = to else { return false };
         self.record.count(what);
@@ -160,17 +161,17 @@ impl<'a> Chaos<'a> {
     /// Containers with names of ours, in arbitrary order.
     fn targets(&self) -> Vec<Target> {
         let filter = format!("label=ostler.instance={}", self.instance);
-        // Containers come and go during a listing, which may fail on one that has just gone.
+        // Containers are created and removed during a listing, which may fail on one that was just removed.
         let listed =
             podman().args(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]).output();
         let listed: Vec<Value> =
             serde_json::from_slice(&listed.expect("podman runs").stdout).unwrap_or_default();
-        let called = |container: &Value| {
+        let workspace_name = |container: &Value| {
             let spec = container["Labels"]["ostler.spec"].as_str().unwrap_or_default();
             text(&serde_json::from_str::<Value>(spec).unwrap_or_default()["name"])
         };
         let target = |container: &Value| Target {
-            called: called(container),
+            workspace_name: workspace_name(container),
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
@@ -184,7 +185,7 @@ impl<'a> Chaos<'a> {
     }
 
     /// Injects a fault into one container; returns its name if there was a target.
-    fn hit_a_container(&mut self, fault: Fault) -> Option<String> {
+    fn affect_container(&mut self, fault: Fault) -> Option<String> {
         let fits = |target: &&Target| match fault {
             Fault::StartedByHand => !target.runs,
             Fault::ContainerRemoved | Fault::EverythingButWorkRemoved => true,
@@ -197,13 +198,13 @@ impl<'a> Chaos<'a> {
             | Fault::BothKilled
             | Fault::ConfigurationWiped
             | Fault::StoppedByHand
-            | Fault::UnknownPutIn
-            | Fault::StrayPutIn => target.runs,
+            | Fault::UnknownAdded
+            | Fault::StrayAdded => target.runs,
         };
         let targets = self.targets();
         let fitting: Vec<_> = targets.iter().filter(fits).collect();
         let target = *any(&mut self.rng, &fitting)?;
-        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.called));
+        let (id, name) = (target.id.as_str(), format!("{} of `{}`", target.name, target.workspace_name));
         let done = match fault {
             Fault::ProcessKilled => kill_of(target.pid, id),
             Fault::ConmonKilled => kill_conmon(target),
@@ -217,8 +218,8 @@ impl<'a> Chaos<'a> {
             }
             Fault::StartedByHand => try_podman(&["start", id]),
             Fault::StoppedByHand => try_podman(&["stop", "--time=1", id]),
-            Fault::StrayPutIn => return Some(self.put_in(Some(&target.workspace))),
-            Fault::ServiceKilled | Fault::DaemonKilled | Fault::BothKilled | Fault::UnknownPutIn => false,
+            Fault::StrayAdded => return Some(self.add_container(Some(&target.workspace))),
+            Fault::ServiceKilled | Fault::DaemonKilled | Fault::BothKilled | Fault::UnknownAdded => false,
         };
         done.then_some(name)
     }
@@ -238,7 +239,7 @@ impl<'a> Chaos<'a> {
         let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
         let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
         self.record.print(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));
-        self.wounds.wiped.insert(workspace.to_owned(), incarnation);
+        self.effects.wiped.insert(workspace.to_owned(), incarnation);
         true
     }
 
@@ -246,7 +247,7 @@ impl<'a> Chaos<'a> {
         self.service.kill();
         pause(&mut self.rng, 600);
         self.service.start_again();
-        "and started again".into()
+        "and restarted".into()
     }
 
     fn kill_daemon(&mut self) -> Option<String> {
@@ -264,11 +265,11 @@ impl<'a> Chaos<'a> {
 
     fn serve(&mut self) -> Option<String> {
         match self.site.try_serve() {
-            Ok(()) => Some("and served again".into()),
-            Err(said) => {
-                self.wounds
+            Ok(()) => Some("and restarted".into()),
+            Err(error) => {
+                self.effects
                     .broken
-                    .push(format!("the daemon did not start again after it was killed: {said}"));
+                    .push(format!("the daemon did not start again after it was killed: {error}"));
                 self.site.serve();
                 None
             }
@@ -276,11 +277,11 @@ impl<'a> Chaos<'a> {
     }
 
     /// Adds a container with a name of ours: of an unknown workspace, or a second one of a workspace.
-    fn put_in(&mut self, workspace: Option<&str>) -> String {
-        self.put_in += 1;
+    fn add_container(&mut self, workspace: Option<&str>) -> String {
+        self.added += 1;
         let unknown = SystemEntropy.uuid().to_string();
         let workspace = workspace.unwrap_or(&unknown);
-        let name = format!("ostler-{workspace}-{}", 1_000_000 + self.put_in);
+        let name = format!("ostler-{workspace}-{}", 1_000_000 + self.added);
         foreign::run("run", &name, &foreign::labels(&self.instance, workspace));
         name
     }
@@ -288,7 +289,7 @@ impl<'a> Chaos<'a> {
     /// Deletes a work volume, and the containers that prevent that.
     fn lose_work(&mut self, name: &str) {
         let row = rows(&self.operator, false).into_iter().find(|row| row["name"] == name);
-        let id = text(&row.expect("nobody removes this one")["id"]);
+        let id = text(&row.expect("no operator removes this workspace")["id"]);
         let volume = format!("ostler-{id}-work");
         until("the work volume is deleted", || {
             // Stopped containers and those in the trash mount it too.
@@ -302,9 +303,9 @@ impl<'a> Chaos<'a> {
             }
             (try_podman(&["volume", "rm", &volume]) || !has_volume(&volume)).then_some(())
         });
-        self.record.count("work volume deleted by hand, as marked");
+        self.record.count("work volume deleted by hand");
         self.record.print(format!("chaos: the work volume of {name} is deleted"));
-        self.wounds.lost.push(name.to_owned());
+        self.effects.lost.push(name.to_owned());
     }
 }
 

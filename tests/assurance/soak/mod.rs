@@ -2,8 +2,8 @@
 //!
 //! Fifty workspaces run on a Podman service of the campaign's own. Then, for a minute (ten with `--long`), processes,
 //! conmons, the service and the daemon are killed, containers and configuration are deleted, unknown objects are
-//! added, and several simulated operators give commands. Afterwards an operator approves what is held. As soon as
-//! nothing is left to do, everything is checked against Podman, the database, and what the processes hold.
+//! added, and several simulated operators give commands. Afterwards an operator approves the held plans. As soon as
+//! nothing is left to do, everything is checked against Podman, the database, and the tokens that the processes hold.
 //!
 //! Choices come from a seed, which is printed; their outcome depends on a real machine.
 
@@ -39,26 +39,26 @@ use crate::{
         rng::Rng,
     },
 };
-use users::{Being, Tree, User};
+use users::{MemberKind, Tree, User};
 
 /// Duration of the chaos.
 const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// Number of operators whose commands are recorded, each with workspaces of its own. One more gives commands to a tree
+/// Number of operators with recorded commands, each with workspaces of its own. One more gives commands to a tree
 /// without a record.
 const USERS: usize = 3;
 /// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
 /// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 500;
-/// File in each work volume whose content must not be lost.
+/// File in each work volume; its content must not be lost.
 const MARKER: &str = "soak-marker";
 /// Exits at once on SIGTERM, and saves the token with which it was started.
 const PLAIN_AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait $!; done";
-/// A workspace whose process always exits.
+/// A workspace with a process that always exits.
 const CRASHER: &str = "crasher";
-/// Workspaces whose work volume the chaos deletes.
+/// Workspaces that lose their work volume to the chaos.
 const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
 /// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
@@ -81,7 +81,7 @@ fn any<'a, T>(rng: &mut Rng, of: &'a [T]) -> Option<&'a T> {
     (!of.is_empty()).then(|| &of[rng.below(of.len())])
 }
 
-/// Sleeps about so many milliseconds; without pauses, the campaign would take all of two cores.
+/// Sleeps about so many milliseconds; without pauses, the campaign would use two cores completely.
 fn pause(rng: &mut Rng, milliseconds: usize) {
     let span = milliseconds / 2 + rng.below(milliseconds);
     thread::sleep(Duration::from_millis(span as u64));
@@ -113,18 +113,21 @@ impl Record {
 
     fn print(&self, line: impl AsRef<str>) {
         let at = self.began.elapsed().as_secs_f64();
-        self.run_log.lock().expect("nobody panics here").push(format!("{at:8.3}  {}", line.as_ref()));
+        self.run_log
+            .lock()
+            .expect("no holder of the lock panics")
+            .push(format!("{at:8.3}  {}", line.as_ref()));
     }
 
     fn count(&self, what: impl Into<String>) {
-        *self.counts.lock().expect("nobody panics here").entry(what.into()).or_default() += 1;
+        *self.counts.lock().expect("no holder of the lock panics").entry(what.into()).or_default() += 1;
     }
 
     /// Writes a marker that must not be lost into a work volume.
     fn mark(&self, workspace: &str, directory: &std::path::Path, rng: &mut Rng) {
         let text = format!("{workspace} {:016x}", rng.next());
         fs::write(directory.join(MARKER), &text).expect("the work volume can be written to");
-        self.markers.lock().expect("nobody panics here").insert(workspace.to_owned(), text);
+        self.markers.lock().expect("no holder of the lock panics").insert(workspace.to_owned(), text);
     }
 }
 
@@ -161,8 +164,8 @@ impl Operator {
 /// The rows, including removed ones if `removed`; empty if the daemon does not answer.
 fn rows(operator: &Operator, removed: bool) -> Vec<Value> {
     let more = if removed { &["--removed"][..] } else { &[] };
-    let said = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
-    serde_json::from_str(&said.stdout).unwrap_or_default()
+    let shown = operator.ostler(60, ["ls", "--json"].into_iter().chain(more.iter().copied()));
+    serde_json::from_str(&shown.stdout).unwrap_or_default()
 }
 
 fn text(value: &Value) -> String {
@@ -190,14 +193,14 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     sweeper = Sweeper(instance.clone());
     let operator = Operator::of(&site);
     let mut rng = Rng::new(seed, 0);
-    let mut trees = plant(&operator, &mut rng);
+    let mut trees = create_trees(&operator, &mut rng);
     mark_all(&instance, &operator, &record, &mut rng);
     let lead = text(&site.show("t0")["id"]);
     let foreign = foreign::Foreign::create_foreign(&instance, &lead);
     record.print("everything is up");
     section.count("workspaces", rows(&operator, false).len() as u64);
 
-    let wounds = thread::scope(|threads| {
+    let effects = thread::scope(|threads| {
         for (number, tree) in trees.iter_mut().enumerate() {
             let (operator, record) = (operator.clone(), &record);
             let rng = Rng::new(seed, 10 + number as u64);
@@ -212,19 +215,19 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 // On a slow machine every answer may be unclear; without this, nothing could be checked.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || user.live());
+            threads.spawn(move || user.run());
         }
-        // Ends the operators however the chaos ends; otherwise the scope would wait for them for ever.
-        let _home = Home(&record.over);
-        chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).rage(lasts)
+        // Ends the operators however the chaos ends; otherwise the scope would never end.
+        let _end = EndOperators(&record.over);
+        chaos::Chaos::new(&mut site, &mut service, &record, Rng::new(seed, 1)).inject(lasts)
     });
     record.print("the chaos is over");
 
     let truth =
-        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
+        truth::Truth { site: &site, operator: &operator, record: &record, trees: &trees, effects: &effects };
     let patience = if settings.long { Duration::from_mins(16) } else { Duration::from_mins(3) };
-    truth.find_out(section, &foreign, patience);
-    let counts = record.counts.lock().expect("nobody panics here").clone();
+    truth.check(section, &foreign, patience);
+    let counts = record.counts.lock().expect("no holder of the lock panics").clone();
     for (what, count) in counts {
         section.count(what, count);
     }
@@ -236,28 +239,28 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     drop(sweeper);
     remove_half_made(&workspaces, section);
     let left = Sweeper(instance).left();
-    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+    section.expect(left.is_empty(), || format!("objects are left: {left:?}"));
 }
 
-/// Tells the operators' threads to end when it is dropped.
-struct Home<'a>(&'a AtomicBool);
+/// Ends the operators' threads when dropped.
+struct EndOperators<'a>(&'a AtomicBool);
 
-impl Drop for Home<'_> {
+impl Drop for EndOperators<'_> {
     fn drop(&mut self) {
         self.0.store(true, std::sync::atomic::Ordering::Release);
     }
 }
 
 /// Creates the workspaces and waits until they are up.
-fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
+fn create_trees(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
     let mut trees: Vec<Tree> = (0..=USERS).map(|number| Tree::new(&format!("t{number}"), rng)).collect();
     let mut made = Vec::new();
     let members = trees.iter().flat_map(|tree| {
         tree.members.iter().map(|member| (member, member.parent.map(|at| tree.members[at].name.clone())))
     });
     for (member, parent) in members {
-        create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
-        if member.being != Being::External {
+        create_workspace(operator, &member.name, member.kind, parent.as_deref(), true);
+        if member.kind != MemberKind::External {
             made.push(member.name.clone());
         }
         if made.len() % AT_ONCE == 0 {
@@ -265,47 +268,53 @@ fn plant(operator: &Operator, rng: &mut Rng) -> Vec<Tree> {
         }
     }
     for name in LOSERS {
-        create_workspace(operator, name, Being::Plain, None, true);
+        create_workspace(operator, name, MemberKind::Plain, None, true);
         made.push(name.to_owned());
     }
     let crash = ["create", CRASHER, "--no-wait", "--image", podman::image(), "--", "sh", "-c", "exit 3"];
     operator.ostler(60, crash).well();
     until_up(operator, &made);
     for tree in &mut trees {
-        tree.forget_nothing();
+        tree.record_all_up();
     }
     trees
 }
 
 /// Creates a workspace; returns the command's exit code.
-fn create_workspace(operator: &Operator, name: &str, being: Being, parent: Option<&str>, must: bool) -> i32 {
+fn create_workspace(
+    operator: &Operator,
+    name: &str,
+    kind: MemberKind,
+    parent: Option<&str>,
+    must: bool,
+) -> i32 {
     let mut arguments = vec!["create", name];
     arguments.extend(parent.iter().flat_map(|parent| ["--parent", parent]));
-    match being {
-        Being::External => arguments.push("--external"),
-        Being::Plain => arguments.extend(["--image", podman::image()]),
-        Being::Agent => {
+    match kind {
+        MemberKind::External => arguments.push("--external"),
+        MemberKind::Plain => arguments.extend(["--image", podman::image()]),
+        MemberKind::Agent => {
             arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
-            // Makes up soon for a heartbeat that was missed while the daemon was down.
+            // Sends a heartbeat soon after the daemon is up again.
             arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
         }
     }
-    if must && being != Being::External {
+    if must && kind != MemberKind::External {
         arguments.push("--no-wait");
     }
-    if being == Being::Plain {
+    if kind == MemberKind::Plain {
         arguments.extend(["--", "sh", "-c", PLAIN_AGENT]);
     }
-    let said = operator.ostler(90, arguments);
+    let output = operator.ostler(90, arguments);
     if must {
-        said.well();
+        output.well();
         return 0;
     }
-    said.code
+    output.code
 }
 
 fn until_up(operator: &Operator, names: &[String]) {
-    until("the workspaces of the beginning are online", || {
+    until("the initial workspaces are online", || {
         let rows = rows(operator, false);
         let up =
             |name: &String| rows.iter().any(|row| row["name"] == name.as_str() && row["status"] == "online");
@@ -327,7 +336,7 @@ fn mark_all(instance: &str, operator: &Operator, record: &Record, rng: &mut Rng)
 fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
     let filter = format!("label=ostler.instance={instance}");
     let listed = podman_output(["volume", "ls", "--format", "json", "--filter", &filter]);
-    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls speaks JSON");
+    let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman volume ls prints JSON");
     let work = |volume: &Value| {
         let workspace = text(&volume["Labels"]["ostler.workspace"]);
         let is_work = volume["Name"] == format!("ostler-{workspace}-work");
@@ -338,15 +347,15 @@ fn work_volumes(instance: &str) -> BTreeMap<String, PathBuf> {
 
 /// Writes the log of the run next to the report, for debugging.
 fn save_run_log(campaign: &str, record: &Record, daemon_log: &str, seed: u64) {
-    let run_log = record.run_log.lock().expect("nobody panics here").join("\n");
+    let run_log = record.run_log.lock().expect("no holder of the lock panics").join("\n");
     let directory = report::directory();
-    fs::create_dir_all(&directory).expect("the directory of the report is made");
+    fs::create_dir_all(&directory).expect("the report's directory is created");
     let text = format!("seed {seed}\n{run_log}\n\nthe daemon's log:\n{daemon_log}");
-    fs::write(directory.join(format!("{campaign}.log")), text).expect("the story is written");
+    fs::write(directory.join(format!("{campaign}.log")), text).expect("the log of the run is written");
 }
 
-/// Removes what carries our label, also when the campaign fails. It retries, because an overloaded Podman refuses to
-/// remove what does not end in time.
+/// Removes objects with our label, also when the campaign fails. It retries, because an overloaded Podman refuses to
+/// remove containers that do not end in time.
 struct Sweeper(String);
 
 impl Sweeper {
@@ -373,13 +382,13 @@ impl Drop for Sweeper {
     }
 }
 
-/// Removes what a service killed in the middle of a request left in the storage alone.
+/// Removes containers that exist only in the storage, because the service was killed in the middle of a request.
 fn remove_half_made(workspaces: &[String], section: &mut Section) {
     let listed = podman_output(["ps", "--all", "--external", "--format", "{{.ID}} {{.Names}}"]);
     for line in listed.lines() {
         let Some((id, name)) = line.split_once(' ') else { continue };
         if workspaces.iter().any(|workspace| name.contains(workspace)) {
-            section.count("containers that only the storage knew, removed", 1);
+            section.count("containers left only in Podman's storage, removed", 1);
             podman_output(["rm", "--force", id]);
         }
     }

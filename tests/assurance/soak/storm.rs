@@ -13,10 +13,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Home, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
+    EndOperators, Operator, Record, Sweeper, mark_all, pause, rows, seed_of, text,
     truth::Truth,
     until_up,
-    users::{Being, Tree, User},
+    users::{MemberKind, Tree, User},
 };
 use crate::{
     Settings,
@@ -30,7 +30,7 @@ use crate::{
 
 const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
-/// Average life of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
+/// Average uptime of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
 const MEAN_UPTIME: usize = 1_500;
 /// Every other daemon gives up to so many answers first; on a slow machine no command would be answered otherwise.
 const ANSWERS: usize = 8;
@@ -66,7 +66,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     sweeper = Sweeper(instance.clone());
     let operator = Operator::of(&site);
     let mut rng = Rng::new(seed, 0);
-    let mut trees = plant(&operator);
+    let mut trees = create_trees(&operator);
     mark_all(&instance, &operator, &record, &mut rng);
     section.count("workspaces", rows(&operator, false).len() as u64);
 
@@ -86,10 +86,10 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 // The others converge without further commands.
                 makes_sure: number == 0,
             };
-            threads.spawn(move || user.live());
+            threads.spawn(move || user.run());
         }
-        let _home = Home(&record.over);
-        let refused = kill_again_and_again(&mut site, &record, &mut rng, kills);
+        let _end = EndOperators(&record.over);
+        let refused = kill_repeatedly(&mut site, &record, &mut rng, kills);
         record.over.store(true, Ordering::Release);
         (refused, Instant::now())
     });
@@ -97,21 +97,21 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     for refused in refused {
         section.broke(format!("the daemon did not start again after it was killed: {refused}"));
     }
-    let wounds = super::chaos::Wounds::default();
-    let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, wounds: &wounds };
-    let restless = loop {
-        match restless(&site, &operator) {
+    let effects = super::chaos::Effects::default();
+    let truth = Truth { site: &site, operator: &operator, record: &record, trees: &trees, effects: &effects };
+    let unfinished = loop {
+        match unfinished(&site, &operator) {
             None => break None,
-            Some(restless) if began.elapsed() > PATIENCE => break Some(restless),
+            Some(unfinished) if began.elapsed() > PATIENCE => break Some(unfinished),
             Some(_) => thread::sleep(CHECK_INTERVAL),
         }
     };
     section.count("seconds from the last kill until nothing was left to do", began.elapsed().as_secs());
-    section.expect(restless.is_none(), || {
-        format!("after {} s it has not converged by itself: {restless:?}", PATIENCE.as_secs())
+    section.expect(unfinished.is_none(), || {
+        format!("after {} s, it has not converged on its own: {unfinished:?}", PATIENCE.as_secs())
     });
-    truth.find_out_as_it_is(section);
-    for (what, count) in record.counts.lock().expect("nobody panics here").clone() {
+    truth.check_without_intervention(section);
+    for (what, count) in record.counts.lock().expect("no holder of the lock panics").clone() {
         section.count(what, count);
     }
     site.stop();
@@ -119,31 +119,31 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     drop((site, service));
     drop(sweeper);
     let left = Sweeper(instance).left();
-    section.expect(left.is_empty(), || format!("left behind: {left:?}"));
+    section.expect(left.is_empty(), || format!("objects are left: {left:?}"));
 }
 
-fn plant(operator: &Operator) -> Vec<Tree> {
+fn create_trees(operator: &Operator) -> Vec<Tree> {
     let mut trees: Vec<_> = (0..TREES)
         .map(|number| {
-            let being = if number == 0 { Being::Agent } else { Being::Plain };
-            Tree::of_two(&format!("storm-{number}"), being)
+            let kind = if number == 0 { MemberKind::Agent } else { MemberKind::Plain };
+            Tree::of_two(&format!("storm-{number}"), kind)
         })
         .collect();
     let mut made = Vec::new();
     for tree in &mut trees {
         for member in &tree.members {
             let parent = member.parent.map(|at| tree.members[at].name.clone());
-            super::create_workspace(operator, &member.name, member.being, parent.as_deref(), true);
+            super::create_workspace(operator, &member.name, member.kind, parent.as_deref(), true);
             made.push(member.name.clone());
         }
-        tree.forget_nothing();
+        tree.record_all_up();
     }
     until_up(operator, &made);
     trees
 }
 
 /// Returns the error output of daemons that did not start again.
-fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
+fn kill_repeatedly(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize) -> Vec<String> {
     let mut refused = Vec::new();
     for kill in 1..=kills {
         let answers = if rng.one_in(2) { 1 + rng.below(ANSWERS) } else { 0 };
@@ -155,8 +155,8 @@ fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: 
         pause(rng, MEAN_UPTIME);
         site.kill();
         record.print(format!("kill {kill} of the daemon"));
-        if let Err(said) = site.try_serve() {
-            refused.push(said);
+        if let Err(error) = site.try_serve() {
+            refused.push(error);
             site.serve();
         }
     }
@@ -164,8 +164,8 @@ fn kill_again_and_again(site: &mut Site, record: &Record, rng: &mut Rng, kills: 
 }
 
 /// What is in progress, held, or different from its row; `None` if all is at rest.
-fn restless(site: &Site, operator: &Operator) -> Option<String> {
-    let mut restless = String::new();
+fn unfinished(site: &Site, operator: &Operator) -> Option<String> {
+    let mut unfinished = String::new();
     let rows = rows(operator, false);
     if rows.is_empty() {
         return Some("no rows are shown".into());
@@ -176,30 +176,30 @@ fn restless(site: &Site, operator: &Operator) -> Option<String> {
     let mut expected = 0;
     for row in &rows {
         let status = text(&row["status"]);
-        let on_its_way = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
-        if on_its_way || !row["operation"].is_null() {
-            let _infallible = write!(restless, "{} is {status}: {}; ", row["name"], row["operation"]);
+        let in_transition = ["provisioning", "hibernating", "offline"].contains(&status.as_str());
+        if in_transition || !row["operation"].is_null() {
+            let _infallible = write!(unfinished, "{} is {status}: {}; ", row["name"], row["operation"]);
         }
         let up = ["online", "degraded"].contains(&status.as_str());
         expected += usize::from(up);
         if up != running.contains(&text(&row["container_id"]).as_str()) {
-            let _infallible = write!(restless, "{} is {status}, its container otherwise; ", row["name"]);
+            let _infallible = write!(unfinished, "{} is {status}, but its container is not; ", row["name"]);
         }
     }
     if running.len() != expected {
-        let _infallible = write!(restless, "{} containers run, for {expected} rows; ", running.len());
+        let _infallible = write!(unfinished, "{} containers run, for {expected} rows; ", running.len());
     }
-    let settled = |entry: &&Value| entry["state"] != "kept";
-    for entry in site.trash().iter().filter(settled) {
-        let _infallible = write!(restless, "an entry of the trash is {}; ", entry["state"]);
+    let unsettled = |entry: &&Value| entry["state"] != "kept";
+    for entry in site.trash().iter().filter(unsettled) {
+        let _infallible = write!(unfinished, "a trash entry is {}; ", entry["state"]);
     }
     let passes = operator.ostler(60, ["sweep", "ls", "--json"]);
     let passes: Vec<Value> = serde_json::from_str(&passes.stdout).unwrap_or_default();
     if passes.is_empty() {
-        restless.push_str("no passes are shown; ");
+        unfinished.push_str("no passes are shown; ");
     }
     for pass in passes.iter().filter(|pass| !pass["held"].is_null()) {
-        let _infallible = write!(restless, "{} holds a plan: {}; ", pass["name"], pass["held"]);
+        let _infallible = write!(unfinished, "{} holds a plan: {}; ", pass["name"], pass["held"]);
     }
-    (!restless.is_empty()).then_some(restless)
+    (!unfinished.is_empty()).then_some(unfinished)
 }

@@ -14,10 +14,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     CRASHER, LOSERS, MARKER, Operator, Record,
-    chaos::Wounds,
+    chaos::Effects,
     foreign::Foreign,
     rows, text,
-    users::{Being, KnownState, Tree},
+    users::{KnownState, MemberKind, Tree},
     work_volumes,
 };
 use crate::{
@@ -32,37 +32,24 @@ const TOKEN_CHARS: usize = 43;
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The invariants, in the order of the report's table.
-const ONE_RUNS: &str = "what should run runs once, in its row's container";
-const NONE_RUNS: &str = "what should not run does not";
+const ONE_RUNS: &str = "a workspace that is up runs once, in its row's container";
+const NONE_RUNS: &str = "a workspace that is not up runs no container";
 const ONE_TOKEN: &str = "file, process and store agree on one live token";
-const WORK: &str = "a live workspace has its work volume, with what lay in it";
-const TRASH: &str = "what was removed lies in the trash, stopped, with its work";
-const KNOWN: &str = "a row or the trash knows everything of ours";
-const AT_REST: &str = "no status is impossible or on its way";
-const SHOWN_IN_FULL: &str = "what a person was told is so";
-const HISTORY: &str = "events have no gap, make legal moves, and end in the status";
+const WORK: &str = "a live workspace keeps its work volume and the content";
+const TRASH: &str = "a removed workspace is in the trash, stopped, with its work volume";
+const KNOWN: &str = "every object of ours belongs to a row or to the trash";
+const AT_REST: &str = "every status is possible and final";
+const ANSWERS: &str = "every answer to an operator is true";
+const HISTORY: &str = "events have no gap, are legal transitions, and end in the status";
 const NO_PANIC: &str = "the daemon never panicked";
-const FOREIGN: &str = "foreign things are as they were";
-const LOST: &str = "lost work stops its workspace until a person decides";
-const PARKED: &str = "what nothing keeps up is parked";
-const BACK: &str = "a removal can be taken back";
-const CONVERGED: &str = "when the chaos ends, it converges";
+const FOREIGN: &str = "foreign objects are unchanged";
+const LOST: &str = "a workspace with a lost work volume waits for an operator";
+const PARKED: &str = "a workspace that always exits is parked";
+const RESTORED: &str = "a removed workspace can be restored";
+const CONVERGED: &str = "the system converges after the chaos";
 const PROMISES: [&str; 15] = [
-    CONVERGED,
-    ONE_RUNS,
-    NONE_RUNS,
-    ONE_TOKEN,
-    WORK,
-    TRASH,
-    KNOWN,
-    AT_REST,
-    SHOWN_IN_FULL,
-    HISTORY,
-    NO_PANIC,
-    FOREIGN,
-    LOST,
-    PARKED,
-    BACK,
+    CONVERGED, ONE_RUNS, NONE_RUNS, ONE_TOKEN, WORK, TRASH, KNOWN, AT_REST, ANSWERS, HISTORY, NO_PANIC,
+    FOREIGN, LOST, PARKED, RESTORED,
 ];
 
 /// How often each invariant was checked, and how often it did not hold.
@@ -86,19 +73,19 @@ impl Checks<'_> {
         let Self { section, of } = self;
         let checked = |promise: &str| of.get(promise).map_or(0, |(checked, _)| *checked);
         for promise in promises {
-            section.expect(checked(promise) > 0, || format!("never looked at: {promise}"));
+            section.expect(checked(promise) > 0, || format!("never checked: {promise}"));
         }
         let counts = |promise: &&'static str| {
             let (checked, broken) = of.get(promise).copied().unwrap_or_default();
             [(*promise).to_owned(), checked.to_string(), broken.to_string()]
         };
         let table: Vec<_> = PROMISES.iter().filter(|promise| checked(promise) > 0).map(counts).collect();
-        section.table("What must hold in the end", ["promise", "checked", "broken"], table);
+        section.table("Invariants of the final state", ["invariant", "checked", "broken"], table);
     }
 }
 
 /// Invariants that must hold without intervention; every run has something to check for them.
-const BY_ITSELF: [&str; 6] = [WORK, KNOWN, AT_REST, SHOWN_IN_FULL, HISTORY, NO_PANIC];
+const UNATTENDED: [&str; 6] = [WORK, KNOWN, AT_REST, ANSWERS, HISTORY, NO_PANIC];
 
 /// A container of ours, as Podman reports it.
 struct Container {
@@ -115,12 +102,12 @@ pub(super) struct Truth<'a> {
     pub(super) operator: &'a Operator,
     pub(super) record: &'a Record,
     pub(super) trees: &'a [Tree],
-    pub(super) wounds: &'a Wounds,
+    pub(super) effects: &'a Effects,
 }
 
 impl Truth<'_> {
     /// Waits until nothing is left to do, then checks everything.
-    pub(super) fn find_out(&self, section: &mut Section, foreign: &Foreign, patience: Duration) {
+    pub(super) fn check(&self, section: &mut Section, foreign: &Foreign, patience: Duration) {
         let mut checks = Checks { section, of: BTreeMap::new() };
         let began = Instant::now();
         let converged = self.converge(patience);
@@ -129,7 +116,7 @@ impl Truth<'_> {
         let again = self.converge(patience);
         checks.that(CONVERGED, again.is_ok(), || again.clone().unwrap_err());
         println!("  it converged within {:.0} s", began.elapsed().as_secs_f64());
-        for broken in &self.wounds.broken {
+        for broken in &self.effects.broken {
             checks.that(CONVERGED, false, || broken.clone());
         }
         self.check_all(&mut checks);
@@ -145,13 +132,13 @@ impl Truth<'_> {
         checks.report(&PROMISES);
     }
 
-    /// Checks everything without intervention, for a site that has come to rest by itself.
-    pub(super) fn find_out_as_it_is(&self, section: &mut Section) {
+    /// Checks everything without intervention, for a site that has converged on its own.
+    pub(super) fn check_without_intervention(&self, section: &mut Section) {
         let mut checks = Checks { section, of: BTreeMap::new() };
         self.check_all(&mut checks);
         self.check_history(&mut checks);
         self.check_log(&mut checks);
-        checks.report(&BY_ITSELF);
+        checks.report(&UNATTENDED);
     }
 
     fn check_log(&self, checks: &mut Checks<'_>) {
@@ -161,27 +148,27 @@ impl Truth<'_> {
         });
     }
 
-    /// Runs every pass, and approves what is held, until nothing is left to do.
+    /// Runs every pass, and approves held plans, until nothing is left to do.
     fn converge(&self, patience: Duration) -> Result<(), String> {
         let began = Instant::now();
         let mut quiet = 0;
         loop {
-            let said = self.operator.ostler(60, ["sweep", "run", "--json"]);
-            let runs: Vec<Value> = serde_json::from_str(&said.stdout).unwrap_or_default();
+            let output = self.operator.ostler(60, ["sweep", "run", "--json"]);
+            let runs: Vec<Value> = serde_json::from_str(&output.stdout).unwrap_or_default();
             for run in runs.iter().filter(|run| run["outcome"] == "held") {
                 self.approve(&text(&run["pass"]));
             }
             let nothing = |run: &Value, key: &str| run[key].as_array().is_none_or(Vec::is_empty);
             let idle =
                 |run: &Value| run["outcome"] == "done" && nothing(run, "actions") && nothing(run, "watching");
-            let restless: Vec<_> = runs.iter().filter(|run| !idle(run)).collect();
+            let active: Vec<_> = runs.iter().filter(|run| !idle(run)).collect();
             let rows = rows(self.operator, false);
             let moving = |row: &&Value| {
                 let going = ["provisioning", "hibernating", "offline"];
                 going.iter().any(|status| row["status"] == *status) || !row["operation"].is_null()
             };
             let moving: Vec<_> = rows.iter().filter(moving).collect();
-            let calm = !runs.is_empty() && restless.is_empty() && !rows.is_empty() && moving.is_empty();
+            let calm = !runs.is_empty() && active.is_empty() && !rows.is_empty() && moving.is_empty();
             quiet = if calm { quiet + 1 } else { 0 };
             // Some actions need two snapshots.
             if quiet == 2 {
@@ -192,10 +179,10 @@ impl Truth<'_> {
                 let whys = moving.iter().take(3).map(|row| self.why(&text(&row["name"])));
                 let whys: Vec<_> = whys.collect();
                 return Err(format!(
-                    "after {} s something is still going on: {restless:#?}\n{moving:#?}\n{}\n{}",
+                    "after {} s, work is still in progress: {active:#?}\n{moving:#?}\n{}\n{}",
                     patience.as_secs(),
                     whys.join("\n"),
-                    said.stderr
+                    output.stderr
                 ));
             }
             if quiet == 0 {
@@ -204,27 +191,28 @@ impl Truth<'_> {
         }
     }
 
-    /// Approves what a pass holds, as an operator does after review.
+    /// Approves a pass's held plan, as an operator does after review.
     fn approve(&self, pass: &str) {
-        let effective = self.operator.ostler(60, ["sweep", "show", pass, "--json"]);
-        let effective: Value = serde_json::from_str(&effective.stdout).unwrap_or_default();
-        let Some(plan) = effective["held"]["id"].as_str() else { return };
+        let shown = self.operator.ostler(60, ["sweep", "show", pass, "--json"]);
+        let shown: Value = serde_json::from_str(&shown.stdout).unwrap_or_default();
+        let Some(plan) = shown["held"]["id"].as_str() else { return };
         if self.operator.ostler(60, ["sweep", "approve", pass, plan]).code == 0 {
             self.record.count(format!("held plans of {pass}, approved"));
             self.record
-                .print(format!("a person approves plan {plan} of {pass}: {}", effective["held"]["reason"]));
+                .print(format!("an operator approves plan {plan} of {pass}: {}", shown["held"]["reason"]));
         }
     }
 
-    /// Restarts workspaces whose token file was wiped and that nothing has restarted since; a start writes the file.
+    /// Restarts workspaces without a token file that were not restarted since the wipe; a start writes the file.
     fn restart_wiped(&self) {
         for row in rows(self.operator, false) {
-            let wiped = self.wounds.wiped.get(&text(&row["id"]));
+            let wiped = self.effects.wiped.get(&text(&row["id"]));
             let runs = ["online", "degraded"].iter().any(|status| row["status"] == *status);
             if runs && wiped.is_some_and(|incarnation| row["incarnation"].as_u64() <= Some(*incarnation)) {
                 self.operator.ostler(60, ["restart", &text(&row["name"])]);
-                self.record.count("restarted by a person, because the token file was wiped");
-                self.record.print(format!("a person restarts {}, whose token file was wiped", row["name"]));
+                self.record.count("restarted by an operator, because the token file was wiped");
+                self.record
+                    .print(format!("an operator restarts {}, because its token file was wiped", row["name"]));
             }
         }
     }
@@ -236,12 +224,12 @@ impl Truth<'_> {
     fn containers(&self) -> Vec<Container> {
         let filter = format!("label=ostler.instance={}", self.site.instance());
         let listed = podman_output(["ps", "--all", "--no-trunc", "--format", "json", "--filter", &filter]);
-        let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps speaks JSON");
+        let listed: Vec<Value> = serde_json::from_str(&listed).expect("podman ps prints JSON");
         let container = |container: &Value| Container {
             id: text(&container["Id"]),
             name: text(&container["Names"][0]),
             workspace: text(&container["Labels"]["ostler.workspace"]),
-            // If its conmon was killed, Podman does not learn of its exit and reports it as running for ever.
+            // If its conmon was killed, Podman does not detect its exit and keeps reporting it as running.
             runs: container["State"] == "running" && !has_ended(&container["Pid"]),
             pid: container["Pid"].as_i64().unwrap_or_default(),
         };
@@ -306,7 +294,7 @@ impl Truth<'_> {
         if external {
             return;
         }
-        // Ours by label and name: copies that a user made carry the labels too.
+        // Ours by label and name: copies that a user made have the labels too.
         let ours = |container: &&Container| {
             container.workspace == id && container.name.starts_with(&format!("ostler-{id}-"))
         };
@@ -320,9 +308,9 @@ impl Truth<'_> {
                 format!("{} run of {}: {row:#}\n{}", running.len(), names(), self.why(&id))
             });
             if one {
-                let said = one_token(running[0], row, digests.get(&id).map_or(&[], Vec::as_slice));
-                checks.that(ONE_TOKEN, said.is_ok(), || {
-                    format!("{}: {}\n{}", row["name"], said.clone().unwrap_err(), self.why(&id))
+                let agreed = one_token(running[0], row, digests.get(&id).map_or(&[], Vec::as_slice));
+                checks.that(ONE_TOKEN, agreed.is_ok(), || {
+                    format!("{}: {}\n{}", row["name"], agreed.clone().unwrap_err(), self.why(&id))
                 });
             }
         } else {
@@ -341,13 +329,13 @@ impl Truth<'_> {
         row: &Value,
         volumes: &BTreeMap<String, std::path::PathBuf>,
     ) {
-        let marker = self.record.markers.lock().expect("nobody panics here").get(id).cloned();
-        // A workspace whose creation was interrupted by a daemon kill has no marker.
+        let marker = self.record.markers.lock().expect("no holder of the lock panics").get(id).cloned();
+        // A workspace has no marker if a daemon kill interrupted its creation.
         let Some(marker) = marker else { return };
         let found = volumes.get(id).map(|directory| fs::read_to_string(directory.join(MARKER)));
         let same = matches!(&found, Some(Ok(found)) if *found == marker);
         checks.that(promise, same, || {
-            format!("{} lost what it had: {found:?} is left of `{marker}`\n{}", row["name"], self.why(id))
+            format!("the marker of {} is {found:?} instead of `{marker}`\n{}", row["name"], self.why(id))
         });
     }
 
@@ -367,12 +355,13 @@ impl Truth<'_> {
                 && container.name.starts_with("ostler-")
         };
         let loose: Vec<_> = containers.iter().filter(loose).map(|container| &container.name).collect();
-        checks
-            .that(TRASH, loose.is_empty(), || format!("{} is removed, and there is {loose:?}", row["name"]));
+        checks.that(TRASH, loose.is_empty(), || {
+            format!("{} is removed, but has the containers {loose:?}", row["name"])
+        });
         if volumes.contains_key(&id) {
             let work = format!("ostler-{id}-work");
             let kept = trash.iter().any(|entry| holds(entry, &work) && entry["state"] == "kept");
-            checks.that(TRASH, kept, || format!("no entry of the trash keeps {work} of {}", row["name"]));
+            checks.that(TRASH, kept, || format!("no trash entry keeps {work} of {}", row["name"]));
         }
     }
 
@@ -385,7 +374,8 @@ impl Truth<'_> {
     ) {
         let ids: BTreeSet<_> = live.iter().map(|row| text(&row["id"])).collect();
         for entry in trash {
-            checks.that(TRASH, entry["state"] == "kept", || format!("an entry is stuck: {entry:#}"));
+            checks
+                .that(TRASH, entry["state"] == "kept", || format!("a trash entry is not settled: {entry:#}"));
         }
         for container in containers.iter().filter(|container| container.name.starts_with("ostler-")) {
             let known = match container.name.strip_prefix("ostler-trash-") {
@@ -404,7 +394,7 @@ impl Truth<'_> {
             let of_live = ids.iter().any(|id| volume.contains(id.as_str()));
             let in_trash = trash.iter().any(|entry| holds(entry, volume));
             checks.that(KNOWN, of_live != in_trash, || {
-                format!("{volume} is of a live row: {of_live}, lies in the trash: {in_trash}")
+                format!("{volume}: belongs to a live row: {of_live}, is in the trash: {in_trash}")
             });
         }
     }
@@ -415,12 +405,12 @@ impl Truth<'_> {
             let row = live.iter().find(|row| row["name"] == member.name.as_str());
             let status = row.and_then(|row| row["status"].as_str()).unwrap_or("not there");
             let parked = row.is_some_and(|row| row["failure"] == "parked");
-            let so = match member.known_state {
+            let agrees = match member.known_state {
                 KnownState::Unclear => {
-                    self.record.count("workspaces of which nothing clear was told in the end");
+                    self.record.count("workspaces without a clear last answer");
                     continue;
                 }
-                KnownState::Up if member.being == Being::External => status == "awaiting_agent",
+                KnownState::Up if member.kind == MemberKind::External => status == "awaiting_agent",
                 // Parked after too many exits, which no answer to the operator reports.
                 KnownState::Up => matches!(status, "online" | "degraded") || parked,
                 KnownState::Hibernated => status == "hibernated",
@@ -428,11 +418,11 @@ impl Truth<'_> {
                 KnownState::Removed => row.is_none() && removed.contains(&member.name),
             };
             if parked && member.known_state == KnownState::Up {
-                self.record.count("workspaces that ended too often and are parked");
+                self.record.count("workspaces that exited too often and are parked");
             }
-            checks.that(SHOWN_IN_FULL, so, || {
+            checks.that(ANSWERS, agrees, || {
                 format!(
-                    "{} was told to be {:?}, and is {status}\n{}",
+                    "{}: the last answer implies {:?}, but the status is {status}\n{}",
                     member.name,
                     member.known_state,
                     self.why(&member.name)
@@ -514,24 +504,26 @@ impl Truth<'_> {
             let is = Status::parse(&status, failure.as_deref());
             let known_state = now.get(&name).copied().unwrap_or_default();
             checks.that(HISTORY, is.is_some_and(|is| known_state.contains(&is)), || {
-                format!("{name} is {status}, and its last event says {known_state:?}")
+                format!("{name} is {status}, but its last event leads to {known_state:?}")
             });
         }
     }
 
-    /// Workspaces whose work volume is lost wait for an operator, and start again only then.
+    /// Workspaces with a lost work volume wait for an operator, and start again only on command.
     fn check_lost_work(&self, checks: &mut Checks<'_>) {
-        for name in &self.wounds.lost {
+        for name in &self.effects.lost {
             let row = self.site.show(name);
             let waits =
                 row["failure"] == "start_error" && text(&row["status_detail"]).contains("volume missing");
             checks.that(LOST, waits, || format!("{row:#}\n{}", self.why(name)));
             let refused = self.operator.ostler(60, ["start", name]);
             checks.that(LOST, refused.code != 0 && refused.stderr.contains("--new-volume"), || {
-                format!("`ostler start {name}` did not say what is lost: {refused:?}")
+                format!("`ostler start {name}` did not report the lost volume: {refused:?}")
             });
             let begun = self.operator.ostler(60, ["start", name, "--new-volume"]);
-            checks.that(LOST, begun.code == 0, || format!("it does not begin anew: {begun:?}"));
+            checks.that(LOST, begun.code == 0, || {
+                format!("`ostler start {name} --new-volume` failed: {begun:?}")
+            });
         }
     }
 
@@ -544,23 +536,23 @@ impl Truth<'_> {
             let parent = row["parent_id"].as_str();
             row["status"] == "removed" && row["external"] != true && parent.is_some_and(up)
         });
-        let mut brought = 0;
+        let mut restored = 0;
         for row in removed.take(3) {
             let (id, name) = (text(&row["id"]), text(&row["name"]));
-            let back = self.operator.ostler(60, ["undelete", &name]);
+            let undeleted = self.operator.ostler(60, ["undelete", &name]);
             let started = self.operator.ostler(60, ["start", &name]);
-            checks.that(BACK, back.code == 0 && started.code == 0, || {
-                format!("{back:?}\n{started:?}\n{}", self.why(&name))
+            checks.that(RESTORED, undeleted.code == 0 && started.code == 0, || {
+                format!("{undeleted:?}\n{started:?}\n{}", self.why(&name))
             });
-            self.check_work(checks, BACK, &id, &row, &work_volumes(&self.site.instance()));
-            brought += 1;
+            self.check_work(checks, RESTORED, &id, &row, &work_volumes(&self.site.instance()));
+            restored += 1;
         }
-        if brought == 0 {
+        if restored == 0 {
             // No workspace was removed in this run, so one is removed here.
             let gone = self.operator.ostler(60, ["rm", CRASHER]);
             until("it is removed", || (gone.code == 0).then_some(()));
-            let back = self.operator.ostler(60, ["undelete", CRASHER]);
-            checks.that(BACK, back.code == 0, || format!("{back:?}"));
+            let undeleted = self.operator.ostler(60, ["undelete", CRASHER]);
+            checks.that(RESTORED, undeleted.code == 0, || format!("{undeleted:?}"));
         }
     }
 }
@@ -607,7 +599,7 @@ fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(),
         return Err(format!("the file holds {} characters", file.len()));
     }
     if Sha256::digest(&file)[..] != one[..] {
-        return Err("the store does not take the token in the file".into());
+        return Err("the store does not accept the token in the file".into());
     }
     match process {
         Some(process) if process == file => Ok(()),

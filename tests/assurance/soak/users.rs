@@ -1,8 +1,8 @@
 //! Simulated operators: each gives commands to a tree of its own and remembers the answers.
 //!
 //! No other operator commands those workspaces, so the result of the last answered command must hold in the end,
-//! whatever failed meanwhile. Without a clear answer (the daemon was killed, the engine was away) either result is
-//! accepted.
+//! whatever failed meanwhile. Without a clear answer (the daemon was killed, the engine was unavailable), either result
+//! is accepted.
 
 use std::sync::atomic::Ordering;
 
@@ -25,7 +25,7 @@ const TRIES: usize = 10;
 
 /// The kind of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Being {
+pub(super) enum MemberKind {
     Plain,
     Agent,
     External,
@@ -45,11 +45,11 @@ pub(super) enum KnownState {
     Unclear,
 }
 
-/// A workspace, as its operator knows it.
+/// A workspace, according to its operator's record.
 pub(super) struct Member {
     pub(super) name: String,
     pub(super) parent: Option<usize>,
-    pub(super) being: Being,
+    pub(super) kind: MemberKind,
     pub(super) known_state: KnownState,
 }
 
@@ -63,33 +63,33 @@ impl Tree {
     /// A root, three children, seven grandchildren, and on most trees an external one.
     pub(super) fn new(root: &str, rng: &mut Rng) -> Self {
         let mut tree = Self { members: Vec::new(), root: root.to_owned() };
-        tree.push(root.to_owned(), None, Being::Plain);
+        tree.push(root.to_owned(), None, MemberKind::Plain);
         for number in 0..10 {
             let parent = if number < 3 { 0 } else { 1 + rng.below(3) };
-            let being = if rng.below(4) == 0 { Being::Agent } else { Being::Plain };
-            tree.push(format!("{root}-{number}"), Some(parent), being);
+            let kind = if rng.below(4) == 0 { MemberKind::Agent } else { MemberKind::Plain };
+            tree.push(format!("{root}-{number}"), Some(parent), kind);
         }
         if root != "t0" {
-            tree.push(format!("{root}-elsewhere"), Some(1), Being::External);
+            tree.push(format!("{root}-elsewhere"), Some(1), MemberKind::External);
         }
         tree
     }
 
     /// A parent and its child.
-    pub(super) fn of_two(root: &str, being: Being) -> Self {
+    pub(super) fn of_two(root: &str, kind: MemberKind) -> Self {
         let mut tree = Self { members: Vec::new(), root: root.to_owned() };
-        tree.push(root.to_owned(), None, being);
-        tree.push(format!("{root}-child"), Some(0), being);
+        tree.push(root.to_owned(), None, kind);
+        tree.push(format!("{root}-child"), Some(0), kind);
         tree
     }
 
-    fn push(&mut self, name: String, parent: Option<usize>, being: Being) -> usize {
-        self.members.push(Member { name, parent, being, known_state: KnownState::Unclear });
+    fn push(&mut self, name: String, parent: Option<usize>, kind: MemberKind) -> usize {
+        self.members.push(Member { name, parent, kind, known_state: KnownState::Unclear });
         self.members.len() - 1
     }
 
-    /// Starts the record: all members count as up.
-    pub(super) fn forget_nothing(&mut self) {
+    /// Starts the record with all members up.
+    pub(super) fn record_all_up(&mut self) {
         for member in &mut self.members {
             member.known_state = KnownState::Up;
         }
@@ -137,7 +137,7 @@ pub(super) struct User<'a> {
 
 impl User<'_> {
     /// Gives commands until the run is over.
-    pub(super) fn live(mut self) {
+    pub(super) fn run(mut self) {
         while !self.record.over.load(Ordering::Acquire) {
             match self.rng.below(12) {
                 0 => self.inspect_all(),
@@ -174,18 +174,18 @@ impl User<'_> {
 
     /// Runs a command and counts its result.
     fn run_command(&self, arguments: &[&str]) -> i32 {
-        let said = self.operator.ostler(LIMIT, arguments.iter().copied());
+        let output = self.operator.ostler(LIMIT, arguments.iter().copied());
         let verb = arguments[0];
         self.record.count(format!("ostler {verb}"));
-        if said.code != NOT_ANSWERED {
+        if output.code != NOT_ANSWERED {
             self.record.answered.fetch_add(1, Ordering::AcqRel);
         }
-        if said.code != 0 {
-            self.record.count(format!("ostler {verb}, answered with exit code {}", said.code));
+        if output.code != 0 {
+            self.record.count(format!("ostler {verb}, answered with exit code {}", output.code));
         }
-        let last = said.stderr.lines().next().unwrap_or_default();
-        self.record.print(format!("ostler {}: {} {last}", arguments.join(" "), said.code));
-        said.code
+        let last = output.stderr.lines().next().unwrap_or_default();
+        self.record.print(format!("ostler {}: {} {last}", arguments.join(" "), output.code));
+        output.code
     }
 
     fn inspect_all(&mut self) {
@@ -204,13 +204,13 @@ impl User<'_> {
             .filter(|at| self.tree.members[*at].known_state == KnownState::Up && self.tree.is_free(*at))
             .collect();
         let Some(parent) = any(&mut self.rng, &parents).copied() else { return };
-        let being = if self.rng.below(4) == 0 { Being::Agent } else { Being::Plain };
+        let kind = if self.rng.below(4) == 0 { MemberKind::Agent } else { MemberKind::Plain };
         let name = format!("{}-{}", self.tree.root, self.tree.members.len());
         let code =
-            create_workspace(&self.operator, &name, being, Some(&self.tree.members[parent].name), false);
+            create_workspace(&self.operator, &name, kind, Some(&self.tree.members[parent].name), false);
         self.record.count("ostler create");
         self.record.print(format!("ostler create {name}: {code}"));
-        let at = self.tree.push(name.clone(), Some(parent), being);
+        let at = self.tree.push(name.clone(), Some(parent), kind);
         if code == 0 {
             self.tree.members[at].known_state = KnownState::Up;
             self.mark(&name);
@@ -219,8 +219,8 @@ impl User<'_> {
 
     /// Writes a marker into a new workspace's work volume, which existed when it came online and is never deleted.
     fn mark(&mut self, name: &str) {
-        let said = self.operator.ostler(LIMIT, ["show", name, "--json"]);
-        let Ok(row) = serde_json::from_str::<Value>(&said.stdout) else { return };
+        let shown = self.operator.ostler(LIMIT, ["show", name, "--json"]);
+        let Ok(row) = serde_json::from_str::<Value>(&shown.stdout) else { return };
         let id = text(&row["id"]);
         let volume = format!("ostler-{id}-work");
         if has_volume(&volume) && !directory_of(&volume).join(MARKER).exists() {
@@ -228,13 +228,13 @@ impl User<'_> {
         }
     }
 
-    /// Gives a command that, as far as this operator knows, can succeed.
+    /// Gives a command that can succeed, according to this operator's record.
     #[allow(clippy::match_same_arms, reason = "a row for each state and share of the numbers")]
     fn order(&mut self) {
         let at = self.rng.below(self.tree.members.len());
-        let Member { name, being, known_state, .. } = &self.tree.members[at];
-        let (name, being, known_state) = (name.clone(), *being, *known_state);
-        if being == Being::External {
+        let Member { name, kind, known_state, .. } = &self.tree.members[at];
+        let (name, kind, known_state) = (name.clone(), *kind, *known_state);
+        if kind == MemberKind::External {
             return;
         }
         if self.keeps_record && !self.tree.is_free(at) {
@@ -256,11 +256,11 @@ impl User<'_> {
                 self.run_and_record(at, &["rm", &name], KnownState::Removed);
             }
             (KnownState::Up, 6 | 7) if seldom => self.stop(at),
-            (KnownState::Up, _) if being == Being::Agent => {
+            (KnownState::Up, _) if kind == MemberKind::Agent => {
                 self.run_command(&["message", &name, "hello"]);
             }
             (KnownState::Up, _) => drop(self.run_command(&["exec", &name, "--", "true"])),
-            (KnownState::Hibernated, 0..=3) if being == Being::Agent => {
+            (KnownState::Hibernated, 0..=3) if kind == MemberKind::Agent => {
                 self.run_and_record(at, &["message", &name, "good morning"], KnownState::Up);
             }
             (KnownState::Hibernated, 0..=7) => self.run_and_record(at, &["wake", &name], KnownState::Up),

@@ -42,7 +42,7 @@ pub(crate) struct Witness {
     /// Workspaces whose config volume a test emptied: their agents have no token file until they are restarted.
     pub(crate) wiped: BTreeSet<WorkspaceId>,
     /// Workspaces whose work volume a test deleted.
-    pub(crate) robbed: BTreeSet<WorkspaceId>,
+    pub(crate) lost_work: BTreeSet<WorkspaceId>,
     /// Whether every plan that the breaker holds is approved. The breaker then limits nothing.
     pub(crate) approving: bool,
     /// Workspaces whose containers a user started directly at the engine.
@@ -53,8 +53,8 @@ pub(crate) struct Witness {
     pub(crate) listening_since: Awake,
     /// Workspaces that were up when the host rebooted and have not been restarted since.
     pub(crate) rebooted: BTreeSet<WorkspaceId>,
-    /// Whether it is informed of operator actions and of when ostler receives heartbeats, as a scenario does.
-    pub(crate) is_told: bool,
+    /// Whether it receives operator actions and the times at which ostler receives heartbeats, as from a scenario.
+    pub(crate) is_informed: bool,
     /// Passes that were running at the last clock jump: their decisions date from before it.
     pub(crate) across_jump: BTreeSet<&'static str>,
     /// Purges that an operator ordered.
@@ -66,14 +66,14 @@ pub(crate) struct Witness {
     /// Paused, parked and not startable workspaces, and the check at which that status began.
     resting: BTreeMap<WorkspaceId, usize>,
     /// Workspaces that left such a status, other than by removal or pause, and the check at which it had begun. An
-    /// operator must have ordered that. The caller empties the list.
+    /// operator must have ordered it. The caller empties the list.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
     /// Status history of every workspace: the check at which each status began.
-    pub(crate) been: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
+    pub(crate) status_history: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
     /// Every status that any workspace ever had.
     pub(crate) reached: BTreeSet<Status>,
     /// Number of checks so far.
-    pub(crate) looks: usize,
+    pub(crate) checks: usize,
     /// How often each rule had a case to check.
     pub(crate) coverage: Coverage,
     /// Change counters of disk and engine at the last check. The fields below are the tables at that check.
@@ -86,7 +86,7 @@ pub(crate) struct Witness {
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
 
-/// An operator's order to delete contents of the trash for good.
+/// An operator's order to delete contents of the trash permanently.
 #[derive(Clone)]
 pub(crate) struct PurgeOrder {
     /// The root of the tree, where the order was for a whole tree.
@@ -118,7 +118,7 @@ impl Witness {
     /// Checks everything that must hold after every step. Rules whose inputs (disk, engine) did not change are
     /// skipped.
     pub(crate) fn check(&mut self, site: &Installation) -> Result<(), Broken> {
-        self.looks += 1;
+        self.checks += 1;
         let now = (site.disk.changes(), site.world.state().changes);
         let (disk, engine) = self.seen.map_or((true, true), |seen| (seen.0 != now.0, seen.1 != now.1));
         self.seen = Some(now);
@@ -132,8 +132,8 @@ impl Witness {
         if disk || engine {
             let (rows, trash) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.trash));
             let held = self
-                .no_volume_of_a_live_workspace_goes(site, &rows, &trash)
-                .and_then(|()| self.who_is_online_holds_a_live_token(site, &rows));
+                .no_volume_of_a_live_workspace_is_deleted(site, &rows, &trash)
+                .and_then(|()| self.online_workspaces_hold_live_tokens(site, &rows));
             (self.rows, self.trash) = (rows, trash);
             held?;
         }
@@ -149,23 +149,24 @@ impl Witness {
     pub(crate) fn at_rest(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
-        rest::at_rest_but(site, &self.robbed)
+        rest::at_rest_but(site, &self.lost_work)
     }
 
     /// Checks that depend on the tables alone, after a change of them.
     fn the_tables_agree(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
-        if !now_or_panic(site.eye.memory_is_true()).expect("the store answers") {
-            return Err(Rule::MemoryIsTrue.broken("what is kept in memory is not what the tables say"));
+        if !now_or_panic(site.reader.memory_is_true()).expect("the store answers") {
+            return Err(Rule::MemoryIsTrue.broken("the in-memory state differs from the tables"));
         }
-        let events = now_or_panic(site.eye.events_after(self.last_event, 10_000)).expect("the store answers");
+        let events =
+            now_or_panic(site.reader.events_after(self.last_event, 10_000)).expect("the store answers");
         let before = std::mem::replace(&mut self.rows, site.rows());
         self.one_token_owner(site, &before)?;
         self.known_trash = std::mem::take(&mut self.trash);
-        self.trash = now_or_panic(site.eye.trash()).expect("the store answers");
-        if self.is_told && self.rows.iter().any(|row| row.status == Status::Removed) {
-            let purges = now_or_panic(site.eye.purges_ordered()).expect("the store answers");
-            self.purged.extend(purges.iter().map(|row| (row.id, self.looks)));
+        self.trash = now_or_panic(site.reader.trash()).expect("the store answers");
+        if self.is_informed && self.rows.iter().any(|row| row.status == Status::Removed) {
+            let purges = now_or_panic(site.reader.purges_ordered()).expect("the store answers");
+            self.purged.extend(purges.iter().map(|row| (row.id, self.checks)));
         }
         if events.is_empty() {
             return Ok(());
@@ -183,9 +184,9 @@ impl Witness {
         events: &[Event],
         rows: &[Workspace],
     ) -> Result<(), Broken> {
-        self.every_change_is_told_and_legal(events, rows)?;
+        self.every_change_is_reported_and_legal(events, rows)?;
         self.trees_are_restored(rows)?;
-        self.who_is_asleep_does_not_run(site, events, rows)?;
+        self.hibernated_workspaces_do_not_run(site, events, rows)?;
         for event in events {
             self.deaths_are_real(site, rows, event)?;
             self.deleted_stays_deleted(site, event)?;
@@ -205,7 +206,7 @@ impl Witness {
             // The first check finds the events of the blank disk.
             if self.last_event > 0 && event.id != self.last_event + 1 {
                 let (last, next) = (self.last_event, event.id);
-                return Err(Rule::SequenceIsWhole.broken(format!("after event {last} comes {next}")));
+                return Err(Rule::SequenceIsWhole.broken(format!("event {last} is followed by {next}")));
             }
             self.last_event = event.id;
         }
@@ -213,19 +214,25 @@ impl Witness {
     }
 
     /// Promise 3, what you see is what is: the statuses in the tables are those of the events, and every transition is
-    /// one of [`MOVES`]. Only an undelete brings a removed workspace back.
-    fn every_change_is_told_and_legal(&mut self, events: &[Event], rows: &[Workspace]) -> Result<(), Broken> {
+    /// one of [`MOVES`]. Only an undelete ends `removed`.
+    fn every_change_is_reported_and_legal(
+        &mut self,
+        events: &[Event],
+        rows: &[Workspace],
+    ) -> Result<(), Broken> {
         for event in events {
             let (Some(id), Some(to)) = (event.workspace_id, reported_status_of(event)) else { continue };
             self.reached.insert(to);
-            self.been.entry(id).or_default().push((self.looks, to));
+            self.status_history.entry(id).or_default().push((self.checks, to));
             if let Some(from) = self.event_status.insert(id, to) {
                 self.coverage.count(Rule::ChangesAreLegal, 1);
                 let allowed = |(cause, target, sources): &(Cause, Status, &[Status])| {
                     *target == to && reports(event, *cause) && sources.contains(&from)
                 };
                 if !MOVES.iter().any(allowed) {
-                    let how = format!("{id} moved from {from} to {to}, which nothing allows: {event:?}");
+                    let how = format!(
+                        "{id} moved from {from} to {to}, which the transition table does not allow: {event:?}"
+                    );
                     return Err(Rule::ChangesAreLegal.broken(how));
                 }
                 if let (true, Some(since)) = (rests(from), self.resting.remove(&id))
@@ -236,34 +243,38 @@ impl Witness {
                 }
             }
             if rests(to) {
-                self.resting.insert(id, self.looks);
+                self.resting.insert(id, self.checks);
             }
         }
         for row in rows {
             self.coverage.count(Rule::ChangesAreReported, 1);
             if self.event_status.get(&row.id) != Some(&row.status) {
                 let event_status = self.event_status.get(&row.id);
-                let how = format!("{} is {}, and the events say {event_status:?}", row.name, row.status);
+                let how =
+                    format!("{} is {}, and according to the events {event_status:?}", row.name, row.status);
                 return Err(Rule::ChangesAreReported.broken(how));
             }
         }
         Ok(())
     }
 
-    /// Promise 1: what `rm --cascade` removed together comes back together. No descendant stays removed, subject to
+    /// Promise 1: an undelete restores what `rm --cascade` removed together. No descendant stays removed, subject to
     /// the trash's retention, after its owner was undeleted.
     fn trees_are_restored(&mut self, rows: &[Workspace]) -> Result<(), Broken> {
         for row in rows {
             let Some(with) = row.removed_with else { continue };
             self.coverage.count(Rule::TreesAreRestored, 1);
             if row.status != Status::Removed {
-                let how = format!("{} is {} and says with whom it was removed", row.name, row.status);
+                let how = format!(
+                    "{} is {} and still names the workspace it was removed with",
+                    row.name, row.status
+                );
                 return Err(Rule::TreesAreRestored.broken(how));
             }
             if let Some(back) = rows.iter().find(|other| other.id == with && other.status != Status::Removed)
             {
                 let how = format!(
-                    "{} was removed along with {}, which is back: {}",
+                    "{} was removed along with {}, which was undeleted and is {}",
                     row.name, back.name, back.status
                 );
                 return Err(Rule::TreesAreRestored.broken(how));
@@ -274,14 +285,14 @@ impl Witness {
 
     /// Whether a workspace had that status at any time from that check on.
     pub(crate) fn was(&self, id: WorkspaceId, status: &str, since: usize) -> bool {
-        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
-        let before = been.iter().rev().find(|(snapshot, _)| *snapshot < since);
-        let from_then = been.iter().filter(|(snapshot, _)| *snapshot >= since);
+        let history = self.status_history.get(&id).map_or(&[][..], Vec::as_slice);
+        let before = history.iter().rev().find(|(check, _)| *check < since);
+        let from_then = history.iter().filter(|(check, _)| *check >= since);
         before.into_iter().chain(from_then).any(|(_, was)| was.as_str() == status)
     }
 
     /// Promise 3: when a workspace is reported hibernated, none of its containers runs.
-    fn who_is_asleep_does_not_run(
+    fn hibernated_workspaces_do_not_run(
         &mut self,
         site: &Installation,
         events: &[Event],
@@ -293,11 +304,11 @@ impl Witness {
             else {
                 continue;
             };
-            self.coverage.count(Rule::SleepersDoNotRun, 1);
+            self.coverage.count(Rule::HibernatedDoesNotRun, 1);
             let state = site.world.state();
             if containers_of(&state, row.id).iter().any(|(_, container)| container.state.may_run()) {
-                let how = format!("{} is said to sleep, and a container of it runs", row.name);
-                return Err(Rule::SleepersDoNotRun.broken(how));
+                let how = format!("{} is reported hibernated, and a container of it runs", row.name);
+                return Err(Rule::HibernatedDoesNotRun.broken(how));
             }
         }
         Ok(())
@@ -305,7 +316,7 @@ impl Witness {
 
     /// Promise 1, nothing is lost: nothing of a live workspace is deleted, and none of its volumes is in the trash,
     /// except while it is being restored.
-    fn no_volume_of_a_live_workspace_goes(
+    fn no_volume_of_a_live_workspace_is_deleted(
         &mut self,
         site: &Installation,
         rows: &[Workspace],
@@ -326,9 +337,10 @@ impl Witness {
             }
             self.coverage.count(Rule::DeletionIsOrdered, 1);
             let of = rows.iter().find(|row| call.object.contains(&row.id.to_string()));
-            if let Some(row) = of.filter(|row| self.is_told && !self.purge_orders(row.id) && !self.approving)
+            if let Some(row) =
+                of.filter(|row| self.is_informed && !self.purge_orders(row.id) && !self.approving)
             {
-                let how = format!("{} of {} was deleted, and nobody said so", call.object, row.name);
+                let how = format!("{} of {} was deleted without an order", call.object, row.name);
                 return Err(Rule::DeletionIsOrdered.broken(how));
             }
         }
@@ -347,19 +359,19 @@ impl Witness {
         for row in rows.iter().filter(working) {
             self.coverage.count(rule, 1);
             let work = volume_name(row.id, VolumeKind::Work);
-            if !state.volumes.contains_key(&work) && self.was_here(row.id) {
+            if !state.volumes.contains_key(&work) && self.was_created_here(row.id) {
                 return Err(rule.broken(format!("the work volume of {} ({}) is gone", row.name, row.status)));
             }
-            if self.robbed.contains(&row.id) {
+            if self.lost_work.contains(&row.id) {
                 self.coverage.count(Rule::LossIsNotHidden, 1);
                 let is_there = state.volumes.contains_key(&work);
                 if is_there && !self.new_volumes.contains(&row.id) {
                     return Err(
-                        Rule::LossIsNotHidden.broken(format!("{work} was made anew for {}", row.name))
+                        Rule::LossIsNotHidden.broken(format!("{work} was created again for {}", row.name))
                     );
                 }
                 if is_there {
-                    self.robbed.remove(&row.id);
+                    self.lost_work.remove(&row.id);
                 }
             }
         }
@@ -369,17 +381,17 @@ impl Witness {
     /// Whether an operator ordered the purge of a workspace, or of one that was above it at that time, and the
     /// workspace was not undeleted after the order was answered or carried out.
     fn purge_orders(&self, id: WorkspaceId) -> bool {
-        let been = self.been.get(&id).map_or(&[][..], Vec::as_slice);
+        let history = self.status_history.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;
-        let undeleted = been.windows(2).filter(back).map(|pair| pair[1].0).max();
+        let undeleted = history.windows(2).filter(back).map(|pair| pair[1].0).max();
         let purged = self.purged.get(&id).copied();
-        let holds = |said: &PurgeOrder| {
+        let holds = |order: &PurgeOrder| {
             // An unanswered order may have been carried out before or after an undelete; the row's purge order
             // decides.
-            let until = said.answered.or(purged.filter(|_| said.tree.is_some()));
+            let until = order.answered.or(purged.filter(|_| order.tree.is_some()));
             until.is_none_or(|until| undeleted.is_none_or(|undeleted| undeleted <= until))
         };
-        self.purge_orders.iter().any(|said| said.targets.contains(&id) && holds(said))
+        self.purge_orders.iter().any(|order| order.targets.contains(&id) && holds(order))
     }
 
     /// The rows at the last check.
@@ -389,8 +401,8 @@ impl Witness {
 
     /// Whether the work volume was created in this engine and not deleted by a test. A volume created while the socket
     /// pointed to another engine is in that engine.
-    fn was_here(&self, id: WorkspaceId) -> bool {
-        !self.robbed.contains(&id) && !self.elsewhere.contains(&id)
+    fn was_created_here(&self, id: WorkspaceId) -> bool {
+        !self.lost_work.contains(&id) && !self.elsewhere.contains(&id)
     }
 
     /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
@@ -406,7 +418,7 @@ impl Witness {
 
     /// Promise 2, from the token owner's side: while a row is online, the process in its container holds a token that
     /// is valid for it.
-    fn who_is_online_holds_a_live_token(
+    fn online_workspaces_hold_live_tokens(
         &mut self,
         site: &Installation,
         rows: &[Workspace],
@@ -430,8 +442,7 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 2, no holder of a live container loses its token to a sweep: a sweep never revokes the token of the
-    /// current incarnation while its container exists.
+    /// Promise 2: a sweep never revokes the token of the current incarnation while its container exists.
     fn no_owner_loses_its_token(
         &mut self,
         site: &Installation,
@@ -444,7 +455,7 @@ impl Witness {
         let rule = Rule::OwnersKeepTokens;
         self.coverage.count(rule, 1);
         let row = rows.iter().find(|row| Some(row.id) == event.workspace_id);
-        let row = row.ok_or_else(|| rule.broken("tokens of nobody were revoked"))?;
+        let row = row.ok_or_else(|| rule.broken("tokens without a workspace were revoked"))?;
         if row.kind == Kind::External {
             return Err(rule.broken(format!("{} is external, and its tokens were revoked", row.name)));
         }
@@ -454,7 +465,7 @@ impl Witness {
         let state = site.world.state();
         if current && row.container.as_ref().is_some_and(|id| state.containers.contains_key(id)) {
             return Err(rule.broken(format!(
-                "the token of {}, incarnation {}, was revoked while its container is there",
+                "the token of {}, incarnation {}, was revoked while its container exists",
                 row.name, row.incarnation
             )));
         }
@@ -480,7 +491,7 @@ impl Witness {
             return Ok(());
         };
         if container.state.may_run() && was_seen(&state, id, container) {
-            let how = format!("{} is called offline, and its container runs: {}", row.name, event.payload);
+            let how = format!("{} is reported offline, and its container runs: {}", row.name, event.payload);
             return Err(Rule::DeathsAreReal.broken(how));
         }
         Ok(())
@@ -495,14 +506,14 @@ impl Witness {
         self.coverage.count(Rule::DeletedStaysDeleted, 1);
         let state = site.world.state();
         let container =
-            entry.contents.container.iter().filter(|lies| state.containers.contains_key(&lies.id));
+            entry.contents.container.iter().filter(|trashed| state.containers.contains_key(&trashed.id));
         let volumes = entry.contents.volumes.iter().filter(|name| state.volumes.contains_key(*name));
-        let left: Vec<_> = container.map(|lies| lies.name.clone()).chain(volumes.cloned()).collect();
+        let left: Vec<_> = container.map(|trashed| trashed.name.clone()).chain(volumes.cloned()).collect();
         if left.is_empty() {
             return Ok(());
         }
         Err(Rule::DeletedStaysDeleted
-            .broken(format!("entry {} was deleted for good, and {left:?} are there", entry.id)))
+            .broken(format!("entry {} was reported permanently deleted, and {left:?} still exist", entry.id)))
     }
 
     /// When a start issues its token, no process of an older incarnation may run: two would work on one volume. Exempt
@@ -554,18 +565,17 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 4, it stops and asks when healing would hit too much at once: within an hour, sweeps hit no more
+    /// Promise 4, it stops and asks when healing would affect too much at once: within an hour, sweeps affect no more
     /// workspaces than the breaker's limit, not counting approved plans.
     fn the_breaker_held(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
-        // What an operator ordered, and what a row forbids, does not pass the breaker. After the clock was set back,
-        // those may have hit more within the past hour than a sweep is allowed to.
-        let event_status = &event.payload;
+        // The breaker limits neither operator commands nor stops of containers that must not run. After the clock was
+        // set back, those may have affected more within the past hour than a sweep is allowed to.
+        let payload = &event.payload;
         let is_counted = match event.event_type.as_str() {
             "TOKENS_REVOKED" | "WORKSPACE_RESTARTED_SILENT" => true,
-            "CONTAINER_REAPED" => event_status["reason"] == "unknown" || event_status["reason"] == "stray",
+            "CONTAINER_REAPED" => payload["reason"] == "unknown" || payload["reason"] == "stray",
             "TRASH_DELETED" => {
-                event_status["phase"] == "claimed for deletion"
-                    && !self.was_ordered(&event_status["trash_id"])
+                payload["phase"] == "claimed for deletion" && !self.was_ordered(&payload["trash_id"])
             }
             _ => false,
         };
@@ -574,7 +584,7 @@ impl Witness {
         }
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
-        let hit = now_or_panic(site.eye.swept_since(hour_ago)).expect("the store answers").len();
+        let affected = now_or_panic(site.reader.swept_since(hour_ago)).expect("the store answers").len();
         // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
         let mut known: BTreeSet<_> = site.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
@@ -585,9 +595,11 @@ impl Witness {
                 .filter_map(|c| c.spec.labels.get(LABEL_WORKSPACE).cloned()),
         );
         let limit = breaker::limit(known.len());
-        if hit > limit {
+        if affected > limit {
             let known = known.len();
-            let how = format!("{hit} workspaces were hit within an hour, the limit is {limit} of {known}");
+            let how = format!(
+                "sweeps affected {affected} workspaces within an hour; the limit is {limit} of {known}"
+            );
             return Err(Rule::BreakerHolds.broken(how));
         }
         Ok(())
@@ -611,7 +623,7 @@ impl Witness {
         }
         self.coverage.count(Rule::RebootsAreFree, 1);
         if event.payload["while_daemon_down"] != true {
-            let how = format!("{id} ended with the host, and was charged for it: {}", event.payload);
+            let how = format!("{id} exited with the host, and was charged for it: {}", event.payload);
             return Err(Rule::RebootsAreFree.broken(how));
         }
         Ok(())
@@ -620,26 +632,26 @@ impl Witness {
     /// Promise 4, and the design's rule on time: silence, slowness and idleness are measured only over time in which
     /// ostler received heartbeats without interruption.
     fn liveness_windows_hold(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
-        let event_status = &event.payload;
+        let payload = &event.payload;
         let (least, by) = match event.event_type.as_str() {
-            "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if event_status["reason"] == "silent" => {
+            "WORKSPACE_DEGRADED" | "WORKSPACE_AWAITING_AGENT" if payload["reason"] == "silent" => {
                 (SILENT_AFTER, "check_heartbeats")
             }
-            "WORKSPACE_PROVISION_FAILED" if event_status["source"] != "start" => {
+            "WORKSPACE_PROVISION_FAILED" if payload["source"] != "start" => {
                 (PROVISIONING_LIMIT, "time_out_provisioning")
             }
-            "WORKSPACE_HIBERNATING" if event_status["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
-            "CONTAINER_REAPED" if event_status["reason"] == "unknown" => (UNKNOWN_GRACE, "reap_unknown"),
+            "WORKSPACE_HIBERNATING" if payload["ordered"] == false => (LEAST_IDLE, "hibernate_idle"),
+            "CONTAINER_REAPED" if payload["reason"] == "unknown" => (UNKNOWN_GRACE, "reap_unknown"),
             "TOKENS_REVOKED" => (ABSENCE_GRACE, "revoke_stale_tokens"),
             _ => return Ok(()),
         };
-        if !self.is_told || self.across_jump.contains(by) {
+        if !self.is_informed || self.across_jump.contains(by) {
             return Ok(());
         }
         self.coverage.count(Rule::LivenessWindowsHold, 1);
         let listened = site.sim.clock().awake().since(self.listening_since);
         if listened < least {
-            let how = format!("{} after {listened:?} of listening: {event_status}", event.event_type);
+            let how = format!("{} after {listened:?} of listening: {payload}", event.event_type);
             return Err(Rule::LivenessWindowsHold.broken(how));
         }
         Ok(())
@@ -649,11 +661,11 @@ impl Witness {
 /// Whether a container was inspected, with an answer that arrived, since its process began; true if it was never
 /// inspected.
 fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
-    let looks = |(at, call): &(usize, &Call)| {
+    let is_answered = |(at, call): &(usize, &Call)| {
         call.method == "inspect_container" && call.object == id.as_str() && !state.lost_exits.contains(at)
     };
-    let last = state.log.iter().enumerate().rev().find(looks);
-    last.is_none_or(|(looked, _)| looked >= container.started_after)
+    let last = state.log.iter().enumerate().rev().find(is_answered);
+    last.is_none_or(|(inspected, _)| inspected >= container.started_after)
 }
 
 /// The limits of the design, repeated here: for the `agent` runtime, and the shortest idle time that any workspace is
@@ -717,11 +729,12 @@ fn parse(token: Option<&[u8]>) -> Option<Token> {
 /// Whether a token is valid and belongs to this workspace's current incarnation. Compared by digest, as in the daemon.
 pub(crate) fn is_live(site: &Installation, row: &Workspace, token: Option<&[u8]>) -> bool {
     let Some(token) = parse(token) else { return false };
-    let Some(TokenSubject::Workspace(token_owner)) = site.eye.token_subject(&token.digest(), site.sim.now())
+    let Some(TokenSubject::Workspace(token_owner)) =
+        site.reader.token_subject(&token.digest(), site.sim.now())
     else {
         return false;
     };
-    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
+    let live = now_or_panic(site.reader.live_tokens(row.id, site.sim.now())).expect("the store answers");
     token_owner.workspace == row.id
         && live
             .iter()
@@ -731,7 +744,7 @@ pub(crate) fn is_live(site: &Installation, row: &Workspace, token: Option<&[u8]>
 fn describe_token(token: Option<&[u8]>) -> String {
     match (token, parse(token)) {
         (None, _) => "no token".into(),
-        (Some(_), None) => "something that is no token".into(),
+        (Some(_), None) => "something that is not a token".into(),
         (Some(_), Some(token)) => format!("token {}…", token.prefix()),
     }
 }

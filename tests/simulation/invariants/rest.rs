@@ -24,22 +24,23 @@ pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {
 }
 
 /// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
-pub(super) fn at_rest_but(site: &Installation, robbed: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
-    let trash = now_or_panic(site.eye.trash()).expect("the store answers");
+pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
+    let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
         let (name, state) = (&entry.workspace_name, entry.state.as_str());
-        return Err(Rule::ItHeals.broken(format!("a trash entry of {name} is {state} for ever")));
+        return Err(Rule::ItHeals.broken(format!("a trash entry of {name} stays {state}")));
     }
     let state = site.world.state();
     for row in site.rows() {
         at_most_one_live_token(site, &row)?;
-        if !(robbed.contains(&row.id) && (row.status == Status::Online || lost_its_exit(site, &state, &row)))
+        if !(lost_work.contains(&row.id)
+            && (row.status == Status::Online || cannot_recover(site, &state, &row)))
         {
-            what_runs_is_what_the_row_says(site, &state, &row)?;
+            running_containers_match_the_row(site, &state, &row)?;
         }
         every_container_is_the_rows_or_in_the_trash(&state, &row, &trash)?;
         if row.status == Status::Removed {
-            what_a_removed_row_owned_lies_in_the_trash(&state, &row, &trash)?;
+            objects_of_a_removed_row_are_in_the_trash(&state, &row, &trash)?;
         }
     }
     Ok(())
@@ -47,7 +48,11 @@ pub(super) fn at_rest_but(site: &Installation, robbed: &BTreeSet<WorkspaceId>) -
 
 /// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
 /// container, and process, file and store agree on its token; any other has none.
-fn what_runs_is_what_the_row_says(site: &Installation, state: &State, row: &Workspace) -> Result<(), Broken> {
+fn running_containers_match_the_row(
+    site: &Installation,
+    state: &State,
+    row: &Workspace,
+) -> Result<(), Broken> {
     let running: Vec<_> =
         containers_of(state, row.id).into_iter().filter(|(_, container)| container.state.may_run()).collect();
     let detail = row.status_detail.as_deref().unwrap_or_default();
@@ -59,15 +64,14 @@ fn what_runs_is_what_the_row_says(site: &Installation, state: &State, row: &Work
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
             if row.container.as_ref() != Some(*id) {
-                return Err(format!("{what}, which is not the row's"));
+                return Err(format!("{what}, none of them the row's"));
             }
             let file = state.token_file(container);
-            let effective = |token: Option<&[u8]>| describe_token(token);
             if file != container.held_token || !is_live(site, row, file.as_deref()) {
                 return Err(format!(
-                    "{what}: its file holds {}, its process {}, and the live token is another",
-                    effective(file.as_deref()),
-                    effective(container.held_token.as_deref())
+                    "{what}: its file holds {}, its process {}, and the live token is a different one",
+                    describe_token(file.as_deref()),
+                    describe_token(container.held_token.as_deref())
                 ));
             }
             Ok(())
@@ -83,16 +87,16 @@ fn what_runs_is_what_the_row_says(site: &Installation, state: &State, row: &Work
         | Status::Degraded
         | Status::Offline
         | Status::Hibernating
-        | Status::AwaitingAgent => Err(format!("{what}: nothing here stays so")),
+        | Status::AwaitingAgent => Err(format!("{what}: a transient status at rest")),
     }
 }
 
 /// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
 /// right.
-fn lost_its_exit(site: &Installation, state: &State, row: &Workspace) -> bool {
-    let speaks = |container: &FakeContainer| is_live(site, row, container.held_token.as_deref());
+fn cannot_recover(site: &Installation, state: &State, row: &Workspace) -> bool {
+    let holds_live_token = |container: &FakeContainer| is_live(site, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
-        && containers_of(state, row.id).iter().all(|(_, container)| !speaks(container))
+        && containers_of(state, row.id).iter().all(|(_, container)| !holds_live_token(container))
 }
 
 /// No strays: every container of a workspace is the one its row names, or is in the trash.
@@ -106,7 +110,8 @@ fn every_container_is_the_rows_or_in_the_trash(
         let in_trash =
             trash.iter().any(|entry| entry.contents.container.as_ref().is_some_and(|c| c.id == *id));
         if is_rows == in_trash {
-            let where_ = if is_rows { "the row's and in the trash" } else { "nobody's" };
+            let where_ =
+                if is_rows { "the row's and in the trash" } else { "neither the row's nor in the trash" };
             let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
             return Err(Rule::ItHeals.broken(how));
         }
@@ -115,7 +120,7 @@ fn every_container_is_the_rows_or_in_the_trash(
 }
 
 /// Promise 1: what a removed workspace owned can be restored.
-fn what_a_removed_row_owned_lies_in_the_trash(
+fn objects_of_a_removed_row_are_in_the_trash(
     state: &State,
     row: &Workspace,
     trash: &[TrashEntry],
@@ -137,7 +142,7 @@ fn what_a_removed_row_owned_lies_in_the_trash(
 
 /// At most one live instance token, and only that of the row's current incarnation.
 pub(super) fn at_most_one_live_token(site: &Installation, row: &Workspace) -> Result<(), Broken> {
-    let live = now_or_panic(site.eye.live_tokens(row.id, site.sim.now())).expect("the store answers");
+    let live = now_or_panic(site.reader.live_tokens(row.id, site.sim.now())).expect("the store answers");
     let live: Vec<_> = live.iter().filter(|token| token.kind == TokenKind::Instance).collect();
     if live.len() > 1 || live.iter().any(|token| token.incarnation != Some(row.incarnation)) {
         let of: Vec<_> = live.iter().map(|token| token.incarnation).collect();

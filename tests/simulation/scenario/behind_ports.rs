@@ -50,23 +50,23 @@ pub(super) fn agents(sim: Sim, world: &Arc<World>, book: &Shared) -> PipeTo {
         let proof = token.map(|token| token.digest().proof());
         drop(state);
         let (here, there) = tokio::io::duplex(16 * 1024);
-        let mood = sim.choose(|rng| rng.below(10));
-        sim.spawn(Owner::Engine, answer(there, own, proof, Arc::clone(&book), mood));
+        let outcome = sim.choose(|rng| rng.below(10));
+        sim.spawn(Owner::Engine, answer(there, own, proof, Arc::clone(&book), outcome));
         Ok(here)
     })
 }
 
-async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book: Shared, mood: usize) {
-    let mut create_online = Vec::new();
+async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book: Shared, outcome: usize) {
+    let mut received = Vec::new();
     let mut piece = [0; 2048];
     // The body of these messages ends with a brace; the head contains none.
-    while !create_online.ends_with(b"}}}") && !create_online.ends_with(b"}") {
+    while !received.ends_with(b"}}}") && !received.ends_with(b"}") {
         match wire.read(&mut piece).await {
             Ok(0) | Err(_) => return,
-            Ok(read) => create_online.extend_from_slice(&piece[..read]),
+            Ok(read) => received.extend_from_slice(&piece[..read]),
         }
     }
-    let text = String::from_utf8_lossy(&create_online).into_owned();
+    let text = String::from_utf8_lossy(&received).into_owned();
     {
         let mut book = open(&book);
         book.arrived += 1;
@@ -74,33 +74,33 @@ async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book:
         // If its volume was wiped, only its process knows the token.
         if proof.is_some_and(|proof| carried != [proof.expose()]) {
             book.broke(Rule::MessagesArrive.broken(format!(
-                "a message arrived at {own} with {} proofs, and not with the one of its token",
+                "a message arrived at {own} with {} proofs, and not with exactly the one of its token",
                 carried.len()
             )));
         }
         let meant = book
             .sent
             .iter()
-            .find(|(command, _)| text.contains(*command))
-            .map(|(command, route)| (command.clone(), *route));
+            .find(|(marker, _)| text.contains(*marker))
+            .map(|(marker, route)| (marker.clone(), *route));
         match meant {
-            Some((command, (_, to))) if to.to_string() != own => {
+            Some((marker, (_, to))) if to.to_string() != own => {
                 book.broke(
-                    Rule::MessagesArrive.broken(format!("{command} was sent to {to} and arrived at {own}")),
+                    Rule::MessagesArrive.broken(format!("{marker} was sent to {to} and arrived at {own}")),
                 );
             }
-            Some((command, _)) => book.note(format!("{command} arrived at {own}")),
-            None => book.broke(Rule::MessagesArrive.broken("a message arrived that nobody sent")),
+            Some((marker, _)) => book.note(format!("{marker} arrived at {own}")),
+            None => book.broke(Rule::MessagesArrive.broken("a message arrived that was not sent")),
         }
     }
-    match mood {
+    match outcome {
         0 => {}
         1 => std::future::pending().await,
         _ => {
-            let body = r#"{"result":{"parts":[{"text":"heard"}]}}"#;
-            let preface = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+            let body = r#"{"result":{"parts":[{"text":"received"}]}}"#;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
             // The caller may have disconnected.
-            let _gone = wire.write_all(format!("{preface}{body}").as_bytes()).await;
+            let _gone = wire.write_all(format!("{head}{body}").as_bytes()).await;
         }
     }
 }

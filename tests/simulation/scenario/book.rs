@@ -20,24 +20,24 @@ pub(super) struct Book {
     /// How often each kind of event was caused.
     pub(super) done: BTreeMap<&'static str, u64>,
     pub(super) running_passes: Vec<&'static str>,
-    pub(super) looks: usize,
+    pub(super) checks: usize,
     /// Tokens seen so far: of agents that ran, and of external ones.
     pub(super) tokens: Vec<Token>,
     /// Tokens that an operator made, with their workspace.
     pub(super) operator_tokens: Vec<(WorkspaceId, Token)>,
     /// A violation found in a task.
     pub(super) broken: Option<Broken>,
-    /// Messages sent, by the word that identifies them: sender and target.
+    /// Messages sent, by the marker that identifies them: sender and target.
     pub(super) sent: BTreeMap<String, (Option<WorkspaceId>, WorkspaceId)>,
     /// Workspaces for which an operator requested a new volume in place of a lost one.
     pub(super) new_volumes: BTreeSet<WorkspaceId>,
     /// Purges that an operator ordered.
     pub(super) purge_orders: Vec<PurgeOrder>,
     /// Reported statuses, each with the check number at which it was requested.
-    pub(super) reported_status: Vec<(WorkspaceId, String, usize)>,
+    pub(super) reported_statuses: Vec<(WorkspaceId, String, usize)>,
     pub(super) arrived: u64,
-    pub(super) runs_that_took: usize,
-    pub(super) words_heard: usize,
+    pub(super) destructive_runs: usize,
+    pub(super) reports_accepted: usize,
     pub(super) whole_listings: usize,
 }
 
@@ -56,26 +56,26 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// An operator orders that these workspaces' trash may be deleted for good; returns the index of the order.
-    pub(super) fn order_purge(&mut self, said: PurgeOrder) -> usize {
-        self.purge_orders.push(said);
+    /// An operator orders that these workspaces' trash may be permanently deleted; returns the index of the order.
+    pub(super) fn order_purge(&mut self, order: PurgeOrder) -> usize {
+        self.purge_orders.push(order);
         self.purge_orders.len() - 1
     }
 
     /// The order was answered: a later undelete cancels it. A refused order has no effect.
-    pub(super) fn purge_answered(&mut self, which: usize, status: u16) {
-        let said = &mut self.purge_orders[which];
-        said.answered = Some(self.looks + 1);
+    pub(super) fn purge_answered(&mut self, index: usize, status: u16) {
+        let order = &mut self.purge_orders[index];
+        order.answered = Some(self.checks + 1);
         if (400..500).contains(&status) {
-            (said.tree, said.targets) = (None, BTreeSet::new());
+            (order.tree, order.targets) = (None, BTreeSet::new());
         }
     }
 
     /// The daemon was killed: open requests will never be answered.
     pub(super) fn cut_off(&mut self) {
-        self.command_history.interrupt(self.looks);
-        for said in &mut self.purge_orders {
-            said.answered.get_or_insert(self.looks + 1);
+        self.command_history.interrupt(self.checks);
+        for order in &mut self.purge_orders {
+            order.answered.get_or_insert(self.checks + 1);
         }
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::{
     super::{
-        installation::{EVENT_RETENTION, now_or_panic, pass_named, well},
+        installation::{EVENT_RETENTION, healthy, now_or_panic, pass_named},
         invariants::{Broken, Rule},
     },
     Scenario,
@@ -24,16 +24,16 @@ const RECOVERIES: i64 = AGENT_EVENTS_BURST + 10;
 
 impl Scenario {
     pub(super) fn growth_is_bounded(&mut self) -> Result<(), Broken> {
-        self.a_flapping_agent_is_told_of_rarely()?;
+        self.a_flapping_agent_emits_few_events()?;
         self.old_events_are_forgotten()?;
         self.ids_are_no_names()
     }
 
     /// Token owner whose heartbeats change the status of its workspace.
-    fn speaker(&self) -> Option<TokenOwner> {
+    fn reporter(&self) -> Option<TokenOwner> {
         let tokens = self.book().tokens.clone();
         tokens.iter().find_map(|token| {
-            let token_subject = self.site.eye.token_subject(&token.digest(), self.site.sim.now())?;
+            let token_subject = self.site.reader.token_subject(&token.digest(), self.site.sim.now())?;
             let TokenSubject::Workspace(token_owner) = token_subject else { return None };
             let row = self.site.row(token_owner.workspace);
             let proves = token_owner.kind == TokenKind::Instance || row.kind == Kind::External;
@@ -41,21 +41,21 @@ impl Scenario {
         })
     }
 
-    fn a_flapping_agent_is_told_of_rarely(&mut self) -> Result<(), Broken> {
-        let Some(token_owner) = self.speaker() else { return Ok(()) };
+    fn a_flapping_agent_emits_few_events(&mut self) -> Result<(), Broken> {
+        let Some(token_owner) = self.reporter() else { return Ok(()) };
         let now = self.site.sim.now();
-        let newest = || now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
+        let newest = || now_or_panic(self.site.reader.newest_sequence()).expect("the store answers");
         let before = newest();
         for _ in 0..RECOVERIES {
-            for heartbeat in [Heartbeat { error_rate: 1.0, ..well() }, well()] {
-                now_or_panic(self.site.eye.record_heartbeat(token_owner, heartbeat, now))
+            for heartbeat in [Heartbeat { error_rate: 1.0, ..healthy() }, healthy()] {
+                now_or_panic(self.site.reader.record_heartbeat(token_owner, heartbeat, now))
                     .expect("the store answers");
             }
         }
-        let reported_status = newest() - before;
+        let emitted = newest() - before;
         self.witness.coverage.count(Rule::HistoryIsBounded, 1);
-        if reported_status > 2 * (AGENT_EVENTS_BURST + 1) {
-            let how = format!("{reported_status} events tell of an agent that recovered {RECOVERIES} times");
+        if emitted > 2 * (AGENT_EVENTS_BURST + 1) {
+            let how = format!("an agent that recovered {RECOVERIES} times caused {emitted} events");
             return Err(Rule::HistoryIsBounded.broken(how));
         }
         Ok(())
@@ -65,18 +65,18 @@ impl Scenario {
         let sweeper = self.site.daemon.sweeper.clone();
         let oldest = self.site.sim.now() - EVENT_RETENTION;
         let before = oldest - std::time::Duration::from_secs(1);
-        let newest = now_or_panic(self.site.eye.newest_sequence()).expect("the store answers");
-        now_or_panic(self.site.eye.emit(before, EventKind::EngineAccepted, None, json!({}), None))
+        let newest = now_or_panic(self.site.reader.newest_sequence()).expect("the store answers");
+        now_or_panic(self.site.reader.emit(before, EventKind::EngineAccepted, None, json!({}), None))
             .expect("the store answers");
         self.site.sim.calmly(async move {
             let (pass, snapshot) = (pass_named("forget_history"), sweeper.clock_snapshot());
             drop(sweeper.run(&*pass, &snapshot, Mode::Apply).await);
         });
-        let events = now_or_panic(self.site.eye.events_after(newest, 1_000)).expect("the store answers");
+        let events = now_or_panic(self.site.reader.events_after(newest, 1_000)).expect("the store answers");
         self.witness.coverage.count(Rule::HistoryIsBounded, events.len());
         match events.iter().find(|event| event.created_at < oldest) {
             Some(old) => {
-                Err(Rule::HistoryIsBounded.broken(format!("an event of {} is kept", old.created_at)))
+                Err(Rule::HistoryIsBounded.broken(format!("an event of {} was not deleted", old.created_at)))
             }
             None => Ok(()),
         }
@@ -91,12 +91,12 @@ impl Scenario {
         let body = json!({ "name": one.to_string() });
         let path = format!("/workspaces/{other}");
         let _answer = self.site.sim.calmly(self.site.as_operator("PATCH", &path, Some(body)));
-        let found = now_or_panic(self.site.eye.find_workspace(one.to_string(), Scope::Live));
+        let found = now_or_panic(self.site.reader.find_workspace(one.to_string(), Scope::Live));
         self.witness.coverage.count(Rule::IdsAreNoNames, 1);
         match found.expect("the store answers") {
             Found::One(row) if row.id == one => Ok(()),
             found @ (Found::One(_) | Found::Many(_) | Found::None(_)) => {
-                Err(Rule::IdsAreNoNames.broken(format!("{one} leads to {found:?}")))
+                Err(Rule::IdsAreNoNames.broken(format!("{one} addresses {found:?}")))
             }
         }
     }

@@ -13,7 +13,7 @@ use ostler::{
 
 use super::{
     super::{executor::Owner, faults},
-    Scenario, Unread,
+    Scenario, UnreadJumps,
     book::open,
     running,
 };
@@ -26,12 +26,18 @@ pub(super) enum ManualAction {
     Start,
     WipeConfig,
     WipeConfigDirectory,
-    TakeWork,
+    DeleteWork,
 }
 
 impl ManualAction {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Kill, Self::Remove, Self::Start, Self::WipeConfig, Self::WipeConfigDirectory, Self::TakeWork];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Remove,
+        Self::Start,
+        Self::WipeConfig,
+        Self::WipeConfigDirectory,
+        Self::DeleteWork,
+    ];
 }
 
 impl Scenario {
@@ -39,17 +45,17 @@ impl Scenario {
     pub(super) fn act_manually(&mut self, how: Option<ManualAction>) {
         let Some(id) = self.any_workspace() else { return };
         let starting = self.site.status(id) == Status::Provisioning;
-        let hand = self.site.sim.choose(|rng| {
+        let random = self.site.sim.choose(|rng| {
             if starting && rng.permille(400) { ManualAction::Start } else { rng.pick(&ManualAction::ALL) }
         });
-        self.act_manually_on(id, how.unwrap_or(hand));
+        self.act_manually_on(id, how.unwrap_or(random));
     }
 
-    pub(super) fn act_manually_on(&mut self, id: WorkspaceId, hand: ManualAction) {
+    pub(super) fn act_manually_on(&mut self, id: WorkspaceId, action: ManualAction) {
         let row = self.site.row(id);
         let Some(container) = row.container else { return };
         let mut state = self.site.world.state();
-        let what = match hand {
+        let what = match action {
             ManualAction::Kill => {
                 if state.containers.get(&container).is_none_or(|container| !container.state.may_run()) {
                     return;
@@ -62,8 +68,8 @@ impl Scenario {
                 "its container is removed by hand"
             }
             ManualAction::Start => {
-                let stands = |container: &FakeContainer| !container.state.may_run();
-                if !state.containers.get(&container).is_some_and(stands)
+                let is_stopped = |container: &FakeContainer| !container.state.may_run();
+                if !state.containers.get(&container).is_some_and(is_stopped)
                     || state.half_started.contains(&container)
                 {
                     return;
@@ -77,20 +83,22 @@ impl Scenario {
                 let name = volume_name(id, VolumeKind::Config);
                 let Some(volume) = state.volumes.get_mut(&name) else { return };
                 volume.files.clear();
-                volume.directory_missing = hand == ManualAction::WipeConfigDirectory;
+                volume.directory_missing = action == ManualAction::WipeConfigDirectory;
                 state.changes += 1;
                 self.witness.wiped.insert(id);
                 "its config volume is wiped"
             }
-            ManualAction::TakeWork
-                if self.temper.robbers && row.has_work_volume && !self.book().new_volumes.contains(&id) =>
+            ManualAction::DeleteWork
+                if self.parameters.work_deletions
+                    && row.has_work_volume
+                    && !self.book().new_volumes.contains(&id) =>
             {
                 state.volumes.remove(&volume_name(id, VolumeKind::Work));
                 state.changes += 1;
-                self.witness.robbed.insert(id);
-                "its work volume is taken away by hand"
+                self.witness.lost_work.insert(id);
+                "its work volume is deleted by hand"
             }
-            ManualAction::TakeWork => return,
+            ManualAction::DeleteWork => return,
         };
         drop(state);
         self.count(what);
@@ -101,11 +109,11 @@ impl Scenario {
         let pages = self.site.sim.choose(|rng| rng.below(5));
         if pages == 4 {
             self.site.disk.free();
-            self.note("there is room on the disk");
+            self.note("the disk has space again");
         } else {
             self.site.disk.fill(u32::try_from(pages).expect("it is small"));
             self.count("the disk was full");
-            self.note(format!("the disk is full but for {pages} pages"));
+            self.note(format!("the disk is full except {pages} pages"));
         }
     }
 
@@ -114,8 +122,8 @@ impl Scenario {
             self.lead_back();
         } else {
             self.site.world.lead_elsewhere();
-            self.count("the socket led to another engine");
-            self.note("the socket leads to another engine");
+            self.count("the socket was pointed to another engine");
+            self.note("the socket points to another engine");
             let all = self.site.rows().into_iter().map(|row| row.id);
             self.witness.elsewhere.extend(all);
         }
@@ -139,7 +147,7 @@ impl Scenario {
         // A registry that owned nothing at that time may have accepted that engine; what it made is there.
         self.witness.elsewhere.extend(self.site.rows().into_iter().map(|row| row.id));
         self.site.world.lead_here();
-        self.note("the socket leads to our engine again");
+        self.note("the socket points to our engine again");
     }
 
     pub(super) fn crash(&mut self) {
@@ -149,11 +157,11 @@ impl Scenario {
             self.site.sim.run_one();
         }
         self.count("crashes");
-        self.note("the daemon is killed and starts again");
+        self.note("the daemon is killed and restarted");
         let sim = self.site.sim.clone();
         let mut fates = sim.choose(|rng| rng.clone());
         self.site.crash(|_| fates.permille(arriving));
-        self.begin_anew();
+        self.reset_after_start();
     }
 
     /// Stops the daemon's process for a while; both clocks continue.
@@ -175,15 +183,15 @@ impl Scenario {
     /// Reboots the host.
     pub(super) fn reboot(&mut self) {
         self.count("reboots");
-        self.note("the host starts again");
+        self.note("the host reboots");
         let ran = self.site.reboot();
-        self.begin_anew();
+        self.reset_after_start();
         let was_up = |id: &WorkspaceId| matches!(self.site.status(*id), Status::Online | Status::Degraded);
         self.witness.rebooted = ran.into_iter().filter(was_up).collect();
     }
 
     /// Resets the record when a new process of the daemon has started.
-    fn begin_anew(&mut self) {
+    fn reset_after_start(&mut self) {
         self.site.watch();
         self.witness.listening_since = self.site.sim.clock().awake();
         self.witness.across_jump.clear();
@@ -201,11 +209,12 @@ impl Scenario {
         self.site.sim.jump(minutes * 60_000);
         if minutes != 0 {
             let readings = self.site.sim.readings(Owner::Daemon);
-            let mut unread = self
-                .unread
-                .take()
-                .filter(|unread| unread.readings == readings)
-                .unwrap_or(Unread { readings, minutes: 0, listening_since: self.witness.listening_since });
+            let mut unread =
+                self.unread.take().filter(|unread| unread.readings == readings).unwrap_or(UnreadJumps {
+                    readings,
+                    minutes: 0,
+                    listening_since: self.witness.listening_since,
+                });
             unread.minutes += minutes;
             self.witness.listening_since = match unread.minutes {
                 0 => unread.listening_since,

@@ -28,8 +28,8 @@ use ostler::{
 
 use super::{
     executor::{EffectState, Owner, Seen, Sim, TaskOrder},
-    faults::{self, Temper},
-    installation::{AGENTS, IMAGE, Installation, OPS, furnished_world, pass_named, request},
+    faults::{self, Parameters},
+    installation::{AGENTS, IMAGE, Installation, OPS, pass_named, prepared_world, request},
     invariants::{Broken, PurgeOrder, Rule, Witness},
 };
 use behind_ports::agents;
@@ -43,7 +43,7 @@ pub(crate) const STEPS: usize = 200;
 const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
 /// Streams of random numbers; each step has its own.
-const TEMPER: u64 = 3;
+const PARAMETERS: u64 = 3;
 const FIRST_STEP: u64 = 1000;
 
 const ABOUT_AGENTS: [&str; 5] =
@@ -58,14 +58,14 @@ struct Scenario {
     neighbour: Option<Installation>,
     witness: Witness,
     book: Shared,
-    temper: Temper,
-    named: u64,
+    parameters: Parameters,
+    workspaces_named: u64,
     /// Clock jumps since the daemon last read the clock.
-    unread: Option<Unread>,
+    unread: Option<UnreadJumps>,
 }
 
 /// Jumps that the daemon has not observed yet. If they cancel out before it reads the clock, they have no effect.
-struct Unread {
+struct UnreadJumps {
     readings: u64,
     minutes: i64,
     /// Its value before the first of them.
@@ -75,14 +75,14 @@ struct Unread {
 impl Scenario {
     fn new(seed: u64, book: Shared) -> Self {
         let sim = Sim::new(seed, TaskOrder::Seeded);
-        sim.reseed(seed, TEMPER);
-        let temper = sim.choose(Temper::of);
-        let world = furnished_world();
+        sim.reseed(seed, PARAMETERS);
+        let parameters = sim.choose(Parameters::of);
+        let world = prepared_world();
         let pipe_to = agents(sim.clone(), &world, &book);
-        let site = Installation::with_agents(sim.clone(), Arc::clone(&world), temper.driven, pipe_to);
-        let neighbour = temper.neighbour.then(|| {
+        let site = Installation::with_agents(sim.clone(), Arc::clone(&world), parameters.driven, pipe_to);
+        let neighbour = parameters.neighbour.then(|| {
             let neighbour = site.neighbour();
-            let made = request("next-door", IMAGE);
+            let made = request("neighbour", IMAGE);
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
         });
@@ -90,7 +90,7 @@ impl Scenario {
         if neighbour.is_some() {
             sim.pass(Duration::from_secs(5));
         }
-        let faulty = temper.faults;
+        let faulty = parameters.faults;
         let (choices, noted) = (sim.clone(), Arc::clone(&book));
         world.inject(move |call| {
             let mut book = open(&noted);
@@ -107,7 +107,7 @@ impl Scenario {
             }
             if let Some(name) = faults::name_of(&fault) {
                 book.count(name);
-                book.note(format!("wrong: {name} ({} {})", call.method, short(&call.object)));
+                book.note(format!("fault: {name} ({} {})", call.method, short(&call.object)));
             }
             fault
         });
@@ -124,9 +124,9 @@ impl Scenario {
         site.watch();
         let mut witness = Witness::of(&site);
         witness.late_starts = faulty > 0;
-        witness.is_told = true;
+        witness.is_informed = true;
         witness.listening_since = sim.clock().awake();
-        Self { site, neighbour, witness, book, temper, named: 0, unread: None }
+        Self { site, neighbour, witness, book, parameters, workspaces_named: 0, unread: None }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -141,19 +141,19 @@ impl Scenario {
         self.book().count(what);
     }
 
-    fn live(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
+    fn run(&mut self, seed: u64, steps: &[u64]) -> Result<(), Broken> {
         for step in steps {
             self.site.sim.reseed(seed, FIRST_STEP + step);
             self.site.sim.run_ready();
-            let lulls = if self.temper.deaths > 0 { 40 } else { 10 };
-            if self.site.sim.choose(|rng| rng.permille(lulls)) {
-                self.lull()?;
+            let quiet_permille = if self.parameters.deaths > 0 { 40 } else { 10 };
+            if self.site.sim.choose(|rng| rng.permille(quiet_permille)) {
+                self.quiet_period()?;
             }
             self.step();
             self.check()?;
         }
         self.site.sim.reseed(seed, FIRST_STEP - 1);
-        self.calm_down()?;
+        self.stop_faults()?;
         self.witness.at_rest(&self.site)?;
         self.last_command_wins()?;
         self.growth_is_bounded()
@@ -163,7 +163,7 @@ impl Scenario {
         self.witness.check(&self.site)?;
         let left = std::mem::take(&mut self.witness.left_rest);
         let mut book = open(&self.book);
-        book.looks = self.witness.looks;
+        book.checks = self.witness.checks;
         if let Some(broken) = book.broken.take() {
             return Err(broken);
         }
@@ -172,40 +172,42 @@ impl Scenario {
             let mut line = line_above(&self.site, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
-            if !book.command_history.roused(&line, since) {
+            if !book.command_history.rest_was_ended(&line, since) {
                 let name = self.site.row(id).name;
-                return Err(Rule::RestIsKept.broken(format!("{name} left its rest, and no person said so")));
+                return Err(Rule::RestIsKept
+                    .broken(format!("{name} left its resting status without an operator command")));
             }
         }
-        for (id, status, since) in std::mem::take(&mut book.reported_status) {
+        for (id, status, since) in std::mem::take(&mut book.reported_statuses) {
             self.witness.coverage.count(Rule::AnswersAreTrue, 1);
             if !self.witness.was(id, &status, since) {
-                let how = format!("{id} was said to be {status}, and was not since look {since}");
+                let how = format!("{id} was reported {status}, and was not since check {since}");
                 return Err(Rule::AnswersAreTrue.broken(how));
             }
         }
         self.witness.new_volumes.clone_from(&book.new_volumes);
-        let looks = book.looks;
-        let is_open = |said: &&mut PurgeOrder| said.answered.is_none_or(|end| end >= looks);
-        book.purge_orders.iter_mut().filter(is_open).for_each(|said| said.note_tree(self.witness.rows()));
+        let checks = book.checks;
+        let is_open = |order: &&mut PurgeOrder| order.answered.is_none_or(|end| end >= checks);
+        book.purge_orders.iter_mut().filter(is_open).for_each(|order| order.note_tree(self.witness.rows()));
         self.witness.purge_orders.clone_from(&book.purge_orders);
-        let runs = std::mem::take(&mut book.runs_that_took);
+        let runs = std::mem::take(&mut book.destructive_runs);
         self.witness.coverage.count(Rule::RunsAreBounded, runs);
-        let create_online = std::mem::take(&mut book.words_heard);
-        self.witness.coverage.count(Rule::TokensSpeakTrue, create_online);
+        let accepted = std::mem::take(&mut book.reports_accepted);
+        self.witness.coverage.count(Rule::ReportsNeedAValidToken, accepted);
         if !self.witness.across_jump.is_empty() {
             let running = running(&self.site, &book);
             self.witness.across_jump.retain(|pass| running.contains(pass));
         }
         for (id, token) in &book.operator_tokens {
             self.witness.coverage.count(Rule::OperatorTokensStay, 1);
-            let token_owner = self.site.eye.token_subject(&token.digest(), self.site.sim.now());
+            let token_owner = self.site.reader.token_subject(&token.digest(), self.site.sim.now());
             let removed = self.witness.is_removed(*id);
             if !removed
                 && !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == *id)
             {
-                let how =
-                    format!("a person made a token of {id}, nobody revoked it, and it is no longer valid");
+                let how = format!(
+                    "a token that an operator issued for {id} is no longer valid, and was not revoked"
+                );
                 return Err(Rule::OperatorTokensStay.broken(how));
             }
         }
@@ -213,9 +215,9 @@ impl Scenario {
     }
 
     /// Operations in progress end, no requests arrive for a while, and the passes about agents run. Where containers
-    /// die, one may die repeatedly.
-    fn lull(&mut self) -> Result<(), Broken> {
-        let deadly = self.temper.deaths > 0;
+    /// exit, one may exit repeatedly.
+    fn quiet_period(&mut self) -> Result<(), Broken> {
+        let deadly = self.parameters.deaths > 0;
         let times = if deadly && self.site.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
         for _ in 0..times {
             self.until_nothing_is_due()?;
@@ -225,10 +227,10 @@ impl Scenario {
             }
             let waits = if deadly { &[1, 1, 2, 2] } else { &[1, 2, 4, 14] };
             let minutes = self.site.sim.choose(|rng| rng.pick(waits));
-            self.note(format!("{minutes} minutes pass in a lull"));
+            self.note(format!("{minutes} minutes pass in a quiet period"));
             let mut left = Duration::from_mins(minutes);
             // Check a driven daemon often: by the end of a minute it has caught up with everything.
-            let slice = if self.temper.driven { Duration::from_secs(7) } else { left };
+            let slice = if self.parameters.driven { Duration::from_secs(7) } else { left };
             while !left.is_zero() {
                 let time = slice.min(left);
                 left -= time;
@@ -242,7 +244,7 @@ impl Scenario {
             if self.site.sim.choose(|rng| rng.permille(300)) {
                 self.race()?;
             }
-            if !self.temper.driven {
+            if !self.parameters.driven {
                 // The passes about agents, or sometimes all passes. Many graces need two snapshots.
                 let all = self.site.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
@@ -256,7 +258,7 @@ impl Scenario {
     /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Checked only with a
     /// driver, which alone can be late, and without full disks, on which due restarts cannot be recorded.
     fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
-        if !self.temper.driven || self.temper.full_disks > 0 {
+        if !self.parameters.driven || self.parameters.full_disks > 0 {
             return Ok(());
         }
         let (now, busy) = (self.site.sim.now(), self.site.daemon.ops.busy());
@@ -267,7 +269,7 @@ impl Scenario {
             let Some(due) = row.restart_due_at.filter(|_| !waits(&row.id)) else { continue };
             self.witness.coverage.count(Rule::RestartsAreOnTime, 1);
             if now > due + RESTART_TOLERANCE {
-                let how = format!("{} was to be restarted at {due}, and is offline at {now}", row.name);
+                let how = format!("{} was due for a restart at {due}, and is offline at {now}", row.name);
                 return Err(Rule::RestartsAreOnTime.broken(how));
             }
         }
@@ -276,7 +278,7 @@ impl Scenario {
 
     fn until_nothing_is_due(&mut self) -> Result<(), Broken> {
         // A driver always has another timer.
-        let most = if self.temper.driven { 150 } else { 2000 };
+        let most = if self.parameters.driven { 150 } else { 2000 };
         for _ in 0..most {
             self.site.sim.run_ready();
             if let Some(next) = self.site.sim.held().first().copied() {
@@ -297,7 +299,7 @@ impl Scenario {
     /// Takes one random step.
     fn step(&mut self) {
         let held = self.site.sim.held();
-        let Temper { crashes, deaths, full_disks, detours, .. } = self.temper;
+        let Parameters { crashes, deaths, full_disks, detours, .. } = self.parameters;
         let (crash, death, disk, detour) = self.site.sim.choose(|rng| {
             (rng.permille(crashes), rng.permille(deaths), rng.permille(full_disks), rng.permille(detours))
         });
@@ -319,13 +321,13 @@ impl Scenario {
                 let next = self.next_of(&held);
                 self.take(next);
             }
-            64..72 if !self.temper.mute => self.speak(),
+            64..72 if !self.parameters.silent_agents => self.send_report(),
             64..74 => self.send_a_message(),
             74..81 => self.wait(&held),
             81..88 => self.order(),
             88..91 => self.create(),
             91..92 => self.ask_or_change(),
-            92..97 if self.temper.driven => self.wait(&held),
+            92..97 if self.parameters.driven => self.wait(&held),
             92..97 => self.sweep(),
             97..99 => self.act_manually(None),
             _ if self.site.sim.choose(|rng| rng.permille(300)) => {
@@ -336,12 +338,12 @@ impl Scenario {
                 }
             }
             _ if self.site.sim.choose(|rng| rng.permille(300)) => {
-                // Sometimes several at once: more than the breaker lets pass.
+                // Sometimes several at once: more than the breaker allows.
                 let many = self.site.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
                     let id = self.site.add_unknown();
-                    self.count("something unknown turned up");
-                    self.note(format!("something unknown, {id}, turns up"));
+                    self.count("an unknown container was added");
+                    self.note(format!("an unknown container of {id} is added"));
                 }
             }
             _ => self.wait(&held),
@@ -350,7 +352,7 @@ impl Scenario {
 
     /// One of the held effects; one of the slow side only rarely.
     fn next_of(&self, held: &[Seen]) -> Seen {
-        let slow = self.temper.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
+        let slow = self.parameters.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();
         self.site.sim.choose(|rng| rng.pick(if quick.is_empty() { held } else { &quick }))
     }
@@ -375,15 +377,15 @@ impl Scenario {
     }
 
     fn any_workspace_that(&self, is_meant: impl Fn(&Workspace) -> bool) -> Option<WorkspaceId> {
-        let meant: Vec<_> = self.site.rows().into_iter().filter(|row| is_meant(row)).collect();
-        (!meant.is_empty()).then(|| self.site.sim.choose(|rng| rng.pick(&meant)).id)
+        let candidates: Vec<_> = self.site.rows().into_iter().filter(|row| is_meant(row)).collect();
+        (!candidates.is_empty()).then(|| self.site.sim.choose(|rng| rng.pick(&candidates)).id)
     }
 
     /// Begins a pass, unless it is running already; the driver guarantees the same.
     fn sweep(&mut self) {
         let passes = all_passes();
-        let restarts = self.temper.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
-        let next_door = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
+        let restarts = self.parameters.deaths > 0 && self.site.sim.choose(|rng| rng.permille(400));
+        let of_second = self.neighbour.is_some() && self.site.sim.choose(|rng| rng.permille(250));
         let pass = if restarts { "restart_due" } else { self.site.sim.choose(|rng| rng.pick(&passes)) };
         // If a container is gone, sometimes runs the token sweep, to race it against a start.
         let gone = self
@@ -393,12 +395,12 @@ impl Scenario {
             .any(|row| row.container.is_some() && self.site.container(row.id).is_none());
         let pass =
             if gone && self.site.sim.choose(|rng| rng.permille(300)) { "revoke_stale_tokens" } else { pass };
-        if next_door { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
+        if of_second { self.begin_pass_of_second(pass) } else { self.begin_pass(pass) }
     }
 
     fn begin_pass_of_second(&self, pass: &'static str) {
         let Some(neighbour) = &self.neighbour else { return };
-        self.note(format!("next door, {pass} begins"));
+        self.note(format!("in the second installation, {pass} begins"));
         let sweeper = Arc::clone(&neighbour.daemon.sweeper);
         self.site.sim.spawn(Owner::Neighbour, async move {
             if let Ok(snapshot) = sweeper.snapshot().await {
@@ -422,24 +424,26 @@ impl Scenario {
                 Requirement::Store => Ok(sweeper.clock_snapshot()),
             };
             let mut run = None;
-            let said = match snapshot {
+            let outcome = match snapshot {
                 Ok(snapshot) => {
                     let done = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
                     let actions =
                         done.actions.iter().map(|done| (done.planned.action.describe(), &done.verdict));
-                    let said = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
+                    let outcome = format!("{}: {:?}", done.outcome.as_str(), actions.collect::<Vec<_>>());
                     run = Some(done);
-                    said
+                    outcome
                 }
                 Err(untrusted) => untrusted.to_string(),
             };
             let mut book = open(&shared);
             book.running_passes.retain(|running| *running != pass);
-            book.note(format!("{pass} ended {said}"));
-            let took = run.as_ref().map_or(0, taken_by);
-            book.runs_that_took += usize::from(took > 0);
+            book.note(format!("{pass} ended: {outcome}"));
+            let took = run.as_ref().map_or(0, destructive_actions);
+            book.destructive_runs += usize::from(took > 0);
             if took > 5 {
-                book.broke(Rule::RunsAreBounded.broken(format!("{pass} took {took} things away in one run")));
+                book.broke(
+                    Rule::RunsAreBounded.broken(format!("{pass} took {took} destructive actions in one run")),
+                );
             }
         });
     }
@@ -463,13 +467,15 @@ fn line_above(site: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
 
-/// Number of things that a run took away, or tried to: at most five (design, §6).
-fn taken_by(run: &Run) -> usize {
+/// Number of destructive actions that a run took or tried: at most five (design, §6).
+fn destructive_actions(run: &Run) -> usize {
     let applied = run.actions.iter().filter(|one| {
         one.planned.action.is_destructive() && !matches!(one.verdict, Verdict::Planned | Verdict::Held)
     });
     applied.count()
 }
+
+/// An object's name without leading zeros.
 fn short(object: &str) -> &str {
     let end = object.trim_start_matches('0');
     if end.is_empty() { object } else { end }
@@ -477,10 +483,10 @@ fn short(object: &str) -> &str {
 
 fn side(seen: Seen) -> &'static str {
     match (seen.state, seen.side) {
-        (EffectState::Store, OPS) => "an order, in the store",
+        (EffectState::Store, OPS) => "a command, in the store",
         (EffectState::Store, AGENTS) => "a request, in the store",
         (EffectState::Store, _) => "a sweep, in the store",
-        (EffectState::Engine, OPS) => "an order, in the engine",
+        (EffectState::Engine, OPS) => "a command, in the engine",
         (EffectState::Engine, _) => "a sweep, in the engine",
     }
 }

@@ -41,13 +41,13 @@ impl Scenario {
             let mut book = open(&shared);
             let text = answer.to_string();
             book.note(format!("{what}: {status} {}", text.chars().take(150).collect::<String>()));
-            let said_why = answer["error"].is_string()
+            let has_reason = answer["error"].is_string()
                 || answer["status"] == "confirmation_required"
                 || answer["deleted"] == true;
-            if status >= 400 && !said_why {
+            if status >= 400 && !has_reason {
                 book.broke(
                     Rule::AnswersAreTrue
-                        .broken(format!("{what} was refused without a word: {status} {answer}")),
+                        .broken(format!("{what} was refused without a reason: {status} {answer}")),
                 );
             }
             judge(&mut book, status, &answer);
@@ -55,11 +55,11 @@ impl Scenario {
     }
 
     pub(super) fn create(&mut self) {
-        if self.site.rows().len() >= self.temper.workspaces {
+        if self.site.rows().len() >= self.parameters.workspaces {
             return;
         }
-        self.named += 1;
-        let name = format!("w{}", self.named);
+        self.workspaces_named += 1;
+        let name = format!("w{}", self.workspaces_named);
         let parent = self.any_workspace();
         let body = self.site.sim.choose(|rng| {
             let image = match rng.below(100) {
@@ -115,38 +115,38 @@ impl Scenario {
     }
 
     pub(super) fn give_command(&mut self, id: WorkspaceId, command: Command) {
-        let looks = self.witness.looks;
-        let number = self.book().command_history.begin(id, command, looks);
-        self.count("orders of people");
+        let checks = self.witness.checks;
+        let number = self.book().command_history.begin(id, command, checks);
+        self.count("operator commands");
         if command == Command::StartWithNewVolume {
             self.book().new_volumes.insert(id);
         }
         let gone = (command == Command::Purge).then(|| {
-            let mut said = PurgeOrder { tree: Some(id), targets: BTreeSet::new(), answered: None };
-            said.note_tree(&self.site.rows());
-            self.book().order_purge(said)
+            let mut order = PurgeOrder { tree: Some(id), targets: BTreeSet::new(), answered: None };
+            order.note_tree(&self.site.rows());
+            self.book().order_purge(order)
         });
-        let what = format!("order {number}, {command:?} {}", self.site.row(id).name);
+        let what = format!("command {number}, {command:?} {}", self.site.row(id).name);
         self.ask(what, command.request(id), None, move |book, status, answer| {
             let granted = Command::is_granted_by(status, answer);
-            let looks = book.looks;
-            let said = book.command_history.answer(id, number, granted, looks);
-            if let Some(which) = gone {
-                book.purge_answered(which, status);
+            let checks = book.checks;
+            let given = book.command_history.answer(id, number, granted, checks);
+            if let Some(index) = gone {
+                book.purge_answered(index, status);
             }
-            if let (Command::Undelete, true, Some(said)) = (command, granted, said) {
+            if let (Command::Undelete, true, Some(given)) = (command, granted, given) {
                 let back =
                     answer["along"].as_array().into_iter().flatten().filter(|one| one["failed"] != true);
                 for id in back.filter_map(|one| one["id"].as_str()?.parse().ok()) {
-                    book.command_history.along(id, said);
+                    book.command_history.along(id, given);
                     book.count("undeleted along with another");
                 }
             }
-            if let (Some(status), Some(said)) = (answer["status"].as_str(), said)
+            if let (Some(status), Some(given)) = (answer["status"].as_str(), given)
                 && status != "confirmation_required"
                 && granted
             {
-                book.reported_status.push((id, status.to_owned(), said.begun));
+                book.reported_statuses.push((id, status.to_owned(), given.begun));
             }
         });
     }
@@ -154,24 +154,19 @@ impl Scenario {
     /// An operator queries something, or changes something other than a status.
     pub(super) fn ask_or_change(&mut self) {
         let Some(id) = self.any_workspace() else { return };
-        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
+        let trash = now_or_panic(self.site.reader.trash()).expect("the store answers");
         let name = self.site.row(id).name;
-        let (what, looks) = (self.site.sim.choose(|rng| rng.below(8)), self.witness.looks);
+        let (what, checks) = (self.site.sim.choose(|rng| rng.below(8)), self.witness.checks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
         match what {
             0 => {
-                let reported_status = move |book: &mut Book, status: u16, answer: &Value| {
+                let judge = move |book: &mut Book, status: u16, answer: &Value| {
                     if let (200, Some(status)) = (status, answer["status"].as_str()) {
-                        book.reported_status.push((id, status.to_owned(), looks));
+                        book.reported_statuses.push((id, status.to_owned(), checks));
                     }
                 };
-                self.ask(
-                    format!("what is {name}"),
-                    ("GET", path("?removed=true"), None),
-                    None,
-                    reported_status,
-                );
+                self.ask(format!("query {name}"), ("GET", path("?removed=true"), None), None, judge);
             }
             1 => {
                 let issued = move |book: &mut Book, _: u16, answer: &Value| {
@@ -181,7 +176,7 @@ impl Scenario {
                     }
                 };
                 self.ask(
-                    format!("a token of {name}"),
+                    format!("issue a token of {name}"),
                     ("POST", path("/tokens"), Some(json!({}))),
                     None,
                     issued,
@@ -194,7 +189,7 @@ impl Scenario {
             3 => {
                 let body = json!({ "image": IMAGE, "tier": 3 });
                 self.ask(
-                    format!("change what {name} is made of"),
+                    format!("change image and tier of {name}"),
                     ("PATCH", path(""), Some(body)),
                     None,
                     nothing,
@@ -207,34 +202,34 @@ impl Scenario {
             }
             6 if !trash.is_empty() => {
                 let entry = self.site.sim.choose(|rng| rng.pick(&trash));
-                let said = PurgeOrder { tree: None, targets: [entry.workspace].into(), answered: None };
-                let which = self.book().order_purge(said);
-                let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(which, status);
+                let order = PurgeOrder { tree: None, targets: [entry.workspace].into(), answered: None };
+                let index = self.book().order_purge(order);
+                let gone = move |book: &mut Book, status: u16, _: &Value| book.purge_answered(index, status);
                 let body = json!({ "entries": [entry.id] });
                 let to = "/trash/empty".to_owned();
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
             }
             7 => self.approve_what_is_held(),
-            _ => self.ask("the trash".into(), ("GET", "/trash".into(), None), None, nothing),
+            _ => self.ask("list the trash".into(), ("GET", "/trash".into(), None), None, nothing),
         }
     }
 
     /// An operator restores an entry of the trash.
     pub(super) fn restore(&mut self, entry: &TrashEntry) {
         let (of, entry) = (entry.workspace, entry.id);
-        let looks = self.witness.looks;
-        let number = self.book().command_history.begin(of, Command::Undelete, looks);
+        let checks = self.witness.checks;
+        let number = self.book().command_history.begin(of, Command::Undelete, checks);
         let request = ("POST", format!("/trash/{entry}/restore"), None);
         self.ask(format!("restore entry {entry}"), request, None, move |book, status, answer| {
             let granted = status < 300 && answer["done"] == true;
-            let looks = book.looks;
-            book.command_history.answer(of, number, granted, looks);
+            let checks = book.checks;
+            book.command_history.answer(of, number, granted, checks);
         });
     }
 
     /// An operator approves one of the held plans.
     pub(super) fn approve_what_is_held(&mut self) {
-        let held = |pass| now_or_panic(self.site.eye.held_plan(pass)).expect("the store answers");
+        let held = |pass| now_or_panic(self.site.reader.held_plan(pass)).expect("the store answers");
         let held: Vec<_> = all_passes().into_iter().filter_map(|pass| Some((pass, held(pass)?.id))).collect();
         if held.is_empty() {
             return;
@@ -243,7 +238,7 @@ impl Scenario {
         self.witness.approving = true;
         let (pass, plan) = self.site.sim.choose(|rng| rng.pick(&held));
         let request = ("POST", format!("/sweeps/{pass}/approve"), Some(json!({ "plan_id": plan })));
-        self.ask(format!("approve what {pass} holds"), request, None, |_, _, _| {});
+        self.ask(format!("approve the held plan of {pass}"), request, None, |_, _, _| {});
     }
 
     /// The token of a running process, or a token seen earlier.
@@ -268,76 +263,82 @@ impl Scenario {
     }
 
     /// An agent sends a request, with its current token or with one seen earlier.
-    pub(super) fn speak(&mut self) {
+    pub(super) fn send_report(&mut self) {
         let Some(token) = self.some_token() else { return };
-        let token_owner = match self.site.eye.token_subject(&token.digest(), self.site.sim.now()) {
+        let token_owner = match self.site.reader.token_subject(&token.digest(), self.site.sim.now()) {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,
         };
         // An agent whose token is no longer valid keeps sending.
         let Some(id) = token_owner.or_else(|| self.any_workspace()) else { return };
-        let (says, path, body) = self.site.sim.choose(|rng| {
+        let (action, path, body) = self.site.sim.choose(|rng| {
             let well = json!({ "uptime_seconds": 60 });
-            let (says, more) = rng.pick(&[
-                ("is well", well.clone()),
-                ("is well", well.clone()),
-                ("is well", well.clone()),
-                ("works", json!({ "active_tasks": 1, "current_task": "digging" })),
-                ("works and is well", json!({ "active_tasks": 2, "uptime_seconds": 60 })),
-                ("fails", json!({ "error_rate": 1.0, "sample_error": "no", "uptime_seconds": 60 })),
-                ("is wedged", json!({ "runtime_state": WEDGED, "active_tasks": 1, "uptime_seconds": 60 })),
+            let (action, more) = rng.pick(&[
+                ("sends a healthy heartbeat", well.clone()),
+                ("sends a healthy heartbeat", well.clone()),
+                ("sends a healthy heartbeat", well.clone()),
+                ("reports an active task", json!({ "active_tasks": 1, "current_task": "digging" })),
+                ("reports active tasks and is healthy", json!({ "active_tasks": 2, "uptime_seconds": 60 })),
+                ("reports errors", json!({ "error_rate": 1.0, "sample_error": "no", "uptime_seconds": 60 })),
+                (
+                    "reports that it is wedged",
+                    json!({ "runtime_state": WEDGED, "active_tasks": 1, "uptime_seconds": 60 }),
+                ),
                 ("registers", Value::Null),
-                ("looks for its peers", json!("peers")),
-                ("looks whether it is wanted", json!("state")),
-                ("wants to sleep", json!("hibernate")),
+                ("queries its peers", json!("peers")),
+                ("queries its state", json!("state")),
+                ("requests hibernation", json!("hibernate")),
             ]);
             match &more {
                 Value::Null => (
-                    says,
+                    action,
                     "/registry/register".to_owned(),
                     Some(json!({ "id": id, "url": "", "agent_card": {} })),
                 ),
-                Value::String(what) if what == "peers" => (says, format!("/registry/{id}/peers"), None),
-                Value::String(what) => (says, format!("/workspaces/{id}/{what}"), None),
+                Value::String(what) if what == "peers" => (action, format!("/registry/{id}/peers"), None),
+                Value::String(what) => (action, format!("/workspaces/{id}/{what}"), None),
                 Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
                     let mut heartbeat = more;
                     heartbeat["workspace_id"] = json!(id);
-                    (says, "/registry/heartbeat".to_owned(), Some(heartbeat))
+                    (action, "/registry/heartbeat".to_owned(), Some(heartbeat))
                 }
             }
         });
         let method = if body.is_some() || path.ends_with("hibernate") { "POST" } else { "GET" };
-        let looks = self.witness.looks;
-        let what = format!("{} says that it {says}", self.site.row(id).name);
-        self.count("words of agents");
+        let checks = self.witness.checks;
+        let what = format!("{} {action}", self.site.row(id).name);
+        self.count("requests of agents");
         let heartbeats = body.is_some();
-        let (eye, clock, digest) = (self.site.eye.clone(), self.site.sim.clock(), token.digest());
+        let (reader, clock, digest) = (self.site.reader.clone(), self.site.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
-            // What was recorded for the request was recorded just now, and nothing since.
-            let token_subject = eye.token_subject(&digest, clock.now());
-            let speaks = matches!(token_subject, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id);
+            // The store's last change is that of this request, so the token is in the state it had at that change.
+            let token_subject = reader.token_subject(&digest, clock.now());
+            let is_valid = matches!(
+                token_subject,
+                Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == id
+            );
             if heartbeats && status == 200 {
-                book.words_heard += 1;
-                if !speaks {
-                    let how = format!("{id} was heard by a token that is none: {answer}");
-                    book.broke(Rule::TokensSpeakTrue.broken(how));
+                book.reports_accepted += 1;
+                if !is_valid {
+                    let how = format!("a report of {id} was accepted with an invalid token: {answer}");
+                    book.broke(Rule::ReportsNeedAValidToken.broken(how));
                 }
             }
             if let (200, Some(status), Some(_)) = (status, answer["status"].as_str(), answer.get("paused")) {
-                book.reported_status.push((id, status.to_owned(), looks));
+                book.reported_statuses.push((id, status.to_owned(), checks));
             }
         };
         self.ask(what, (method, path, body), Some(token.expose()), judge);
     }
 
-    /// Sends a message with a unique word that identifies it on arrival.
+    /// Sends a message with a unique marker that identifies it on arrival.
     pub(super) fn send_a_message(&mut self) {
         let Some(to) = self.any_workspace() else { return };
-        let by_person = self.site.sim.choose(|rng| rng.permille(400));
-        let token = if by_person { None } else { self.some_token() };
+        let by_operator = self.site.sim.choose(|rng| rng.permille(400));
+        let token = if by_operator { None } else { self.some_token() };
         let from = token
             .as_ref()
-            .and_then(|token| self.site.eye.token_subject(&token.digest(), self.site.sim.now()));
+            .and_then(|token| self.site.reader.token_subject(&token.digest(), self.site.sim.now()));
         let from = match from {
             Some(TokenSubject::Workspace(token_owner)) => Some(token_owner.workspace),
             _ => None,
@@ -345,23 +346,23 @@ impl Scenario {
         if token.is_some() && from.is_none() {
             return;
         }
-        let command = format!("message-{}-", self.book().sent.len());
-        self.book().sent.insert(command.clone(), (from, to));
+        let marker = format!("message-{}-", self.book().sent.len());
+        self.book().sent.insert(marker.clone(), (from, to));
         self.count("messages");
-        let body = json!({ "method": "message/send", "params": { "message": { "text": command } } });
-        let what = format!("{command} to {}", self.site.row(to).name);
+        let body = json!({ "method": "message/send", "params": { "message": { "text": marker } } });
+        let what = format!("{marker} to {}", self.site.row(to).name);
         let path = format!("/workspaces/{to}/a2a");
-        let which = self.book().command_history.send(to);
+        let index = self.book().command_history.send(to);
         let clock = self.site.sim.clock();
         let sent_at = clock.awake();
         let judge = move |book: &mut Book, _: u16, answer: &Value| {
-            book.command_history.answer_message(to, which);
+            book.command_history.answer_message(to, index);
             // Nothing was delivered, so ostler retries until the hold of one minute ends.
             let held_for = clock.awake().since(sent_at);
             let refused = answer["error"].as_str().is_some_and(|error| error.contains("nothing listens"));
             if refused && held_for < Duration::from_mins(1) {
                 let how =
-                    format!("a message to {to} was given up after {held_for:?}, before its agent listened");
+                    format!("a message to {to} was abandoned after {held_for:?}, before its agent listened");
                 book.broke(Rule::MessagesArrive.broken(how));
             }
         };

@@ -19,12 +19,12 @@ impl Scenario {
     /// Runs one of the races.
     pub(super) fn race(&mut self) -> Result<(), Broken> {
         match self.site.sim.choose(|rng| rng.below(6)) {
-            0 if !self.temper.driven => self.sweep_tokens_while_it_starts(),
-            1 if self.temper.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
-            2 if !self.temper.driven => self.give_back_what_was_unknown(),
-            3 => self.change_their_minds_about_a_tree(),
-            4 => self.take_a_purge_back(),
-            _ => self.start_by_hand_what_is_being_started(),
+            0 if !self.parameters.driven => self.sweep_tokens_while_it_starts(),
+            1 if self.parameters.detours > 0 => self.lead_elsewhere_while_it_is_deleted(),
+            2 if !self.parameters.driven => self.restore_an_unknown_container(),
+            3 => self.change_commands_in_a_tree(),
+            4 => self.undo_a_purge(),
+            _ => self.start_by_hand_during_a_start(),
         }
     }
 
@@ -35,7 +35,7 @@ impl Scenario {
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.site.remove_container(id);
         self.count("its container is removed by hand");
-        self.note("a container is removed by hand, and long gone when its workspace is started anew");
+        self.note("a container is removed by hand, and its workspace is restarted after the grace");
         for _ in 0..2 {
             self.begin_pass("settle");
             self.until_nothing_is_due()?;
@@ -43,11 +43,11 @@ impl Scenario {
             self.check()?;
         }
         self.begin_pass("revoke_stale_tokens");
-        let far = self.site.sim.choose(|rng| rng.below(8));
-        self.go_on_for(far, |seen| seen.side == SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(8));
+        self.take_up_to(steps, |seen| seen.side == SWEEPS)?;
         self.give_command(id, Command::Restart);
         for _ in 0..2 {
-            self.go_on_for(100, |seen| seen.side != SWEEPS)?;
+            self.take_up_to(100, |seen| seen.side != SWEEPS)?;
             if self.site.sim.next_timer().is_some_and(|next| next <= Duration::from_secs(2)) {
                 self.site.sim.fire_next_timer();
             }
@@ -63,43 +63,43 @@ impl Scenario {
             return Ok(());
         }
         self.give_command(id, Command::Purge);
-        let far = self.site.sim.choose(|rng| rng.below(25));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(25));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
-        let far = self.site.sim.choose(|rng| rng.below(15));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(15));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.lead_elsewhere_or_back();
         self.check()
     }
 
     /// A purge is undone while it is in progress, and its workspace is removed again, without a purge.
-    fn take_a_purge_back(&mut self) -> Result<(), Broken> {
+    fn undo_a_purge(&mut self) -> Result<(), Broken> {
         let Some(id) = self.any_workspace() else { return Ok(()) };
         self.give_command(id, Command::Purge);
-        let far = self.site.sim.choose(|rng| rng.below(25));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(25));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.site.sim.run_ready();
         let of_the_purge = self.site.sim.held();
         for command in [Command::Undelete, Command::Remove] {
             self.give_command(id, command);
-            self.go_on_for(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
+            self.take_up_to(100, |seen| seen.side != SWEEPS && !of_the_purge.contains(seen))?;
         }
-        self.go_on_for(100, |seen| seen.side != SWEEPS)
+        self.take_up_to(100, |seen| seen.side != SWEEPS)
     }
 
     /// A user runs `podman start` on the container that ostler is about to start.
-    fn start_by_hand_what_is_being_started(&mut self) -> Result<(), Broken> {
+    fn start_by_hand_during_a_start(&mut self) -> Result<(), Broken> {
         let has_container = |row: &Workspace| self.site.container(row.id).is_some();
         let Some(id) = self.any_workspace_that(has_container) else { return Ok(()) };
         self.give_command(id, Command::Restart);
-        let far = self.site.sim.choose(|rng| rng.below(16));
-        self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+        let steps = self.site.sim.choose(|rng| rng.below(16));
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         self.act_manually_on(id, ManualAction::Start);
         self.check()
     }
 
-    /// Operators give several commands in turn to a workspace and to one below it, and wait for no answer or for all.
-    fn change_their_minds_about_a_tree(&mut self) -> Result<(), Broken> {
+    /// Operators give several commands in turn to a workspace and to a child of it, and wait for no answer or for all.
+    fn change_commands_in_a_tree(&mut self) -> Result<(), Broken> {
         let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.parent.is_some()).collect();
         if below.is_empty() {
             return Ok(());
@@ -107,7 +107,7 @@ impl Scenario {
         let below = self.site.sim.choose(|rng| rng.pick(&below));
         let lead = below.parent.unwrap_or(below.id);
         for _ in 0..5 {
-            let (of_lead, command, far) = self.site.sim.choose(|rng| {
+            let (of_lead, command, steps) = self.site.sim.choose(|rng| {
                 let command = rng.pick(&[
                     Command::Stop,
                     Command::Start,
@@ -120,17 +120,17 @@ impl Scenario {
                 (rng.permille(750), command, rng.below(most))
             });
             self.give_command(if of_lead { lead } else { below.id }, command);
-            self.go_on_for(far, |seen| seen.side != SWEEPS)?;
+            self.take_up_to(steps, |seen| seen.side != SWEEPS)?;
         }
         Ok(())
     }
 
     /// An unknown container is moved to the trash, and an operator restores it, completely or in part.
-    fn give_back_what_was_unknown(&mut self) -> Result<(), Broken> {
+    fn restore_an_unknown_container(&mut self) -> Result<(), Broken> {
         let id = self.site.add_unknown();
-        self.count("something unknown turned up");
-        self.note(format!("something unknown, {id}, turns up"));
-        let (without_container, far) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
+        self.count("an unknown container was added");
+        self.note(format!("an unknown container of {id} is added"));
+        let (without_container, steps) = self.site.sim.choose(|rng| (rng.permille(300), rng.below(40)));
         if without_container {
             let mut state = self.site.world.state();
             let name = container_name(id, 1);
@@ -145,19 +145,19 @@ impl Scenario {
         self.check()?;
         self.begin_pass("reap_unknown");
         self.until_nothing_is_due()?;
-        let trash = now_or_panic(self.site.eye.trash()).expect("the store answers");
+        let trash = now_or_panic(self.site.reader.trash()).expect("the store answers");
         if let Some(entry) = trash.iter().find(|entry| entry.workspace == id) {
             self.restore(entry);
         }
-        self.go_on_for(far, |seen| seen.side != SWEEPS)
+        self.take_up_to(steps, |seen| seen.side != SWEEPS)
     }
 
-    /// Takes up to `most` effects for which `meant` holds, and checks everything after each.
-    fn go_on_for(&mut self, most: usize, meant: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
+    /// Takes up to `most` effects for which `is_selected` holds, and checks everything after each.
+    fn take_up_to(&mut self, most: usize, is_selected: impl Fn(&Seen) -> bool) -> Result<(), Broken> {
         for _ in 0..most {
             self.site.sim.run_ready();
             let held = self.site.sim.held();
-            let Some(next) = held.iter().find(|seen| meant(seen)).copied() else { break };
+            let Some(next) = held.iter().find(|seen| is_selected(seen)).copied() else { break };
             self.take(next);
             self.check()?;
         }

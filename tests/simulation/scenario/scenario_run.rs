@@ -48,12 +48,12 @@ impl ScenarioRun {
         let (seed, steps) = (self.seed, self.steps.clone());
         let ended = catch_unwind(AssertUnwindSafe(move || {
             let mut scenario = Scenario::new(seed, transcript);
-            let ended = scenario.live(seed, &steps);
-            let Witness { coverage, reached, looks, .. } = std::mem::take(&mut scenario.witness);
-            (ended, coverage, reached, looks)
+            let ended = scenario.run(seed, &steps);
+            let Witness { coverage, reached, checks, .. } = std::mem::take(&mut scenario.witness);
+            (ended, coverage, reached, checks)
         }));
-        let (broken, coverage, reached, looks) = match ended {
-            Ok((ended, coverage, reached, looks)) => (ended.err(), coverage, reached, looks),
+        let (broken, coverage, reached, checks) = match ended {
+            Ok((ended, coverage, reached, checks)) => (ended.err(), coverage, reached, checks),
             // The panic message was printed where it happened.
             Err(_) => (Some("[panic] it panicked".to_owned()), Coverage::default(), BTreeSet::new(), 0),
         };
@@ -64,7 +64,7 @@ impl ScenarioRun {
             done: std::mem::take(&mut book.done),
             coverage,
             reached,
-            looks,
+            looks: checks,
         }
     }
 
@@ -105,7 +105,7 @@ impl ScenarioRun {
             }
             let comma = if text.is_empty() { "" } else { "," };
             let range = if first == last { first.to_string() } else { format!("{first}-{last}") };
-            write!(text, "{comma}{range}").expect("a string takes everything");
+            write!(text, "{comma}{range}").expect("writing to a string succeeds");
         }
         text
     }
@@ -130,14 +130,14 @@ impl Ran {
     /// The history, one event a line.
     pub(crate) fn transcript(&self) -> String {
         self.history.iter().enumerate().fold(String::new(), |mut text, (step, what)| {
-            writeln!(text, "{step:5}  {what}").expect("a string takes everything");
+            writeln!(text, "{step:5}  {what}").expect("writing to a string succeeds");
             text
         })
     }
 }
 
 fn number(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
 /// Number that a debug build runs in a few seconds; `tests/assurance` runs the rest.
@@ -155,7 +155,7 @@ fn random_scenarios_violate_no_invariant() {
         reached.extend(ran.reached.iter().copied());
         if let Some(broken) = &ran.broken {
             panic!(
-                "{}seed {seed}: {broken}\nAgain: OSTLER_SIM_SEED={seed} cargo test --test main simulation::story",
+                "{}seed {seed}: {broken}\nAgain: OSTLER_SIM_SEED={seed} cargo test --test main simulation::scenario",
                 ran.transcript()
             );
         }
@@ -163,7 +163,7 @@ fn random_scenarios_violate_no_invariant() {
     let missed: Vec<_> = Status::ALL.into_iter().filter(|status| !reached.contains(status)).collect();
     assert!(
         seeds.len() < 60 || missed.is_empty(),
-        "{} lives in which nobody ever was {missed:?}",
+        "in {} scenarios no workspace ever was {missed:?}",
         seeds.len()
     );
 }
