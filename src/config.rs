@@ -139,7 +139,7 @@ pub struct SweepConfig {
     /// How long events are kept.
     pub event_retention: Duration,
     /// Interval between container listings, in addition to container events.
-    pub look_every: Duration,
+    pub check_interval: Duration,
 }
 
 /// `[log]`
@@ -188,7 +188,7 @@ impl Config {
                 unknown_grace: Duration::from_mins(10),
                 trash_retention: Duration::from_hours(14 * 24),
                 event_retention: Duration::from_hours(30 * 24),
-                look_every: Duration::from_secs(30),
+                check_interval: Duration::from_secs(30),
             },
             runtimes: BTreeMap::from([
                 (PLAIN.to_owned(), Runtime::plain()),

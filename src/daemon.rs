@@ -171,7 +171,7 @@ async fn serve_until(
     }
     let (driver, sweeps) = Driver::new(
         Arc::clone(&app.sweeper),
-        sweep::all_with_interval(config.sweep.look_every),
+        sweep::all_with_interval(config.sweep.check_interval),
         Arc::clone(&app.clock),
         Arc::new(app.spawn.clone()),
         calls,

@@ -207,7 +207,7 @@ pub struct CreateArgs {
     pub poll: bool,
     /// Hibernate after this many idle minutes; a message wakes it; 0 means never [default: 0]
     #[arg(long, value_name = "MINUTES", conflicts_with = "external", allow_negative_numbers = true)]
-    pub sleep_after: Option<u32>,
+    pub hibernate_after: Option<u32>,
     /// Number of concurrent tasks that the agent accepts, as information for its peers; not enforced
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
@@ -342,7 +342,7 @@ pub struct StartArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The container is stopped and kept, so that waking is fast. Refused while the agent has active tasks or requests.
-A workspace with `--sleep-after` hibernates automatically.
+A workspace with `--hibernate-after` hibernates automatically.
 
 Examples:
   ostler hibernate builder
@@ -399,7 +399,7 @@ Settings that are not given keep their values. Settings of the container, such a
 take effect with `ostler recreate`.
 
 Examples:
-  ostler set builder --sleep-after 30
+  ostler set builder --hibernate-after 30
   ostler set builder --parent lead
   ostler set builder --name tester --role 'runs the tests'
   ostler set builder --env LEVEL=debug --unset-env API_KEY
@@ -449,7 +449,7 @@ pub struct SetArgs {
     pub url: Option<String>,
     /// Hibernate after this many idle minutes; 0 means never
     #[arg(long, value_name = "MINUTES", allow_negative_numbers = true)]
-    pub sleep_after: Option<u32>,
+    pub hibernate_after: Option<u32>,
     /// Number of concurrent tasks that the agent accepts; 0 means unknown
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,

@@ -32,7 +32,7 @@ impl Config {
             access: new.access.clone(),
             external: new.external.clone(),
             restart: new.restart,
-            sweep: SweepConfig { look_every: self.sweep.look_every, ..new.sweep.clone() },
+            sweep: SweepConfig { check_interval: self.sweep.check_interval, ..new.sweep.clone() },
             runtimes: new.runtimes.clone(),
             log: LogConfig { level: new.log.level.clone(), ..self.log.clone() },
             ..self.clone()

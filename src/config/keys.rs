@@ -151,11 +151,11 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Duration(&mut config.restart.reset_after),
     },
     Key {
-        path: "restart.ends_allowed",
+        path: "restart.park_after_exits",
         doc: "Number of exits within the window at which the workspace is parked: it stays down until a user\n\
               starts it.",
         example: "",
-        slot: |config| Slot::Ends(&mut config.restart.ends_allowed),
+        slot: |config| Slot::Ends(&mut config.restart.park_after_exits),
     },
     Key {
         path: "restart.window",
@@ -189,11 +189,11 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Duration(&mut config.sweep.event_retention),
     },
     Key {
-        path: "sweep.look_every",
+        path: "sweep.check_interval",
         doc: "Interval between listings of all containers. Container events are handled at once; the listing\n\
               finds changes whose events were missed.",
         example: "",
-        slot: |config| Slot::Duration(&mut config.sweep.look_every),
+        slot: |config| Slot::Duration(&mut config.sweep.check_interval),
     },
     Key {
         path: "log.level",

@@ -316,14 +316,14 @@ allow_loopback = true
 first_backoff = "1s"
 longest_backoff = "2s"
 reset_after = "3s"
-ends_allowed = 9
+park_after_exits = 9
 window = "4s"
 [sweep]
 absence_grace = "1s"
 unknown_grace = "1s"
 trash_retention = "1s"
 event_retention = "1s"
-look_every = "1s"
+check_interval = "1s"
 [log]
 level = "trace"
 format = "json"
@@ -363,7 +363,7 @@ fn config_key_is_applied_on_reload_or_waits_for_restart() {
             "network.port",
             "network.platform_url",
             "network.listen",
-            "sweep.look_every",
+            "sweep.check_interval",
             "log.format",
         ],
         "these wait for a restart; a new key belongs here, or into `Config::reloaded`"

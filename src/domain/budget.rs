@@ -18,7 +18,7 @@ pub struct RestartBudget {
     /// Time online after which the count restarts.
     pub reset_after: Duration,
     /// Number of exits within the window that parks the workspace; at least 1.
-    pub ends_allowed: usize,
+    pub park_after_exits: usize,
     /// Length of the window.
     pub window: Duration,
 }
@@ -30,7 +30,7 @@ impl Default for RestartBudget {
             first_backoff: Duration::from_secs(10),
             longest_backoff: Duration::from_mins(5),
             reset_after: Duration::from_mins(10),
-            ends_allowed: 5,
+            park_after_exits: 5,
             window: Duration::from_mins(30),
         }
     }
@@ -62,7 +62,7 @@ impl RestartBudget {
         let counts = |end: &&Timestamp| !reset && **end > now - self.window && **end <= now;
         let mut ends: Vec<_> = before.iter().filter(counts).copied().collect();
         ends.push(now);
-        if ends.len() >= self.ends_allowed.max(1) {
+        if ends.len() >= self.park_after_exits.max(1) {
             return Next::Spent { ends: ends.len() };
         }
         Next::Restart { due_at: now + self.backoff(ends.len() - 1), ends }
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn restart_backoff_doubles_up_to_the_maximum() {
-        let budget = RestartBudget { ends_allowed: 100, ..RestartBudget::default() };
+        let budget = RestartBudget { park_after_exits: 100, ..RestartBudget::default() };
         let waits: Vec<_> = (0..7).map(|n| budget.backoff(n).as_secs()).collect();
         assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(budget.backoff(usize::MAX), budget.longest_backoff);

@@ -69,7 +69,7 @@ event_kinds! {
     /// A row was rebuilt from a container's labels.
     Adopted = "WORKSPACE_ADOPTED",
     /// A new incarnation began without a change of status.
-    Started = "WORKSPACE_STARTED_ANEW",
+    Started = "WORKSPACE_STARTED",
     /// Its container could not be stopped; the stop will be retried.
     StopFailed = "CONTAINER_STOP_FAILED",
     /// A container that must not run was stopped.

@@ -217,7 +217,7 @@ impl SpecPatch {
 }
 
 /// What [`LabelledSpec`] does not contain: labels are fixed when a container is made, and hold no secrets.
-pub const NOT_IN_LABELS: &str = "api tokens, --sleep-after, --max-tasks and --restart-when-wedged, and every change \
+pub const NOT_IN_LABELS: &str = "api tokens, --hibernate-after, --max-tasks and --restart-when-wedged, and every change \
                                  (name, parent, image and so on) since its container was created, are lost";
 
 /// The part of a workspace stored in its container's label: enough to rebuild a lost row, without secrets.

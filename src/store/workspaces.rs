@@ -1343,15 +1343,14 @@ fn changed_fields(old: &Workspace, new: &Workspace) -> Value {
         json!("changed"),
     );
     note(old.url != new.url, "url", json!(new.url));
-    note(
-        old.policy != new.policy,
-        "habits",
-        json!({
-            "hibernation_idle_minutes": new.policy.hibernation_idle_minutes,
-            "max_concurrent_tasks": new.policy.max_concurrent_tasks,
-            "restart_when_wedged": new.policy.restart_when_wedged,
-        }),
-    );
+    let (before, after) = (&old.policy, &new.policy);
+    let idle = after.hibernation_idle_minutes;
+    note(before.hibernation_idle_minutes != idle, "hibernation_idle_minutes", json!(idle));
+    let tasks = after.max_concurrent_tasks;
+    note(before.max_concurrent_tasks != tasks, "max_concurrent_tasks", json!(tasks));
+    let restart = after.restart_when_wedged;
+    note(before.restart_when_wedged != restart, "restart_when_wedged", json!(restart));
+    note(before.delivery != after.delivery, "delivery_mode", json!(after.delivery));
     Value::Object(payload)
 }
 

@@ -18,11 +18,11 @@ use crate::support::{
 /// Long intervals, so that only events can be timely, and no limit on exits.
 const BY_EVENTS: &str = "\
 [sweep]
-look_every = \"1h\"
+check_interval = \"1h\"
 [restart]
 first_backoff = \"100ms\"
 longest_backoff = \"100ms\"
-ends_allowed = 1000
+park_after_exits = 1000
 ";
 const KILLS: usize = 20;
 

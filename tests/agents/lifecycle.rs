@@ -93,7 +93,7 @@ fn agent_that_reports_wedged_during_start_is_left_running() {
     assert_eq!((running.as_deref(), &row["status"]), (Some("true"), &"degraded".into()), "{row}");
     assert_eq!(
         event_types_of(&site, "odd"),
-        ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED_ANEW", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
+        ["WORKSPACE_PROVISIONING", "WORKSPACE_STARTED", "WORKSPACE_ONLINE", "WORKSPACE_DEGRADED"]
     );
 }
 

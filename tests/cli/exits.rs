@@ -118,8 +118,8 @@ fn env_file_line_without_value_is_refused_with_line_number() {
 fn negative_number_is_refused_as_option_value() {
     let daemon = FakeDaemon::start();
     for args in [
-        &["create", "x", "--sleep-after", "-5"][..],
-        &["set", "x", "--sleep-after", "-5"],
+        &["create", "x", "--hibernate-after", "-5"][..],
+        &["set", "x", "--hibernate-after", "-5"],
         &["set", "x", "--tier", "-5"],
         &["logs", "x", "--tail", "-5"],
     ] {

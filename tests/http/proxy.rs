@@ -411,7 +411,7 @@ async fn message_restarts_a_container_that_has_exited() {
 #[tokio::test(flavor = "multi_thread")]
 async fn message_reports_failed_when_target_has_exited_too_often() {
     let mut options = Options::default();
-    options.restart.ends_allowed = 1;
+    options.restart.park_after_exits = 1;
     let registry = Registry::wanting(options).await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.kill_container().await;

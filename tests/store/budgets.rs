@@ -18,7 +18,7 @@ async fn released_restart_is_returned_to_the_budget() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("w", T0).await;
     fixture.force(id, Status::Degraded);
-    let allowed = i64::try_from(RestartBudget::default().ends_allowed).unwrap() - 1;
+    let allowed = i64::try_from(RestartBudget::default().park_after_exits).unwrap() - 1;
     let mut last = None;
     for second in 1..=allowed {
         last = claim(&fixture, id, second).await;

@@ -30,7 +30,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: SetArgs) -> Result<
         config_file,
         default_command,
         url,
-        sleep_after,
+        hibernate_after,
         max_tasks,
         restart_when_wedged,
         command,
@@ -55,7 +55,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: SetArgs) -> Result<
         workspace_access,
         config: config_file.map(|file| create::read(&file)).transpose()?,
         url,
-        hibernation_idle_minutes: sleep_after,
+        hibernation_idle_minutes: hibernate_after,
         max_concurrent_tasks: max_tasks,
         restart_when_wedged,
     };

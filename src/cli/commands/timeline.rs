@@ -53,20 +53,17 @@ const BRIEF: [&str; 17] = [
 pub(super) fn brief(event: &EventView) -> String {
     let empty = Map::new();
     let payload = event.payload.as_object().unwrap_or(&empty);
-    let mut text = sentence(&event.event_type);
-    let reasons: Vec<_> = REASONS.into_iter().filter_map(|key| fact(key, payload.get(key)?)).collect();
-    if !reasons.is_empty() {
-        let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
-        text += &format!(" ({})", reasons.join("; "));
-    }
+    let value = |key: &str| fact(key, payload.get(key)?);
+    let reasons: Vec<_> = REASONS.into_iter().filter_map(value).map(|(_, reason)| reason).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
     let is_named = |key: &&String| match event.event_type.as_str() {
         "WORKSPACE_UPDATED" => !REASONS.contains(&key.as_str()),
         _ => BRIEF.contains(&key.as_str()),
     };
-    for (key, value) in payload.keys().filter(is_named).filter_map(|key| fact(key, payload.get(key)?)) {
-        text += &format!("; {key}: {value}");
-    }
-    short_ids(&text)
+    let facts = payload.keys().filter(is_named).filter_map(|key| value(key));
+    let facts = facts.map(|(key, value)| format!("; {key}: {value}"));
+    let parts = [sentence(&event.event_type), reasons].into_iter().chain(facts);
+    short_ids(&parts.collect::<String>())
 }
 
 /// Shortens the ids of containers and images, which have 64 hexadecimal digits, to the 12 that Podman shows.
@@ -169,7 +166,7 @@ fn sentence(event_type: &str) -> String {
         "WORKSPACE_REMOVED" => "was removed",
         "WORKSPACE_UNDELETED" => "was undeleted",
         "WORKSPACE_ADOPTED" => "was adopted: its registry entry was rebuilt from its container",
-        "WORKSPACE_STARTED_ANEW" => "started a new incarnation",
+        "WORKSPACE_STARTED" => "started a new incarnation",
         "CONTAINER_STOP_FAILED" => "has a container that could not be stopped; the stop will be retried",
         "CONTAINER_STOPPED" => "had a running container that must not run; it was stopped",
         "CONTAINER_REAPED" => "has a container or volumes that are being moved to the trash",

@@ -68,8 +68,8 @@ fn configuration() -> String {
     format!(
         "ports = \"{first}-{}\"\n\
          [engine]\nread_deadline = \"60s\"\n\
-         [sweep]\nlook_every = \"5s\"\nabsence_grace = \"2s\"\nunknown_grace = \"2s\"\n\
-         [restart]\nfirst_backoff = \"1s\"\nlongest_backoff = \"4s\"\nreset_after = \"15s\"\nends_allowed = 6\n\
+         [sweep]\ncheck_interval = \"5s\"\nabsence_grace = \"2s\"\nunknown_grace = \"2s\"\n\
+         [restart]\nfirst_backoff = \"1s\"\nlongest_backoff = \"4s\"\nreset_after = \"15s\"\npark_after_exits = 6\n\
          [runtimes.plain]\nstop_grace = \"2s\"\n\
          [runtimes.agent]\nstop_grace = \"2s\"\n",
         first + 199
