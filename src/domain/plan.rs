@@ -5,7 +5,7 @@
 //! hold, show and approve a plan unchanged.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -204,162 +204,149 @@ pub enum Action {
     },
 }
 
+/// What an action does to work that a user may still want.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effect {
+    /// Records an observation.
+    Records,
+    /// Starts, stops or restores something, or finishes what was claimed before.
+    Acts,
+    /// Takes something away.
+    Destroys,
+}
+
+/// The properties of an action that do not depend on how it is carried out.
+struct Description {
+    workspace: WorkspaceId,
+    effect: Effect,
+    /// Whether it counts against the breaker.
+    counted: bool,
+    /// Identifies the same action in another run, if its fields do not: some of them are times that change with every
+    /// run.
+    key: Option<&'static str>,
+    /// One phrase for the user.
+    text: Cow<'static, str>,
+}
+
+impl Description {
+    fn of(workspace: WorkspaceId, effect: Effect, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { workspace, effect, counted: effect == Effect::Destroys, key: None, text: text.into() }
+    }
+
+    fn counted(self, counted: bool) -> Self {
+        Self { counted, ..self }
+    }
+
+    fn key(self, key: &'static str) -> Self {
+        Self { key: Some(key), ..self }
+    }
+}
+
 impl Action {
+    /// The only place that describes the variants; a new one is described here.
+    fn description(&self) -> Description {
+        use Effect::{Acts, Destroys, Records};
+        let of = Description::of;
+        match self {
+            // Not counted: an operator removed it.
+            Self::TrashRemoved { workspace, contents } => {
+                of(*workspace, Destroys, move_to_trash(contents)).counted(false)
+            }
+            Self::TrashUnknown { workspace, contents } => of(*workspace, Destroys, move_to_trash(contents)),
+            Self::TrashStray { workspace, container, never_ran } => {
+                let text = format!("move the second container {} to the trash", container.id.short());
+                of(*workspace, Destroys, text).counted(!never_ran)
+            }
+            Self::FinishTrash { workspace, entry } => {
+                of(*workspace, Acts, format!("finish moving entry {entry} to the trash"))
+            }
+            Self::FinishRestore { workspace, entry } => {
+                of(*workspace, Acts, format!("finish restoring entry {entry}"))
+            }
+            Self::Purge { workspace } => {
+                of(*workspace, Destroys, "permanently delete its container and volumes").counted(false)
+            }
+            Self::DeleteTrash { workspace, entry, ordered } => {
+                of(*workspace, Destroys, format!("permanently delete trash entry {entry}")).counted(!ordered)
+            }
+            Self::RevokeStaleTokens { workspace, .. } => {
+                of(*workspace, Destroys, "revoke its stale instance tokens").key("revoke tokens of")
+            }
+            // Not destructive: its row no longer permits the container to run.
+            Self::StopContainer { workspace, container } => {
+                let effect = if is(Mutation::StopsAreDestructive) { Destroys } else { Acts };
+                of(*workspace, effect, format!("stop container {}", container.short()))
+            }
+            Self::StartAgain { workspace } => of(*workspace, Acts, "repeat its interrupted start"),
+            Self::MarkOffline { workspace, .. } => of(*workspace, Records, "mark it offline"),
+            Self::MarkSilent { workspace, external: true, .. } => {
+                of(*workspace, Records, "mark it awaiting_agent")
+            }
+            Self::MarkSilent { workspace, external: false, .. } => {
+                of(*workspace, Records, "mark it degraded")
+            }
+            // Counted: a restart destroys the work of an agent that may only be unable to reach the daemon. One fault
+            // that cuts off many agents at once must not restart all of them.
+            Self::RestartDegraded { workspace, .. } => {
+                let counted = !is(Mutation::SilenceIsFree);
+                of(*workspace, Acts, "restart it").counted(counted).key("restart")
+            }
+            Self::TimeOutProvisioning { workspace, .. } => {
+                of(*workspace, Records, "mark its start as timed out")
+            }
+            Self::Hibernate { workspace, .. } => of(*workspace, Acts, "hibernate it").key("hibernate"),
+            Self::FinishHibernation { workspace } => of(*workspace, Acts, "finish its hibernation"),
+            Self::FlagWedged { workspace, .. } => of(*workspace, Records, "flag it as stalled"),
+            Self::RestartDue { workspace } => of(*workspace, Acts, "restart it"),
+            Self::MarkReady { workspace, .. } => of(*workspace, Records, "mark it online"),
+        }
+    }
+
     /// The workspace that the action applies to.
     #[must_use]
     pub fn workspace(&self) -> WorkspaceId {
-        match self {
-            Self::TrashRemoved { workspace, .. }
-            | Self::TrashUnknown { workspace, .. }
-            | Self::TrashStray { workspace, .. }
-            | Self::FinishTrash { workspace, .. }
-            | Self::FinishRestore { workspace, .. }
-            | Self::Purge { workspace }
-            | Self::DeleteTrash { workspace, .. }
-            | Self::RevokeStaleTokens { workspace, .. }
-            | Self::StopContainer { workspace, .. }
-            | Self::StartAgain { workspace }
-            | Self::MarkOffline { workspace, .. }
-            | Self::MarkSilent { workspace, .. }
-            | Self::RestartDegraded { workspace, .. }
-            | Self::TimeOutProvisioning { workspace, .. }
-            | Self::Hibernate { workspace, .. }
-            | Self::FinishHibernation { workspace }
-            | Self::FlagWedged { workspace, .. }
-            | Self::RestartDue { workspace }
-            | Self::MarkReady { workspace, .. } => *workspace,
-        }
+        self.description().workspace
     }
 
     /// Whether it takes something away; each run is limited to a few of these. A stop is not destructive, since the row
     /// no longer allows the container to run. Finishing a claim is not, since it takes only what was claimed.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
-        match self {
-            Self::TrashRemoved { .. }
-            | Self::TrashUnknown { .. }
-            | Self::TrashStray { .. }
-            | Self::Purge { .. }
-            | Self::DeleteTrash { .. }
-            | Self::RevokeStaleTokens { .. } => true,
-            Self::StopContainer { .. } => is(Mutation::StopsAreDestructive),
-            Self::FinishTrash { .. }
-            | Self::FinishRestore { .. }
-            | Self::StartAgain { .. }
-            | Self::MarkOffline { .. }
-            | Self::MarkSilent { .. }
-            | Self::RestartDegraded { .. }
-            | Self::TimeOutProvisioning { .. }
-            | Self::Hibernate { .. }
-            | Self::FinishHibernation { .. }
-            | Self::FlagWedged { .. }
-            | Self::RestartDue { .. }
-            | Self::MarkReady { .. } => false,
-        }
+        self.description().effect == Effect::Destroys
     }
 
     /// Whether it counts against the breaker: it could destroy work, and no operator ordered it by name.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
-        // A restart destroys the work of an agent that may only be unable to reach the daemon. One fault that cuts off
-        // many agents at once must not restart all of them.
-        if let Self::RestartDegraded { .. } = self {
-            return !is(Mutation::SilenceIsFree);
-        }
-        let harmless = match self {
-            Self::TrashRemoved { .. } | Self::Purge { .. } => true,
-            Self::TrashStray { never_ran, .. } => *never_ran,
-            Self::DeleteTrash { ordered, .. } => *ordered,
-            Self::TrashUnknown { .. }
-            | Self::FinishTrash { .. }
-            | Self::FinishRestore { .. }
-            | Self::RevokeStaleTokens { .. }
-            | Self::StopContainer { .. }
-            | Self::StartAgain { .. }
-            | Self::MarkOffline { .. }
-            | Self::MarkSilent { .. }
-            | Self::RestartDegraded { .. }
-            | Self::TimeOutProvisioning { .. }
-            | Self::Hibernate { .. }
-            | Self::FinishHibernation { .. }
-            | Self::FlagWedged { .. }
-            | Self::RestartDue { .. }
-            | Self::MarkReady { .. } => false,
-        };
-        self.is_destructive() && !harmless
+        self.description().counted
     }
 
     /// Whether it waits while the registry is recovering: every action that starts, stops, deletes or revokes
     /// something. Actions that only record an observation do not wait.
     #[must_use]
     pub fn waits_for_recovery(&self) -> bool {
-        match self {
-            Self::TrashRemoved { .. }
-            | Self::TrashUnknown { .. }
-            | Self::TrashStray { .. }
-            | Self::Purge { .. }
-            | Self::FinishTrash { .. }
-            | Self::FinishRestore { .. }
-            | Self::DeleteTrash { .. }
-            | Self::RevokeStaleTokens { .. }
-            | Self::StopContainer { .. }
-            | Self::StartAgain { .. }
-            | Self::RestartDegraded { .. }
-            | Self::Hibernate { .. }
-            | Self::FinishHibernation { .. }
-            | Self::RestartDue { .. } => true,
-            Self::MarkOffline { .. }
-            | Self::MarkSilent { .. }
-            | Self::TimeOutProvisioning { .. }
-            | Self::FlagWedged { .. }
-            | Self::MarkReady { .. } => false,
-        }
+        self.description().effect != Effect::Records
     }
 
     /// Identifies the same action in another run, for approvals; deadlines and other times that change with every run
     /// are left out.
     #[must_use]
     pub fn key(&self) -> String {
-        if let Self::RevokeStaleTokens { workspace, .. } = self {
-            return format!("revoke tokens of {workspace}");
+        match self.description() {
+            Description { key: Some(key), workspace, .. } => format!("{key} {workspace}"),
+            Description { key: None, .. } => serde_json::to_string(self).unwrap_or_default(),
         }
-        if let Self::Hibernate { workspace, .. } = self {
-            return format!("hibernate {workspace}");
-        }
-        if let Self::RestartDegraded { workspace, .. } = self {
-            return format!("restart {workspace}");
-        }
-        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// One phrase for the user.
     #[must_use]
     pub fn describe(&self) -> String {
-        match self {
-            Self::TrashRemoved { contents, .. } | Self::TrashUnknown { contents, .. } => {
-                format!("move {} to the trash", describe_contents(contents))
-            }
-            Self::TrashStray { container, .. } => {
-                format!("move the second container {} to the trash", container.id.short())
-            }
-            Self::FinishTrash { entry, .. } => format!("finish moving entry {entry} to the trash"),
-            Self::FinishRestore { entry, .. } => format!("finish restoring entry {entry}"),
-            Self::Purge { .. } => "permanently delete its container and volumes".into(),
-            Self::DeleteTrash { entry, .. } => format!("permanently delete trash entry {entry}"),
-            Self::RevokeStaleTokens { .. } => "revoke its stale instance tokens".into(),
-            Self::StopContainer { container, .. } => format!("stop container {}", container.short()),
-            Self::StartAgain { .. } => "repeat its interrupted start".into(),
-            Self::MarkOffline { .. } => "mark it offline".into(),
-            Self::MarkSilent { external: true, .. } => "mark it awaiting_agent".into(),
-            Self::MarkSilent { external: false, .. } => "mark it degraded".into(),
-            Self::RestartDegraded { .. } | Self::RestartDue { .. } => "restart it".into(),
-            Self::TimeOutProvisioning { .. } => "mark its start as timed out".into(),
-            Self::Hibernate { .. } => "hibernate it".into(),
-            Self::FinishHibernation { .. } => "finish its hibernation".into(),
-            Self::FlagWedged { .. } => "flag it as stalled".into(),
-            Self::MarkReady { .. } => "mark it online".into(),
-        }
+        self.description().text.into_owned()
     }
+}
+
+fn move_to_trash(contents: &TrashContents) -> String {
+    format!("move {} to the trash", describe_contents(contents))
 }
 
 fn describe_contents(contents: &TrashContents) -> String {
