@@ -332,7 +332,7 @@ impl Action {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// One phrase for the user.
+    /// Describes the action for the user, as a phrase such as `restart it`.
     #[must_use]
     pub fn describe(&self) -> String {
         match self {
@@ -687,7 +687,7 @@ pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
                     plan.act(Action::TrashUnknown { workspace, contents }, name, evidence);
                 }
                 seen => plan.watching.push(format!(
-                    "{name}: {} not in the registry; moved to the trash after {} (so far {})",
+                    "{name}: {} not in the registry; will be moved to the trash after {} (observed for {} so far)",
                     describe_contents(&contents),
                     words(grace),
                     words(seen.map_or(Duration::ZERO, |seen| now.since(seen.since)))

@@ -144,18 +144,18 @@ impl fmt::Display for Status {
     }
 }
 
-/// Cause of a status change. Each cause has exactly one target.
+/// Cause of a status change. Each cause leads to exactly one status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// A heartbeat or register of the current incarnation.
     HeartbeatReceived,
     /// The container has run long enough, for runtimes with readiness `container`.
     ContainerReady,
-    /// Not online within the runtime's limit.
+    /// The workspace was not online within the runtime's limit.
     ProvisioningTimedOut,
     /// The start cannot succeed with the present image, port or volume.
     StartImpossible,
-    /// It reports errors or `wedged`, or misses heartbeats.
+    /// The agent reports errors or `wedged`, or misses heartbeats.
     ReportedDegraded,
     /// The container is gone or has exited.
     ContainerGone,
@@ -173,13 +173,13 @@ pub enum Cause {
     AwaitAgain,
     /// The restart budget is used up.
     BudgetSpent,
-    /// An operator pauses or stops it.
+    /// An operator pauses or stops the workspace.
     Pause,
-    /// Idle for long enough, or an operator orders it.
+    /// The workspace was idle for long enough, or an operator hibernates it.
     BeginHibernation,
     /// The container was verified to be stopped.
     FinishHibernation,
-    /// An operator removes it.
+    /// An operator removes the workspace.
     Remove,
     /// An operator undoes the removal.
     Undelete,

@@ -57,8 +57,8 @@ impl Ops {
                     // The row is back, and `settle` finishes the restore.
                     Err(OpError::Engine(error)) if error.gave_no_answer() => {
                         return Ok(Applied::Done(format!(
-                            "undeleted and paused; its container and volumes are restored when Podman answers. It \
-                             does not answer now ({error})"
+                            "undeleted and paused; its container and volumes are restored when Podman answers. \
+                             Podman does not answer now ({error})"
                         )));
                     }
                     done => drop(done?),
@@ -72,7 +72,7 @@ impl Ops {
         }
         match self.order(id, Order::StopUndeleted).await {
             Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
-                "undeleted and paused; its container will be stopped when Podman answers. It does not answer now \
+                "undeleted and paused; its container will be stopped when Podman answers. Podman does not answer now \
                  ({error})"
             ))),
             Err(OpError::Engine(error)) => Err(OpError::Conflict(format!(
@@ -98,8 +98,8 @@ pub(super) fn described(name: &WorkspaceName, under: &UndeletedUnder) -> String 
         (!under.returned.is_empty()).then(|| format!(". Moved back below it: {}", listed(&under.returned)));
     let left = under.skipped_roots.first().map(|first| {
         format!(
-            ". Not moved back below it, because they are not paused: {}. After `ostler start {name}`, `ostler set \
-             {first} --parent {name}` moves one back",
+            ". Not moved back below it, because they are not paused: {}. To move one of them back, run `ostler start \
+             {name}`, then `ostler set {first} --parent {name}`",
             listed(&under.skipped_roots)
         )
     });
