@@ -657,8 +657,8 @@ fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sh
 
 fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
     let isolate = if rootless {
-        "With rootless Podman, ostler cannot drop packets between workspaces: `network.isolate = true` gives each workspace its \
-         own network, and Podman may or may not separate these networks"
+        "With rootless Podman, ostler cannot drop packets between workspaces: `network.isolate = true` gives each \
+         workspace its own network, and Podman may or may not separate these networks"
     } else {
         "`network.isolate = true` gives each workspace its own network and drops packets between them"
     };

@@ -238,12 +238,13 @@ impl Ops {
                 };
                 return Ok(Applied::Done(format!("adopted as `{name}`: {summary}{under}{drift}")));
             }
-            ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
+            ContainerAdoption::Changed => "the workspace has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(
-                "a workspace named `{name}` exists: run `ostler undelete {id} --name NEW`, then adopt it again"
+                "another workspace is named `{name}`: undelete this one under another name with `ostler undelete {id} \
+                 --name NEW`, then adopt it again"
             ),
             ContainerAdoption::Deleted => {
-                "its container and volumes are permanently deleted: it cannot be adopted".into()
+                "the workspace cannot be adopted: its container and volumes are permanently deleted".into()
             }
         }))
     }
@@ -272,7 +273,7 @@ impl Ops {
         Ok(if self.0.store.change_status(change).await? {
             Applied::Done(format!("`{}` is paused: its container does not run", known.name))
         } else {
-            Applied::Raced("it has changed meanwhile".into())
+            Applied::Raced("the workspace has changed meanwhile".into())
         })
     }
 
@@ -373,7 +374,7 @@ impl Inner {
             None => Ok(()),
             Some(newer) => Err(OpError::Conflict(format!(
                 "`{name}` has a newer container than the restored registry records ({newer}): `ostler adopt {name}` \
-                 takes it over",
+                 takes over the newer container",
                 name = row.name,
                 newer = newer.id.short(),
             ))),

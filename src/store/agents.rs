@@ -43,7 +43,7 @@ pub struct Vitals {
     pub sample_error: String,
     /// State in the agent's own words; empty for none.
     pub runtime_state: String,
-    /// Fields of the last requests that were unusable.
+    /// Fields of the last heartbeat and the last registration that could not be used.
     pub refused: Fields,
 }
 

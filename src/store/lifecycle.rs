@@ -30,7 +30,7 @@ use crate::domain::{
 pub enum PauseResult {
     /// The status is now `paused`: the workspace first, then the descendants that were not paused before.
     Paused(Vec<WorkspaceId>),
-    /// An ancestor is paused: this one.
+    /// This ancestor is paused.
     BelowPaused(WorkspaceName),
     /// No live row has this id.
     NotThere,
@@ -44,7 +44,8 @@ pub enum Precondition {
     /// No heartbeat was received at this time or later. One more than 10 s in the future does not count: it was
     /// received before the clock was set back.
     HeartbeatSince(Timestamp),
-    /// The workspace was not undeleted after this event: one that was removed and restored as paused looks the same.
+    /// The workspace was not undeleted after the event with this number. The status alone does not show this: a
+    /// workspace that was removed and undeleted meanwhile is paused again.
     UndeletedAfter(i64),
 }
 

@@ -123,8 +123,8 @@ impl HeldToken {
     }
 }
 
-/// Makes the token that a process holds the valid one of an incarnation. A token that was revoked, or issued for
-/// another workspace, stays invalid.
+/// Makes `held`, the token that the container's process uses, the valid instance token of an incarnation. A token that
+/// was revoked, or issued for another workspace, stays invalid.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,

@@ -264,9 +264,9 @@ fn external_workspace_stays_resumed_after_pause_and_resume() {
     assert_eq!(site.status(id), Status::AwaitingAgent);
 }
 
-/// A pause given while the parent and its descendants are being resumed must win.
+/// An operator pauses the child while the parent and its descendants are being resumed.
 #[test]
-fn pause_given_during_the_resume_of_its_parent_wins() {
+fn child_paused_during_resume_of_its_parent_stays_paused() {
     for after in 0.. {
         let site = Installation::new(9, TaskOrder::AsWoken);
         let parent = site.create_online(request("parent", IMAGE));

@@ -68,7 +68,7 @@ pub(in super::super) async fn approve(
             Ok(Json(view::held(&row)))
         }
         Approval::Superseded(id) => Err(HttpError::conflict(format!(
-            "the held plan of `{pass}` is {id} now. Review it with `ostler sweep show {pass}`"
+            "the held plan of `{pass}` was replaced by plan {id}. Review it with `ostler sweep show {pass}`"
         ))),
         Approval::NothingHeld => Err(nothing()),
     }

@@ -441,7 +441,7 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
     };
     if delivery == Delivery::Poll && !external {
         return Err(HttpError::invalid(
-            "only an external workspace can poll, because its agent runs outside ostler's containers",
+            "only an external workspace can poll; ostler sends messages to a container's agent directly",
         ));
     }
     // The url of an agent that polls is never called.

@@ -198,7 +198,7 @@ struct Outcome {
     wrong: Vec<String>,
 }
 
-/// Tries every damage, on all cores.
+/// Opens a store with each damage of `all`, on all cores in parallel, and checks the results.
 fn try_all<T: Sync>(
     section: &mut Section,
     location: &Path,

@@ -128,7 +128,7 @@ async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
         0 => line.finish().await,
         1 => drop(line.write(b"GET /health HTT").await),
         2 => drop(line.write(b"POST /registry/heartbeat HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").await),
-        // Closed again at once, with a reset.
+        // The client closes the connection at once, with a reset.
         3 if number.is_multiple_of(3) => return None,
         _ => {}
     }

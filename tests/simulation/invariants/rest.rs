@@ -23,7 +23,7 @@ pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {
     at_rest_but(site, &BTreeSet::new())
 }
 
-/// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
+/// Like `at_rest`, but accepts that a workspace whose work volume is lost is not restarted.
 pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
     let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
