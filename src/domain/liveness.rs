@@ -1,7 +1,7 @@
 //! Plans about agents rather than containers: missed heartbeats, slow starts, stalled or idle agents, due restarts.
 //!
 //! They all measure time with `Lasted`, which counts only time in which the daemon could receive heartbeats
-//! (`listening.rs`). Time in which it could not is never held against an agent.
+//! (`listening.rs`). Other time never counts as silence of an agent.
 
 use std::{collections::BTreeSet, time::Duration};
 

@@ -1,7 +1,8 @@
 //! Differences between a registry restored from a backup and the engine, for workspaces that the registry knows.
 //!
 //! The backup is older than the engine: since then a workspace may have been started, stopped, recreated, removed or
-//! restored. While the registry is recovering, none of this is corrected automatically; an operator adopts it.
+//! restored. While the registry is recovering, none of these differences is corrected automatically; an operator
+//! adopts them.
 
 use super::{
     ids::{ContainerId, Incarnation},
@@ -12,7 +13,7 @@ use super::{
     workspace::{Kind, Workspace},
 };
 
-/// A row that contradicts the engine.
+/// A row that differs from the state in the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradicted {
     /// Name in the row.
@@ -62,7 +63,8 @@ impl Difference {
     }
 }
 
-/// How the engine contradicts a row, if it does. `entries` are the trash entries of this workspace.
+/// Returns how the state in the engine differs from a row, if it does. `entries` are the trash entries of this
+/// workspace.
 #[must_use]
 pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEntry]) -> Option<Contradicted> {
     if row.kind != Kind::Container {

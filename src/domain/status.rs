@@ -14,7 +14,8 @@ use super::workspace::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// Not online within its runtime's limit. A late heartbeat of the same incarnation still sets it online.
+    /// The workspace was not online within its runtime's limit. A late heartbeat of the same incarnation still sets it
+    /// online.
     ProvisionTimeout,
     /// The start cannot succeed with the present image, port or volume.
     StartError,
@@ -44,9 +45,9 @@ pub enum Status {
     Provisioning,
     /// Up, and no problem is reported.
     Online,
-    /// Up, but it reports errors, is stalled, or misses heartbeats.
+    /// Up, but the agent reports errors, is stalled, or misses heartbeats.
     Degraded,
-    /// Its container is gone or has exited.
+    /// The container is gone or has exited.
     Offline,
     /// A start failed, or the restart budget is used up.
     Failed(Failure),
@@ -56,9 +57,9 @@ pub enum Status {
     Hibernating,
     /// Stopped until a message or an operator wakes it.
     Hibernated,
-    /// External, and no current heartbeat.
+    /// External, and without a recent heartbeat.
     AwaitingAgent,
-    /// Removed; its things stay in the trash until their retention ends.
+    /// Removed; its container and volumes stay in the trash until their retention ends.
     Removed,
 }
 

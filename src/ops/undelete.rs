@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl Ops {
-    /// Undoes a removal: of the workspace and, unless `only`, of those below it that the same removal included. The
-    /// answer has the workspace itself first, then the others, parents first.
+    /// Undoes the removal of a workspace and, unless `only` is set, of all workspaces below it that the same removal
+    /// included. The result contains the workspace itself first, then the others, parents first.
     ///
     /// # Errors
     /// If it is not removed, its name is taken, or what it owned was permanently deleted.
@@ -112,7 +112,7 @@ fn skip_reason(id: WorkspaceId, name: &WorkspaceName, left: &UndeleteSkip) -> St
             format!("a workspace named `{name}` exists: `ostler undelete {id} --name NEW` undeletes this one")
         }
         UndeleteSkip::Deleted => {
-            "its container and volumes are permanently deleted: it cannot be undeleted".to_owned()
+            "the workspace cannot be undeleted: its container and volumes are permanently deleted".to_owned()
         }
         UndeleteSkip::Below(above) => format!("it is undeleted together with its ancestor `{above}`"),
     }

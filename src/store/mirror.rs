@@ -2,8 +2,8 @@
 //!
 //! It holds the registry's identity and generation. The generation rises with every creation, start, removal, pause and
 //! any other change that a copy of the database must not undo unnoticed. A new database beside an old mirror, or a
-//! database with a lower generation than its mirror, was lost or restored from a copy; the registry then holds unknown
-//! containers and volumes instead of reaping them.
+//! database with a lower generation than its mirror, was lost or restored from a copy; the registry then keeps unknown
+//! containers and volumes until an operator decides, instead of moving them to the trash.
 //!
 //! The writer prepares the new mirror before it commits a change, and moves it into place right after, before any
 //! caller is answered. A crash in between leaves the mirror behind by a change that no caller has acted upon, never

@@ -165,8 +165,8 @@ impl Search {
         self.path.iter().map(|node| node.enabled[node.chosen]).collect()
     }
 
-    /// Repeats the path, then continues with the first step not in the sleep set. `false` when the rest has been
-    /// covered.
+    /// Repeats the path, then continues with the first step not in the sleep set. `false` if all continuations have
+    /// been covered.
     fn play(&mut self, race: &impl Play) -> bool {
         let mut depth = 0;
         loop {

@@ -70,7 +70,8 @@ pub(crate) struct Figures {
     pub(crate) missed: Vec<String>,
     /// Longest time to answer a heartbeat.
     pub(crate) slowest: Duration,
-    /// Answers to the hostile agent, by attack and status; 0 for a connection that ended without one.
+    /// Number of answers to the hostile agent, by attack and HTTP status; status 0 for a connection that ended without
+    /// an answer.
     pub(crate) answers: std::collections::BTreeMap<String, u64>,
     /// Memory before, peak memory during each attack, and memory afterwards.
     pub(crate) memory: Vec<(String, Memory)>,
@@ -527,7 +528,7 @@ impl Attack {
         }
     }
 
-    /// Sends messages of that size to an agent that never answers, all at once, for `lasts`.
+    /// Sends messages of the given size to an agent that never answers, all at once, for `lasts`.
     async fn hold(&self, what: &str, count: usize, size: usize, lasts: Duration) {
         let text = "x".repeat(size);
         let message = json!({

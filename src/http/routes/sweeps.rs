@@ -56,7 +56,7 @@ pub(in super::super) async fn approve(
         body.plan_id.len() >= 4 && held.id.to_string().starts_with(&body.plan_id.to_ascii_lowercase());
     if !meant {
         return Err(HttpError::conflict(format!(
-            "the held plan of `{pass}` is {} now, not `{}`. Review it with `ostler sweep show {pass}`",
+            "the current held plan of `{pass}` is {}, not `{}`. Review it with `ostler sweep show {pass}`",
             held.id, body.plan_id
         )));
     }

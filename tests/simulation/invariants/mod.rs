@@ -65,8 +65,8 @@ pub(crate) struct Witness {
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Paused, parked and not startable workspaces, and the check at which that status began.
     resting: BTreeMap<WorkspaceId, usize>,
-    /// Workspaces that left such a status, other than by removal or pause, and the check at which it had begun. An
-    /// operator must have ordered it. The caller empties the list.
+    /// Workspaces that left such a status, other than by removal or pause, and the check at which the status had begun.
+    /// An operator must have ordered this change. The caller empties the list.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
     /// Status history of every workspace: each status, with the number of the check at which it began.
     pub(crate) status_history: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
@@ -89,11 +89,11 @@ pub(crate) struct Witness {
 /// An operator's order to delete contents of the trash permanently.
 #[derive(Clone)]
 pub(crate) struct PurgeOrder {
-    /// The root of the tree, where the order was for a whole tree.
+    /// Root of the tree, if the order is for a whole tree.
     pub(crate) tree: Option<WorkspaceId>,
     /// Workspaces concerned: all that were in the tree at any time before the answer, wherever they are now.
     pub(crate) targets: BTreeSet<WorkspaceId>,
-    /// The check by which the order had been answered.
+    /// Number of the first check after the answer to the order.
     pub(crate) answered: Option<usize>,
 }
 

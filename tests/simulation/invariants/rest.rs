@@ -46,8 +46,8 @@ pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>
     Ok(())
 }
 
-/// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
-/// container, and process, file and store agree on its token; any other has none.
+/// Promises 2 and 4, after all faults have stopped. A workspace that should run has exactly one running container, and
+/// the process, the token file and the store agree on its token. Any other workspace has no running container.
 fn running_containers_match_the_row(
     site: &Installation,
     state: &State,
