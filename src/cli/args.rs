@@ -145,8 +145,8 @@ Examples:
 }
 
 impl Command {
-    /// Whether `--json` applies to this command. It does not apply to commands whose output has its own format: logs, the
-    /// output of another program, a script or a manual page.
+    /// Whether `--json` applies to this command. It does not apply to commands whose output has its own format: logs,
+    /// the output of another program, a script or a manual page.
     #[must_use]
     pub fn has_json(&self) -> bool {
         !matches!(self, Self::Serve | Self::Exec(_) | Self::Shell(_) | Self::Completions(_) | Self::Man(_))

@@ -613,7 +613,7 @@ fn names(all: &[&str]) -> String {
 }
 
 const RECREATE: &str = "the setting applies to containers created from now on: `ostler recreate NAME` moves an existing \
-                        workspace (its container restarts, its volumes stay)";
+                        workspace (its container is replaced, its volumes stay)";
 
 fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sharing: &[&str]) -> Check {
     let still = match sharing {

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn breaker_counts_each_workspace_of_the_last_hour_once() {
+    fn breaker_counts_each_workspace_only_once_per_hour() {
         let recent: Vec<_> = (0..3).map(|n| WorkspaceId(Uuid::from_u128(n))).collect();
         assert!(matches!(judge(&plan(3..4), &recent, 4, &|_| false), Verdict::Hold { .. }));
         assert_eq!(judge(&plan(0..3), &recent, 4, &|_| false), Verdict::Clear);
