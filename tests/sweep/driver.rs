@@ -129,8 +129,8 @@ fn agent(site: &Installation, name: &str) -> WorkspaceId {
     id
 }
 
-/// The daemon's process is frozen for ten minutes. Afterwards the passes can begin before the daemon reads the heartbeats
-/// that were sent meanwhile.
+/// The daemon's process is frozen for ten minutes. Afterwards the passes can begin before the daemon reads the
+/// heartbeats that were sent meanwhile.
 #[test]
 fn status_is_unchanged_when_daemon_is_frozen_for_ten_minutes() {
     for phase in (0..60).step_by(7) {
