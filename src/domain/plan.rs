@@ -231,8 +231,9 @@ impl Action {
         }
     }
 
-    /// Whether it takes something away; each run is limited to a few of these. A stop is not destructive, since the row
-    /// no longer allows the container to run. Finishing a claim is not, since it takes only what was claimed.
+    /// Whether the action moves something to the trash, deletes it or revokes it. Each run may apply only a few such
+    /// actions. Stopping a container is not destructive, because its row does not allow it to run. Finishing a claim is
+    /// not destructive, because it affects only what was claimed.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         match self {
@@ -258,7 +259,8 @@ impl Action {
         }
     }
 
-    /// Whether it counts against the breaker: it could destroy work, and no operator ordered it by name.
+    /// Whether the action counts against the breaker: it could destroy work, and no operator ordered it for this
+    /// workspace.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
         // A restart destroys the work of an agent that may only be unable to reach the daemon. One fault that cuts off
