@@ -135,7 +135,7 @@ impl Registered {
         })
     }
 
-    /// Asserts that a query found something: one that finds nothing costs nothing and measures nothing.
+    /// Asserts that a query found something: the time of a query without a result would not be representative.
     fn expect(&self, what: &str, found: usize) {
         assert!(found > 0 || self.live < 1_000, "{}: there are no {what}", self.title);
     }
@@ -150,8 +150,8 @@ impl Registered {
     }
 }
 
-/// The engine's listing: containers of live rows (at most half of them, so that there are tokens to revoke), of some
-/// removed rows, and some unknown ones.
+/// The numbers of the workspaces whose containers the engine lists: at most half of the live rows, some removed rows,
+/// and some workspaces without a row. The live rows without a container have tokens to revoke.
 fn listing(live: &[u64], shape: &Shape) -> Vec<u64> {
     let (live_listed, removed_listed) = (live.len().min(1_900) / 2, 20);
     let mut listed: Vec<_> =

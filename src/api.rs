@@ -225,10 +225,10 @@ pub struct ActivityView {
     pub method: Option<String>,
     /// One-line summary.
     pub summary: Option<String>,
-    /// The request message.
+    /// Body of the request, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_body: Option<Box<serde_json::value::RawValue>>,
-    /// The response.
+    /// Body of the response, as JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_body: Option<Box<serde_json::value::RawValue>>,
     /// Duration in milliseconds.

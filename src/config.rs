@@ -68,7 +68,7 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// `[engine]`
+/// Values of the section `[engine]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Podman's socket; `None` searches the usual places.
@@ -96,7 +96,7 @@ impl EngineConfig {
     }
 }
 
-/// `[network]`
+/// Values of the section `[network]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// Whether containers are isolated from each other.
@@ -109,7 +109,7 @@ pub struct NetworkConfig {
     pub platform_url: Option<String>,
 }
 
-/// `[access]`
+/// Values of the section `[access]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessConfig {
     /// Whether workspaces without a parent may exchange messages.
@@ -118,7 +118,7 @@ pub struct AccessConfig {
     pub wakes_per_hour: u32,
 }
 
-/// `[external]`
+/// Values of the section `[external]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExternalConfig {
     /// Whether external agents may have private addresses.
@@ -127,7 +127,7 @@ pub struct ExternalConfig {
     pub allow_loopback: bool,
 }
 
-/// `[sweep]`
+/// Values of the section `[sweep]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SweepConfig {
     /// How long a container must be absent before its instance tokens are revoked.
@@ -142,7 +142,7 @@ pub struct SweepConfig {
     pub check_interval: Duration,
 }
 
-/// `[log]`
+/// Values of the section `[log]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
     /// Filter in the syntax of `tracing`, such as `info` or `info,ostler::sweep=debug`.
@@ -260,9 +260,9 @@ fn project_dirs() -> Option<directories::ProjectDirs> {
 /// Settings that take precedence over the file: environment and flags, passed as parameters.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `--config`
+    /// Value of the flag `--config`.
     pub file: Option<PathBuf>,
-    /// `--data-dir`
+    /// Value of the flag `--data-dir`.
     pub data_dir: Option<PathBuf>,
     /// Environment variables; only `OSTLER_*` is read.
     pub env: Vec<(String, String)>,

@@ -51,7 +51,7 @@ pub const STEPS: &[(&str, &str)] = &[
     // Starting a workspace.
     ("start: pull its image", "the image is on this machine"),
     ("start: create a volume", "a volume of the workspace"),
-    ("start: repair its configuration volume", "a volume without its directory gets a new one"),
+    ("start: repair its configuration volume", "a volume whose directory is missing gets a new directory"),
     ("start: create an empty work volume", "an empty volume replaces lost work, on the operator's order"),
     ("edit workspace", "the row records that it has a work volume"),
     ("allocate port", "a serial number and a host port for the next container"),

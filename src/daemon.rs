@@ -211,7 +211,7 @@ async fn serve_until(
         task.abort();
     }
     for listener in serving {
-        // Each listener ends by itself after its in-flight requests.
+        // A listener ends when its in-flight requests have ended.
         let _ended = within(&*app.clock, DRAIN, listener).await;
     }
     if within(&*app.clock, DRAIN, app.spawn.drain()).await.is_none() {
@@ -318,7 +318,7 @@ impl AgentListeners<'_> {
             let address = SocketAddr::new(*address, self.config.network.port);
             let listener = listen::bind(address, false).with_context(|| {
                 format!(
-                    "cannot listen on {address} for agents (if another program uses the port, set another one with \
+                    "cannot listen on {address} for agents (if another program uses the port, set another port with \
                      `network.port`; set other addresses with `network.listen`)"
                 )
             })?;
@@ -566,7 +566,8 @@ const RESTORE: &str = "if the error above gives no advice: move ostler.db-wal an
 /// # Errors
 /// Never: a check that cannot be completed is reported as a failed check.
 pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport> {
-    // The directory first: if `ostler serve` would refuse to start, the advice must not be to start it.
+    // The registry is checked first. If `ostler serve` would refuse this data directory, `daemon_offline` must not
+    // advise to start the daemon.
     let registry = registry_offline(&config.data_dir).await;
     let mut checks = vec![daemon_offline(&config, registry.verdict == "fail")];
     let clock: SharedClock = Arc::new(SystemClock::start());

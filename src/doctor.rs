@@ -360,7 +360,7 @@ fn unknown(inventory: &Inventory, rows: &[SweepRow], entries: &[TrashEntry]) -> 
         match inventory.newest_of(*id) {
             Some(TrashContents { container: Some(_), .. }) => name,
             Some(_) => format!("{name} (volumes only)"),
-            None => format!("{name} (in the trash, without a trash entry)"),
+            None => format!("{name} (its container is in the trash, but has no trash entry)"),
         }
     });
     let named: Vec<_> = named.collect();
@@ -371,9 +371,9 @@ fn unknown(inventory: &Inventory, rows: &[SweepRow], entries: &[TrashEntry]) -> 
     Some(warn(
         "unknown",
         format!("in Podman with ostler's labels, but not in the registry: {}{more}", named.join(", ")),
-        "`ostler adopt NAME` adopts a workspace that has a container outside the trash. All others are moved to the \
-         trash after `sweep.unknown_grace`, but not while the registry is recovering; `ostler trash restore NAME` \
-         restores them",
+        "`ostler adopt NAME` adopts a workspace that has a container outside the trash. Workspaces that are not \
+         adopted are moved to the trash after `sweep.unknown_grace`, but not while the registry is recovering; `ostler \
+         trash restore NAME` restores them",
     ))
 }
 
@@ -436,7 +436,7 @@ async fn engine_use(engine: &dyn Engine) -> Option<Check> {
             "engine use",
             found,
             format!(
-                "if this persists, restart the service (containers keep running): {}",
+                "if this persists, restart Podman's service (containers keep running): {}",
                 engine.commands().restart
             ),
         )

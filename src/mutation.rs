@@ -23,7 +23,7 @@ pub enum Mutation {
     UndeleteAlone,
     /// A heartbeat counts even if its token or incarnation became invalid in the meantime.
     AcceptAnyIncarnation,
-    /// A claim for the trash does not check the row again.
+    /// A move to the trash begins without checking the row again.
     ClaimUnguarded,
     /// A purge deletes everything that the workspace has in the trash at that time.
     PurgeEverything,
@@ -39,7 +39,7 @@ pub enum Mutation {
     NoBreaker,
     /// Restarts after missing heartbeats do not count towards the circuit breaker.
     SilenceIsFree,
-    /// An interrupted claim for the trash is never completed.
+    /// An interrupted move to the trash is never completed.
     LeaveClaimsOpen,
     /// A start that a crash interrupted is never repeated.
     LeaveInterrupted,
@@ -122,7 +122,11 @@ impl Mutation {
             "accept-any-incarnation",
             "a heartbeat counts even if its token or incarnation became invalid meanwhile",
         ),
-        (Self::ClaimUnguarded, "claim-unguarded", "a claim for the trash does not check the row again"),
+        (
+            Self::ClaimUnguarded,
+            "claim-unguarded",
+            "a move to the trash begins without checking the row again",
+        ),
         (
             Self::PurgeEverything,
             "purge-everything",
@@ -146,7 +150,7 @@ impl Mutation {
             "silence-is-free",
             "restarts after missing heartbeats do not count towards the circuit breaker",
         ),
-        (Self::LeaveClaimsOpen, "leave-claims-open", "an interrupted claim for the trash is never completed"),
+        (Self::LeaveClaimsOpen, "leave-claims-open", "an interrupted move to the trash is never completed"),
         (Self::LeaveInterrupted, "leave-interrupted", "a start that a crash interrupted is never repeated"),
         (Self::NoCap, "no-cap", "the number of removals in one run of a pass is not limited"),
         (

@@ -38,8 +38,8 @@ impl Spawn for TokioTasks {
 
 /// Executes effects outside this process's memory: transactions and engine calls.
 ///
-/// Only the simulator and tests need it; the real store and engine do without. The simulator holds every effect until
-/// its seed selects it, and so tries the orders in which the world may answer.
+/// Only the simulator and tests use a stage; the real store and engine use none. The simulator holds every effect until
+/// its seed selects it. In this way it tries the orders in which the store and the engine may answer.
 pub trait Stage: Send + Sync {
     /// Carries out `effect` once, even if the caller no longer waits.
     fn submit(&self, label: &'static str, effect: Box<dyn FnOnce() + Send>);

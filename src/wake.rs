@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 pub struct Call {
     /// Name of the pass.
     pub pass: &'static str,
-    /// Delay until the pass is wanted.
+    /// How long after the request the pass is to run.
     pub after: Duration,
 }
 

@@ -75,7 +75,7 @@ pub(crate) fn contestant() -> Option<(String, Vec<String>)> {
     arguments.next().map(|name| (name, arguments.collect()))
 }
 
-/// Prints the address for the parent, and ends this process when the parent ends.
+/// Prints the address for the parent process, and ends this process when the parent process ends.
 pub(crate) fn serving_at(address: SocketAddr) {
     println!("{address}");
     std::io::stdout().flush().unwrap();

@@ -120,10 +120,11 @@ Examples:
     Config(ConfigArgs),
     /// Make the daemon reload its configuration
     #[command(after_help = "\
-Runtimes, access, restart budgets, graces, retentions and the log level apply at once, to
-everything that begins after the reload. Changes to ports, addresses, directories and the engine's
-socket are listed and apply when the daemon is restarted. A configuration with an error changes
-nothing. SIGHUP does the same and reports in the daemon's log.
+Runtimes, access, `[external]`, restart budgets, grace periods, retention times, the size of new
+logs and the log level apply at once, to everything that begins after the reload. Other changes,
+such as ports, addresses, directories and the engine's socket, are listed and apply when the daemon
+is restarted. A configuration with an error changes nothing. SIGHUP has the same effect, but the
+result is written to the daemon's log.
 
 Examples:
   ostler config show                compare the file with the running daemon
@@ -144,7 +145,8 @@ Examples:
 }
 
 impl Command {
-    /// Whether `--json` applies. The other commands pass through output that is not ostler's own.
+    /// Whether `--json` applies to this command. It does not apply to commands whose output has its own format: logs,
+    /// the output of another program, a script or a manual page.
     #[must_use]
     pub fn has_json(&self) -> bool {
         !matches!(self, Self::Serve | Self::Exec(_) | Self::Shell(_) | Self::Completions(_) | Self::Man(_))
@@ -172,7 +174,7 @@ pub struct CreateArgs {
     /// Parent workspace in the tree [default: none]
     #[arg(long, value_name = "NAME")]
     pub parent: Option<String>,
-    /// Description of its purpose
+    /// Description of the workspace's purpose
     #[arg(long)]
     pub role: Option<String>,
     /// Runtime: `plain` for any image, `agent` for an agent that sends heartbeats, or one defined in `[runtimes]` of
@@ -202,16 +204,16 @@ pub struct CreateArgs {
     /// URL at which the external agent is reached, such as `http://192.168.1.7:8000`
     #[arg(long, requires = "external")]
     pub url: Option<String>,
-    /// The agent polls for its messages: they are stored until then instead of being sent to a URL
+    /// The agent polls for its messages: ostler stores them until then, instead of sending them to a URL
     #[arg(long, requires = "external", conflicts_with = "url")]
     pub poll: bool,
-    /// Hibernate after this many idle minutes; a message wakes it; 0 means never [default: 0]
+    /// Hibernate after this many idle minutes; a message wakes the workspace; 0 means never [default: 0]
     #[arg(long, value_name = "MINUTES", conflicts_with = "external", allow_negative_numbers = true)]
     pub hibernate_after: Option<u32>,
     /// Number of concurrent tasks that the agent accepts, as information for its peers; not enforced
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
-    /// Restart it when it is stalled: busy for 5 minutes without heartbeat, message or progress
+    /// Restart the workspace when it is stalled: busy for 5 minutes without heartbeat, message or progress
     #[arg(long, conflicts_with = "external")]
     pub restart_when_wedged: bool,
     /// Return when the request is accepted, without waiting until the workspace is online
@@ -275,7 +277,8 @@ pub struct LogsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The exit code is that of the command. Standard input is forwarded only with `-i` or `-t`.
-If this client is terminated, the command is terminated too; with `-i`, at its next output.
+If this client is terminated, the command is terminated too. With `-i`, this happens when the command
+next writes output.
 
 Examples:
   ostler exec builder -- ls -l /workspace
@@ -330,7 +333,7 @@ pub struct StartArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// If its work volume is missing, create a new, empty one
+    /// If the work volume is missing, create a new, empty work volume
     #[arg(long)]
     pub new_volume: bool,
     /// Return when the request is accepted, without waiting until the workspace is online
@@ -351,10 +354,10 @@ pub struct HibernateArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Hibernate even while it has active tasks or requests
+    /// Hibernate even while the agent has active tasks or requests
     #[arg(long)]
     pub force: bool,
-    /// Return when the request is accepted, without waiting until it is hibernated
+    /// Return when the request is accepted, without waiting until the workspace is hibernated
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -381,7 +384,7 @@ stopped one.
 
 Examples:
   ostler message builder hello
-  ostler message lead 'ask builder how far it is'
+  ostler message lead 'ask builder for its progress'
   ostler message builder --json hello        print the whole response")]
 pub struct MessageArgs {
     /// Name, id or prefix of the id
@@ -411,13 +414,13 @@ pub struct SetArgs {
     /// New name
     #[arg(long = "name", id = "new_name", value_name = "NAME")]
     pub new_name: Option<String>,
-    /// Description of its purpose; an empty text removes it
+    /// Description of the workspace's purpose; an empty text removes the description
     #[arg(long)]
     pub role: Option<String>,
     /// Resource tier: 1 (sandbox), 2 (512 MiB), 3 (2 GiB) or 4 (4 GiB)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=4), allow_negative_numbers = true)]
     pub tier: Option<u8>,
-    /// Parent workspace; an empty text makes it a root
+    /// Parent workspace; with an empty text, the workspace has no parent
     #[arg(long, value_name = "NAME")]
     pub parent: Option<String>,
     /// Runtime: `plain`, `agent`, or one defined in `[runtimes]` of the configuration
@@ -438,13 +441,13 @@ pub struct SetArgs {
     /// Directory of this machine to mount at /workspace; only for a workspace that was created with `--dir`
     #[arg(long, value_name = "PATH[:ro]")]
     pub dir: Option<String>,
-    /// File for /configs/config.yaml; the next start overwrites the existing file
+    /// File to copy to /configs/config.yaml at the next start, which overwrites the existing file
     #[arg(long, value_name = "FILE")]
     pub config_file: Option<PathBuf>,
-    /// Run the command of the runtime or image again instead of the workspace's own
+    /// Remove the workspace's own command, so that the command of the runtime or image is run
     #[arg(long, conflicts_with = "command")]
     pub default_command: bool,
-    /// URL at which the external agent is reached; an empty text removes it
+    /// URL at which the external agent is reached; an empty text removes the URL
     #[arg(long)]
     pub url: Option<String>,
     /// Hibernate after this many idle minutes; 0 means never
@@ -453,7 +456,7 @@ pub struct SetArgs {
     /// Number of concurrent tasks that the agent accepts; 0 means unknown
     #[arg(long, value_name = "TASKS", allow_negative_numbers = true)]
     pub max_tasks: Option<u32>,
-    /// Whether to restart it when it is stalled: busy for 5 minutes without heartbeat, message or progress
+    /// Whether to restart the workspace when it is stalled: busy for 5 minutes without heartbeat, message or progress
     #[arg(long, value_name = "BOOL")]
     pub restart_when_wedged: Option<bool>,
     /// Command to run instead of the image's own; if the image has an ENTRYPOINT, it receives these arguments
@@ -499,7 +502,7 @@ pub struct RestartArgs {
 #[command(after_help = "\
 The volumes are kept. Files outside /configs and /workspace, such as a home directory, are moved to the trash with
 the old container. A stopped or hibernated workspace is started, together with the workspaces that were stopped
-with it. `ostler ls` marks a workspace as drifted if settings of its container changed since it was created.
+with it. `ostler ls` marks a workspace as drifted if its settings differ from those of its container.
 
 Examples:
   ostler recreate builder")]
@@ -526,7 +529,7 @@ pub struct RmArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Also remove all workspaces below it
+    /// Also remove all workspaces below this one
     #[arg(long)]
     pub cascade: bool,
     /// Delete container and volumes immediately and permanently
@@ -551,13 +554,13 @@ pub struct UndeleteArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Restore it under another name
+    /// Restore the workspace under another name
     #[arg(long = "name", value_name = "NEW")]
     pub new_name: Option<String>,
-    /// Do not restore the workspaces that were removed with it
+    /// Do not restore the workspaces that were removed together with this one
     #[arg(long)]
     pub only: bool,
-    /// Return when the request is accepted, without waiting until it is done
+    /// Return when the request is accepted, without waiting until the workspace is restored
     #[arg(long)]
     pub no_wait: bool,
 }
@@ -605,9 +608,9 @@ Examples:
 /// `adopt`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-For a registry that was lost or restored from a backup: containers still exist that it does not
-know. Without arguments, prints what can be adopted. Running agents are not interrupted and keep
-their tokens.
+After the registry was lost or restored from a backup, Podman may have containers that the registry
+does not know. `adopt` registers them again. Without arguments, it prints what can be adopted.
+Running agents are not interrupted and keep their tokens.
 
 Examples:
   ostler adopt                     list what can be adopted
@@ -623,7 +626,7 @@ pub struct AdoptArgs {
     /// Print what would be adopted, and change nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// Id of the installation whose containers to take over; the registry must be empty
+    /// Id of the installation whose containers are adopted; the registry must be empty
     #[arg(long, value_name = "ID")]
     pub instance: Option<String>,
 }
@@ -764,10 +767,10 @@ pub struct EventsArgs {
     /// Continue to print new events, also across restarts of the daemon
     #[arg(long, short)]
     pub follow: bool,
-    /// Print every field of an event, with whole ids
+    /// Print every field of the events, with whole ids
     #[arg(long, short)]
     pub verbose: bool,
-    /// Number of events
+    /// Number of events to print
     #[arg(
         long,
         short = 'n',
@@ -782,7 +785,7 @@ pub struct EventsArgs {
 /// `why`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Every change of status, reaping and refusal is recorded with the evidence that it was based on.
+Status changes, moves to the trash and refused requests of agents are recorded, with the evidence for each.
 
 Examples:
   ostler why builder
@@ -791,10 +794,10 @@ pub struct WhyArgs {
     /// Name, id or prefix of the id
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
-    /// Print every field of an event, with whole ids, and the log lines of each
+    /// Print every field of the events, with whole ids, and the log lines of each event
     #[arg(long, short)]
     pub verbose: bool,
-    /// Number of events
+    /// Number of events to print
     #[arg(
         long,
         short = 'n',
@@ -842,14 +845,14 @@ pub enum ConfigCommand {
     Show,
     /// Write a commented configuration file; an existing file is not overwritten
     Init,
-    /// Check the configuration without using it
+    /// Check the configuration without applying it
     Check,
 }
 
 /// `completions`
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// Shell to complete for
+    /// Shell for which to print the script
     pub shell: clap_complete::Shell,
 }
 

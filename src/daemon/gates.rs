@@ -20,8 +20,8 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-/// How often addresses and packet rules are checked without a notification. Rootless, a change of this host's address
-/// sends none.
+/// How often addresses and packet rules are checked without a notification. With rootless Podman, a change of this
+/// host's address causes no notification.
 const ADDRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// The listeners for workspaces.

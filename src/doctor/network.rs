@@ -220,10 +220,10 @@ impl Doctor {
         })
     }
 
-    /// Makes the request from inside the first of `running` in which it is possible.
+    /// Requests ostler from inside a workspace. Tries the workspaces of `running` in order until one gives a result.
     ///
     /// # Errors
-    /// The last reason why the request could not be made, if it was possible in none.
+    /// If no workspace gave a result: the reason of the last one.
     async fn ask_one(&self, rows: &[Described], running: &[&Described]) -> Result<Check, &'static str> {
         let mut why = "no workspace runs";
         for one in running {
@@ -364,7 +364,8 @@ fn newest_heartbeat(
     Some((now.since(newest.0), newest.1)).filter(|(ago, _)| *ago <= RECENT_HEARTBEAT && newest.0 >= since)
 }
 
-/// The network check without an answer from inside a container: a recent heartbeat is proof as well.
+/// The network check if no request from inside a container gave a result. A recent heartbeat then proves that
+/// workspaces reach ostler.
 fn without_asking(
     rows: &[Described],
     newest_heartbeat: Option<(Duration, &WorkspaceName)>,
@@ -519,7 +520,7 @@ fn unserved(
                     ),
                     format!(
                         "ostler tries again every 30 s, and its log shows the error. If another program uses port {port} \
-                         there, set another one with `network.port`"
+                         there, set another port with `network.port`"
                     ),
                 )
             });
@@ -570,7 +571,7 @@ fn between(
         Err(error) => {
             return warn(
                 "tree",
-                format!("{TREE}. Which packets pass between workspaces is not known: {error}"),
+                format!("{TREE}. It is not known which packets pass between workspaces: {error}"),
                 "run `ostler doctor` again once Podman answers",
             );
         }
@@ -612,7 +613,7 @@ fn names(all: &[&str]) -> String {
 }
 
 const RECREATE: &str = "the setting applies to containers created from now on: `ostler recreate NAME` moves an existing \
-                        workspace (its container restarts, its volumes stay)";
+                        workspace (its container is replaced, its volumes stay)";
 
 fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sharing: &[&str]) -> Check {
     let still = match sharing {
@@ -640,7 +641,8 @@ fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sh
             } else {
                 "ostler needs root and `nft` (Debian package `nftables`) to drop these packets."
             };
-            let proof = "Agents can verify that a request comes from ostler by the header `X-Ostler-Proof`";
+            let proof =
+                "Agents can use the header `X-Ostler-Proof` to verify that a request comes from ostler";
             let recreate = if sharing.is_empty() { String::new() } else { format!("\n{RECREATE}") };
             warn(
                 "tree",
@@ -655,13 +657,13 @@ fn between_isolated(tree: &str, packets: &Result<(), String>, rootless: bool, sh
 
 fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
     let isolate = if rootless {
-        "With rootless Podman, ostler cannot drop packets between workspaces: `network.isolate = true` gives each its \
-         own network, and Podman may or may not separate these networks"
+        "With rootless Podman, ostler cannot drop packets between workspaces: `network.isolate = true` gives each \
+         workspace its own network, and Podman may or may not separate these networks"
     } else {
-        "`network.isolate = true` gives each its own network and drops packets between them"
+        "`network.isolate = true` gives each workspace its own network and drops packets between them"
     };
-    let proof = "agents can verify that a request comes from ostler by the header `X-Ostler-Proof`";
-    let packets = "It does not control packets:";
+    let proof = "agents can use the header `X-Ostler-Proof` to verify that a request comes from ostler";
+    let packets = "The tree does not control packets:";
     match apart {
         [] => ok(
             "tree",
@@ -672,8 +674,8 @@ fn between_shared(tree: &str, rootless: bool, apart: &[&str]) -> Check {
         apart => warn(
             "tree",
             format!(
-                "{tree}. {packets} workspaces share one network and reach each other's ports, except those created \
-                 while `network.isolate` was set, which may still be cut off from the others: {}",
+                "{tree}. {packets} workspaces share one network and reach each other's ports. Workspaces that were \
+                 created while `network.isolate` was set may still be cut off from the others: {}",
                 names(apart)
             ),
             RECREATE,

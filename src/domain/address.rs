@@ -56,7 +56,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unspecified => "it is the unspecified address",
-            Self::Loopback => "it is this machine, which `external.allow_loopback` does not allow",
+            Self::Loopback => "it is an address of this machine, which `external.allow_loopback` does not allow",
             Self::Private => "it is on a private network, which `external.allow_private` does not allow",
             Self::Attached => {
                 "it is on a network that this machine is attached to, which `external.allow_private` does not allow"
@@ -110,7 +110,7 @@ pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusa
         IpAddr::V6(v6) => carried_v4(v6).map_or(ip, IpAddr::V4),
         IpAddr::V4(_) => ip,
     };
-    // Private and loopback addresses were judged above: what is left is public, or allowed.
+    // Private and loopback addresses were checked above. Only public and explicitly allowed addresses remain.
     if is_of_the_internet(ip) && around.own.contains(&ip) {
         return (!allow.loopback).then_some(Refusal::Loopback);
     }

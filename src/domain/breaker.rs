@@ -1,8 +1,8 @@
 //! The breaker: limits how many workspaces sweeps may affect at once.
 //!
-//! Every wrong mass action of the past looked right to the code that planned it. Destructive actions are therefore
-//! counted per workspace, over this plan and the last hour together. Above the limit the whole plan is held until an
-//! operator approves it.
+//! A planning error can affect many workspaces, and the code that plans cannot detect its own errors. The workspaces
+//! that actions affect destructively are therefore counted, in the plan and in the last hour together. Above the limit,
+//! all these actions of the plan are held until an operator approves them.
 
 use std::collections::BTreeSet;
 
@@ -19,9 +19,9 @@ pub const PER_RUN: usize = 5;
 /// The breaker's decision on a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Apply the plan.
+    /// Apply the whole plan.
     Clear,
-    /// Hold the plan.
+    /// Hold the actions of the plan that count against the breaker.
     Hold {
         /// Reason, for the user.
         reason: String,
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn breaker_counts_each_workspace_of_the_last_hour_once() {
+    fn breaker_counts_each_workspace_only_once_per_hour() {
         let recent: Vec<_> = (0..3).map(|n| WorkspaceId(Uuid::from_u128(n))).collect();
         assert!(matches!(judge(&plan(3..4), &recent, 4, &|_| false), Verdict::Hold { .. }));
         assert_eq!(judge(&plan(0..3), &recent, 4, &|_| false), Verdict::Clear);

@@ -15,7 +15,7 @@ pub struct RestartBudget {
     pub first_backoff: Duration,
     /// Upper limit of the delay.
     pub longest_backoff: Duration,
-    /// Time online after which the count restarts.
+    /// Time online after which earlier exits no longer count.
     pub reset_after: Duration,
     /// Number of exits within the window that parks the workspace; at least 1.
     pub park_after_exits: usize,
@@ -24,7 +24,8 @@ pub struct RestartBudget {
 }
 
 impl Default for RestartBudget {
-    /// Design, §5: 10 s doubling to 5 min, reset after 10 min online, five exits in 30 min.
+    /// Values of the design, §5: delays from 10 s, doubled up to 5 min; reset after 10 min online; parked at the fifth
+    /// exit within 30 min.
     fn default() -> Self {
         Self {
             first_backoff: Duration::from_secs(10),

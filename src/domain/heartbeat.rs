@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_brings_up_exactly_the_statuses_that_allow_it() {
+    fn heartbeat_sets_online_from_exactly_the_permitted_statuses() {
         for status in Status::ALL {
             let recovers = moves(standing(status), &well()).contains(&Cause::HeartbeatReceived);
             assert_eq!(recovers, Cause::HeartbeatReceived.sources().contains(&status), "{status}");

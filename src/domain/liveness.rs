@@ -1,7 +1,7 @@
 //! Plans about agents rather than containers: missed heartbeats, slow starts, stalled or idle agents, due restarts.
 //!
 //! They all measure time with `Lasted`, which counts only time in which the daemon could receive heartbeats
-//! (`listening.rs`). Time in which it could not is never held against an agent.
+//! (`listening.rs`). Other time never counts as silence of an agent.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,9 +14,9 @@ use super::{
     workspace::Kind,
 };
 
-/// Missed heartbeats count as silence after this time (design, §3).
+/// An agent counts as silent after this time without a heartbeat (design, §3).
 pub const SILENT_AFTER: Duration = Duration::from_mins(3);
-/// A container is restarted this long after it was degraded for silence.
+/// The container of a degraded agent is restarted after `SILENT_AFTER` plus this time without a heartbeat.
 pub const RESTART_SILENT_AFTER: Duration = Duration::from_mins(10);
 /// A busy agent is flagged after this time without heartbeat, message or progress.
 pub const WEDGED_AFTER: Duration = Duration::from_mins(5);
@@ -63,7 +63,7 @@ fn shortest(times: [Option<Timestamp>; 3], row: &SweepRow, lasted: Lasted<'_>) -
 }
 
 /// `check_heartbeats`: silent external agents become `awaiting_agent`; silent containers become `degraded`, and are
-/// restarted after `RESTART_SILENT_AFTER`.
+/// restarted if they stay silent for `RESTART_SILENT_AFTER` more.
 #[must_use]
 pub fn check_heartbeats(
     rows: &[QuietRow],

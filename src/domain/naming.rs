@@ -26,8 +26,8 @@ pub const AGENT_PORT: u16 = 8000;
 
 /// A workspace's name, unique among workspaces that are not removed.
 ///
-/// Parsing validates new names only. A stored or labelled name was valid when it was given and is read unchecked: a row
-/// whose name would be refused today stays reachable by its id.
+/// Parsing validates new names only. A name from the database or from a label was valid when it was given, and is read
+/// without validation. If today's rules forbid such a name, the workspace can still be reached by its id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WorkspaceName(String);
@@ -73,10 +73,10 @@ pub enum InvalidName {
         /// Its position, counted from 1.
         position: usize,
     },
-    /// It could be read as an id and would receive orders meant for another workspace.
+    /// The name could be read as an id. The workspace would then receive orders that were meant for another workspace.
     #[error(
-        "the name `{0}` looks like the beginning of an id (8 or more of the digits 0-9 and a-f). Add another \
-         letter to it"
+        "the name `{0}` looks like the beginning of an id (8 or more of the digits 0-9 and a-f). Add a letter \
+         other than a to f"
     )]
     Id(String),
 }

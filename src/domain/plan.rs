@@ -308,14 +308,16 @@ impl Action {
         self.description().workspace
     }
 
-    /// Whether it takes something away; each run is limited to a few of these. A stop is not destructive, since the row
-    /// no longer allows the container to run. Finishing a claim is not, since it takes only what was claimed.
+    /// Whether the action moves something to the trash, deletes it or revokes it. Each run may apply only a few such
+    /// actions. Stopping a container is not destructive, because its row does not allow it to run. Finishing a claim is
+    /// not destructive, because it affects only what was claimed.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         self.description().effect == Effect::Destroys
     }
 
-    /// Whether it counts against the breaker: it could destroy work, and no operator ordered it by name.
+    /// Whether the action counts against the breaker: it could destroy work, and no operator ordered it for this
+    /// workspace.
     #[must_use]
     pub fn counts_against_breaker(&self) -> bool {
         self.description().counted
@@ -338,7 +340,7 @@ impl Action {
         }
     }
 
-    /// One phrase for the user.
+    /// Describes the action for the user, as a phrase such as `restart it`.
     #[must_use]
     pub fn describe(&self) -> String {
         self.description().text.into_owned()
@@ -674,7 +676,7 @@ pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
                     plan.act(Action::TrashUnknown { workspace, contents }, name, evidence);
                 }
                 seen => plan.watching.push(format!(
-                    "{name}: {} not in the registry; moved to the trash after {} (so far {})",
+                    "{name}: {} not in the registry; will be moved to the trash after {} (observed for {} so far)",
                     describe_contents(&contents),
                     words(grace),
                     words(seen.map_or(Duration::ZERO, |seen| now.since(seen.since)))

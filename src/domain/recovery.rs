@@ -1,7 +1,8 @@
 //! Differences between a registry restored from a backup and the engine, for workspaces that the registry knows.
 //!
 //! The backup is older than the engine: since then a workspace may have been started, stopped, recreated, removed or
-//! restored. While the registry is recovering, none of this is corrected automatically; an operator adopts it.
+//! restored. While the registry is recovering, none of these differences is corrected automatically; an operator
+//! adopts them.
 
 use super::{
     ids::{ContainerId, Incarnation},
@@ -12,7 +13,7 @@ use super::{
     workspace::{Kind, Workspace},
 };
 
-/// A row that contradicts the engine.
+/// A row that differs from the state in the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contradicted {
     /// Name in the row.
@@ -23,14 +24,14 @@ pub struct Contradicted {
     pub difference: Difference,
 }
 
-/// How the engine contradicts a row.
+/// How the state in the engine differs from a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
-    /// It has another container than the row: created, or restored from the trash, after the backup.
+    /// The workspace has a newer container, which was created, or restored from the trash, after the backup.
     Newer(NamedContainer),
-    /// Its container runs, and the row forbids that.
+    /// The container runs, although the row's status forbids it.
     Runs(NamedContainer),
-    /// The row is up, and its container is gone or does not run.
+    /// The row's status requires a running container, but the container is gone or does not run.
     Down,
 }
 
@@ -49,17 +50,21 @@ impl Difference {
     pub fn describe(&self) -> &'static str {
         match self {
             Self::Newer(_) => {
-                "has a newer container than the registry records: adopting takes it over, with its token"
+                "has a newer container than the registry records: adopting takes over the newer one and its token"
             }
             Self::Runs(_) => {
-                "runs, but its status in the registry forbids that: adopting keeps it running, with its token"
+                "has a running container, although its status in the registry forbids it: adopting keeps the container \
+                 running, with its token"
             }
-            Self::Down => "does not run, but its status in the registry requires that: adopting pauses it",
+            Self::Down => {
+                "has no running container, although its status in the registry requires one: adopting pauses it"
+            }
         }
     }
 }
 
-/// How the engine contradicts a row, if it does. `entries` are the trash entries of this workspace.
+/// Returns how the state in the engine differs from a row, if it does. `entries` are the trash entries of this
+/// workspace.
 #[must_use]
 pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEntry]) -> Option<Contradicted> {
     if row.kind != Kind::Container {
@@ -91,8 +96,8 @@ pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEnt
     }
 }
 
-/// A container of the workspace under a name of its own that is newer than the row: a running one first, then the one
-/// with the highest serial.
+/// Returns a container of the workspace that is newer than the container in the row and does not have a trash name. A
+/// running container has precedence, then the one with the highest serial.
 #[must_use]
 pub fn newer_container(
     row: &Workspace,
@@ -106,7 +111,7 @@ pub fn newer_container(
                 && entry.contents.container.as_ref().is_some_and(|container| container.id == *id)
         })
     };
-    // A replacement that does not run has not replaced a container that does.
+    // A stopped container has not replaced a running one.
     let own_runs = row
         .container
         .as_ref()
@@ -118,8 +123,8 @@ pub fn newer_container(
             return false;
         }
         let came_later = *serial > row.container_serial || left_the_trash(&container.id);
-        // What a removed row still owns may be an unfinished removal; only a newer container shows that the workspace
-        // was restored.
+        // The container that a removed row still names may come from an unfinished removal. Only a newer container
+        // shows that the workspace was restored.
         if row.status == Status::Removed { came_later } else { came_later && !is_rows_own(&container.id) }
     })
     .max_by_key(|(serial, container)| (container.state.may_run(), *serial))

@@ -124,9 +124,9 @@ pub struct SpecPatch {
     pub command: Option<Vec<String>>,
     /// Variables to set; `None` removes one. Variables that are not named are unchanged.
     pub env: BTreeMap<String, Option<String>>,
-    /// Another host directory at `/workspace`; empty for none.
+    /// New host directory for `/workspace`; empty for none.
     pub workspace_dir: Option<String>,
-    /// Access to that directory.
+    /// New access to the host directory.
     pub workspace_access: Option<Access>,
     /// New content of `/configs/config.yaml`; overwrites the file.
     pub config: Option<String>,

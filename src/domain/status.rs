@@ -14,7 +14,8 @@ use super::workspace::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// Not online within its runtime's limit. A late heartbeat of the same incarnation still sets it online.
+    /// The workspace was not online within its runtime's limit. A late heartbeat of the same incarnation still sets it
+    /// online.
     ProvisionTimeout,
     /// The start cannot succeed with the present image, port or volume.
     StartError,
@@ -44,9 +45,9 @@ pub enum Status {
     Provisioning,
     /// Up, and no problem is reported.
     Online,
-    /// Up, but it reports errors, is stalled, or misses heartbeats.
+    /// Up, but the agent reports errors, is stalled, or misses heartbeats.
     Degraded,
-    /// Its container is gone or has exited.
+    /// The container is gone or has exited.
     Offline,
     /// A start failed, or the restart budget is used up.
     Failed(Failure),
@@ -56,9 +57,9 @@ pub enum Status {
     Hibernating,
     /// Stopped until a message or an operator wakes it.
     Hibernated,
-    /// External, and no current heartbeat.
+    /// External, and without a recent heartbeat.
     AwaitingAgent,
-    /// Removed; its things stay in the trash until their retention ends.
+    /// Removed; its container and volumes stay in the trash until their retention ends.
     Removed,
 }
 
@@ -144,18 +145,18 @@ impl fmt::Display for Status {
     }
 }
 
-/// Cause of a status change. Each cause has exactly one target.
+/// Cause of a status change. Each cause leads to exactly one status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// A heartbeat or register of the current incarnation.
     HeartbeatReceived,
     /// The container has run long enough, for runtimes with readiness `container`.
     ContainerReady,
-    /// Not online within the runtime's limit.
+    /// The workspace was not online within the runtime's limit.
     ProvisioningTimedOut,
     /// The start cannot succeed with the present image, port or volume.
     StartImpossible,
-    /// It reports errors or `wedged`, or misses heartbeats.
+    /// The agent reports errors or `wedged`, or misses heartbeats.
     ReportedDegraded,
     /// The container is gone or has exited.
     ContainerGone,
@@ -173,13 +174,13 @@ pub enum Cause {
     AwaitAgain,
     /// The restart budget is used up.
     BudgetSpent,
-    /// An operator pauses or stops it.
+    /// An operator pauses or stops the workspace.
     Pause,
-    /// Idle for long enough, or an operator orders it.
+    /// The workspace was idle for long enough, or an operator hibernates it.
     BeginHibernation,
     /// The container was verified to be stopped.
     FinishHibernation,
-    /// An operator removes it.
+    /// An operator removes the workspace.
     Remove,
     /// An operator undoes the removal.
     Undelete,

@@ -106,7 +106,7 @@ pub struct Workspace {
     pub status_since: Timestamp,
     /// Number of starts.
     pub incarnation: Incarnation,
-    /// Its container; any other container of this workspace is a stray.
+    /// Its current container. Every other container of this workspace is a stray, which a sweep moves to the trash.
     pub container: Option<ContainerId>,
     /// Serial of the newest container name; each attempt gets a new one.
     pub container_serial: u32,

@@ -134,7 +134,7 @@ pub struct State {
     pub rootless: bool,
     /// Container limits that the engine reports as ignored.
     pub ignored_limits: Vec<&'static str>,
-    /// Number of possible changes: calls that took effect, and changes by a test.
+    /// Number of times that this state may have changed: by a call that took effect, or by a test.
     pub changes: u64,
     made: u128,
     news: News,

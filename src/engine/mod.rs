@@ -376,7 +376,7 @@ pub struct Sockets {
     pub listens: bool,
     /// Whether a client other than ostler is connected to the published port.
     pub open: bool,
-    /// Whether any client's connection to it was closed within the last minute.
+    /// Whether any client's connection to the published port was closed within the last minute.
     pub closed: bool,
 }
 

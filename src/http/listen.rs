@@ -365,7 +365,7 @@ struct Taken {
     in_all: usize,
     /// Connections that were evicted and are still closing; no longer part of `in_all`.
     evicting: usize,
-    /// Per owner, in the order in which they were added.
+    /// Connections of each owner, in the order in which they were added.
     by_owner: HashMap<Owner, Vec<Arc<Activity>>>,
 }
 

@@ -198,8 +198,8 @@ impl std::error::Error for UrlError {}
 /// Checks a url's text and all current addresses of its host.
 ///
 /// # Errors
-/// See [`UrlError`]. One refused address refuses the url: otherwise its owner could find out by trial which of several
-/// addresses is connected to.
+/// See [`UrlError`]. A url is refused if any of its addresses is refused. Otherwise the url's owner could find out by
+/// trial to which of several addresses ostler connects.
 pub(crate) async fn check(
     url: &str,
     allow: Allow,
@@ -218,7 +218,7 @@ pub(crate) async fn check(
         }
     }
     match addresses.first() {
-        // The resolver sorts addresses by preference.
+        // The resolver sorts addresses by preference, so the first one is used.
         Some(&address) => Ok(Checked { address, url }),
         None => Err(UrlError::Unresolved { host: url.host, why: "no addresses found".into() }),
     }

@@ -201,7 +201,8 @@ impl Actors {
     }
 
     pub(super) fn busy(&self) -> BTreeSet<WorkspaceId> {
-        // Reservations first: when one ends, its order is already in the queue.
+        // The reservations are read before the queues. An order enters its queue before its reservation ends, so it is
+        // in at least one of the two.
         let reserved = unpoisoned(&self.reserved).clone();
         self.lock().keys().copied().chain(reserved).collect()
     }

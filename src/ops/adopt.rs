@@ -1,8 +1,8 @@
-//! Adopt: rebuilding the row of a container of ours that the registry does not know.
+//! Adopt: rebuilds the row of a container that belongs to this registry and has no row in it.
 //!
 //! Nothing in the engine is changed. A running agent is not disturbed: the digest of the token file in its volume
-//! becomes the current instance token. While the registry is recovering, a known row that the engine contradicts
-//! counts as unknown too: it takes over the newer container, or is paused if its container does not run.
+//! becomes the current instance token. While the registry is recovering, a row that differs from
+//! the engine counts as unknown too: it takes over the newer container, or is paused if its container does not run.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ pub struct AdoptRequest {
     pub workspace: WorkspaceId,
     /// Its container and volumes in the engine.
     pub contents: TrashContents,
-    /// The row that the engine contradicts; set only if the registry has one and is recovering.
+    /// The row, if the registry has one that differs from the engine; set only while the registry is recovering.
     pub known: Option<Contradicted>,
 }
 
@@ -175,7 +175,7 @@ impl Ops {
     /// Adopts one unknown workspace.
     ///
     /// # Errors
-    /// If it is known or claimed by now, or its labels are incomplete.
+    /// If the workspace has a row by now, is being moved to the trash, or has incomplete labels.
     pub async fn adopt(&self, request: AdoptRequest) -> OpResult<Applied> {
         let order = AdoptOrder { request: request.clone(), evidence: "adopted by an operator".into() };
         self.order(request.workspace, Order::Adopt(order)).await
@@ -196,7 +196,7 @@ impl Ops {
         Ok(Applied::Done(format!("adopted as `{}`: {}", adopted.name, adopted.detail)))
     }
 
-    /// Resolves a row that the engine contradicts.
+    /// Resolves the difference between a row and the engine.
     async fn adopt_known(&self, id: WorkspaceId, known: &Contradicted, evidence: &str) -> OpResult<Applied> {
         let Some(container) = known.difference.container() else {
             return self.pause_what_is_down(id, known).await;
@@ -238,12 +238,13 @@ impl Ops {
                 };
                 return Ok(Applied::Done(format!("adopted as `{name}`: {summary}{under}{drift}")));
             }
-            ContainerAdoption::Changed => "it has changed meanwhile: nothing was done".into(),
+            ContainerAdoption::Changed => "the workspace has changed meanwhile: nothing was done".into(),
             ContainerAdoption::NameTaken => format!(
-                "a workspace named `{name}` exists: run `ostler undelete {id} --name NEW`, then adopt it again"
+                "another workspace is named `{name}`: undelete this one under another name with `ostler undelete {id} \
+                 --name NEW`, then adopt it again"
             ),
             ContainerAdoption::Deleted => {
-                "its container and volumes are permanently deleted: it cannot be adopted".into()
+                "the workspace cannot be adopted: its container and volumes are permanently deleted".into()
             }
         }))
     }
@@ -272,7 +273,7 @@ impl Ops {
         Ok(if self.0.store.change_status(change).await? {
             Applied::Done(format!("`{}` is paused: its container does not run", known.name))
         } else {
-            Applied::Raced("it has changed meanwhile".into())
+            Applied::Raced("the workspace has changed meanwhile".into())
         })
     }
 
@@ -373,7 +374,7 @@ impl Inner {
             None => Ok(()),
             Some(newer) => Err(OpError::Conflict(format!(
                 "`{name}` has a newer container than the restored registry records ({newer}): `ostler adopt {name}` \
-                 takes it over",
+                 takes over the newer container",
                 name = row.name,
                 newer = newer.id.short(),
             ))),

@@ -25,11 +25,11 @@ use crate::{
 enum Claimed {
     /// The row is hibernating; the receiver resolves once the container is stopped.
     Begun(oneshot::Receiver<OpResult<Applied>>),
-    /// It has this many active tasks.
+    /// The agent has this many active tasks.
     Busy(u32),
     /// This many requests are in flight.
     InUse(u32),
-    /// It was active since, or its status does not allow hibernation.
+    /// The workspace was active after it was checked, or its status does not allow hibernation.
     Raced,
 }
 

@@ -334,7 +334,7 @@ pub enum OpError {
     },
     /// The name is taken.
     #[error(
-        "a workspace named `{0}` exists already. Choose another name, or remove that one first with `ostler rm`"
+        "a workspace named `{0}` exists already. Choose another name, or first remove the existing one with `ostler rm`"
     )]
     NameTaken(WorkspaceName),
     /// It cannot succeed until an operator changes something: image, port, volume.

@@ -94,8 +94,9 @@ impl Ops {
         }
         let payload = serde_json::json!({ "container": row.container, "error": error.to_string() });
         self.0.store.emit(self.0.clock.now(), EventKind::StopFailed, Some(id), payload, None).await?;
-        let detail =
-            format!("its container will be stopped when Podman answers. It does not answer now ({error})");
+        let detail = format!(
+            "its container will be stopped when Podman answers. Podman does not answer now ({error})"
+        );
         Ok(Ok(Applied::Done(detail)))
     }
 

@@ -673,9 +673,9 @@ impl Inner {
         ))
     }
 
-    /// Whether an engine error is permanent (an operator has to act) or transient: it counts as permanent if the
-    /// engine still shows our sentinel. A half-started container is always transient, because a new container solves
-    /// it.
+    /// Converts an engine error: to `Impossible` if it is permanent (an operator has to act), to `Engine` if it is
+    /// transient. It is transient if the engine did not answer, if the engine is not recognised as the accepted one, or
+    /// if the container is half-started: the next attempt creates a new container.
     async fn verdict(&self, error: EngineError, emit: impl FnOnce(&EngineError) -> String) -> OpError {
         let engines_own =
             matches!(error.kind, ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::HalfStarted);

@@ -19,11 +19,11 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default)]
 struct Flow {
     open: u32,
-    /// Number of hibernation attempts that keep it closed.
+    /// Number of hibernation attempts that keep the workspace closed to requests.
     closed: u32,
     active_at: Option<Timestamp>,
     sent_at: Option<Timestamp>,
-    /// When a request or command to or from it last began or ended.
+    /// When a request or command to or from this workspace last began or ended.
     passed_at: Option<Timestamp>,
     /// Whether `active_at` is newer than its stored value.
     fresh: bool,
@@ -55,7 +55,7 @@ pub struct BeingHibernated;
 pub(super) enum CloseRefusal {
     /// This many requests are in flight.
     Open(u32),
-    /// It was active after the given time.
+    /// The workspace was active after the given time.
     Recent,
 }
 
@@ -165,14 +165,15 @@ impl Traffic {
         }
     }
 
-    /// Admits requests again, whatever attempts there are; the row decides how they are handled.
+    /// Admits requests again, even if hibernation attempts are in progress. The row's status decides how requests are
+    /// handled.
     pub(super) fn reopen(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
             flow.closed = 0;
         }
     }
 
-    /// The activity since the last call, to be stored.
+    /// Returns the activity since the last call of this method. The caller has to store it.
     #[must_use]
     pub fn take_fresh(&self) -> Vec<(WorkspaceId, Timestamp)> {
         let mut flows = self.lock();

@@ -7,8 +7,8 @@ use crate::{
 };
 
 impl Ops {
-    /// Undoes a removal: of the workspace and, unless `only`, of those below it that the same removal included. The
-    /// answer has the workspace itself first, then the others, parents first.
+    /// Undoes the removal of a workspace and, unless `only` is set, of all workspaces below it that the same removal
+    /// included. The result contains the workspace itself first, then the others, parents first.
     ///
     /// # Errors
     /// If it is not removed, its name is taken, or what it owned was permanently deleted.
@@ -57,8 +57,8 @@ impl Ops {
                     // The row is back, and `settle` finishes the restore.
                     Err(OpError::Engine(error)) if error.gave_no_answer() => {
                         return Ok(Applied::Done(format!(
-                            "undeleted and paused; its container and volumes are restored when Podman answers. It \
-                             does not answer now ({error})"
+                            "undeleted and paused; its container and volumes are restored when Podman answers. \
+                             Podman does not answer now ({error})"
                         )));
                     }
                     done => drop(done?),
@@ -72,7 +72,7 @@ impl Ops {
         }
         match self.order(id, Order::StopUndeleted).await {
             Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
-                "undeleted and paused; its container will be stopped when Podman answers. It does not answer now \
+                "undeleted and paused; its container will be stopped when Podman answers. Podman does not answer now \
                  ({error})"
             ))),
             Err(OpError::Engine(error)) => Err(OpError::Conflict(format!(
@@ -98,8 +98,8 @@ pub(super) fn described(name: &WorkspaceName, under: &UndeletedUnder) -> String 
         (!under.returned.is_empty()).then(|| format!(". Moved back below it: {}", listed(&under.returned)));
     let left = under.skipped_roots.first().map(|first| {
         format!(
-            ". Not moved back below it, because they are not paused: {}. After `ostler start {name}`, `ostler set \
-             {first} --parent {name}` moves one back",
+            ". Not moved back below it, because they are not paused: {}. To move one of them back, run `ostler start \
+             {name}`, then `ostler set {first} --parent {name}`",
             listed(&under.skipped_roots)
         )
     });
@@ -112,7 +112,7 @@ fn skip_reason(id: WorkspaceId, name: &WorkspaceName, left: &UndeleteSkip) -> St
             format!("a workspace named `{name}` exists: `ostler undelete {id} --name NEW` undeletes this one")
         }
         UndeleteSkip::Deleted => {
-            "its container and volumes are permanently deleted: it cannot be undeleted".to_owned()
+            "the workspace cannot be undeleted: its container and volumes are permanently deleted".to_owned()
         }
         UndeleteSkip::Below(above) => format!("it is undeleted together with its ancestor `{above}`"),
     }

@@ -25,15 +25,15 @@ pub struct Vitals {
     pub last_heartbeat_at: Option<Timestamp>,
     /// When a task, a message or a start was last recorded.
     pub last_activity_at: Option<Timestamp>,
-    /// Share of its recent requests that failed, 0 to 1.
+    /// Share of the agent's recent requests that failed, 0 to 1.
     pub error_rate: f64,
-    /// Number of tasks it works on.
+    /// Number of tasks that the agent works on.
     pub active_tasks: u32,
-    /// Its uptime in seconds.
+    /// Uptime of the agent, in seconds.
     pub uptime_seconds: i64,
-    /// Its spending this month, in cents.
+    /// Spending of the agent this month, in cents.
     pub monthly_spend_cents: i64,
-    /// Since when it is flagged as stalled.
+    /// Time at which the workspace was flagged as stalled.
     pub wedged_since: Option<Timestamp>,
     /// Agent card, as the agent sent it.
     pub agent_card: Option<Value>,
@@ -43,7 +43,7 @@ pub struct Vitals {
     pub sample_error: String,
     /// State in the agent's own words; empty for none.
     pub runtime_state: String,
-    /// Fields of the last requests that were unusable.
+    /// Fields of the last heartbeat and the last registration that could not be used.
     pub refused: Fields,
 }
 

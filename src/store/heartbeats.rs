@@ -368,7 +368,8 @@ fn note_refused(
     Ok(())
 }
 
-/// Stores which fields of a registration were refused. Returns the new set if it changed and a field was refused now.
+/// Stores which fields of a registration were refused. Returns the new set of refused fields if it changed and this
+/// registration had one.
 fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
     let before = member.last_report.refused;
     let after = before.after_register(refused);

@@ -30,7 +30,7 @@ use crate::domain::{
 pub enum PauseResult {
     /// The status is now `paused`: the workspace first, then the descendants that were not paused before.
     Paused(Vec<WorkspaceId>),
-    /// An ancestor is paused: this one.
+    /// This ancestor is paused.
     BelowPaused(WorkspaceName),
     /// No live row has this id.
     NotThere,
@@ -41,10 +41,11 @@ pub enum PauseResult {
 pub enum Precondition {
     /// The status has not changed since this time.
     ChangedSince(Timestamp),
-    /// No heartbeat was received at this time or later. One more than 10 s in the future does not count: it was
-    /// received before the clock was set back.
+    /// No heartbeat was received at this time or later. A heartbeat whose time is more than 10 s in the future does not
+    /// count: it was received before the clock was set back.
     HeartbeatSince(Timestamp),
-    /// The workspace was not undeleted after this event: one that was removed and restored as paused looks the same.
+    /// The workspace was not undeleted after the event with this number. The status alone does not show this: a
+    /// workspace that was removed and undeleted meanwhile is paused again.
     UndeletedAfter(i64),
 }
 
@@ -70,20 +71,20 @@ pub enum HibernateReason {
 pub enum HibernateResult {
     /// The status is now `hibernating`.
     Begun,
-    /// Refused: it has so many active tasks.
+    /// Refused: the workspace has this number of active tasks.
     Busy(u32),
-    /// Activity was recorded since, or its status does not allow hibernation.
+    /// There was activity after `since`, or the status does not allow hibernation.
     Raced,
 }
 
 /// Consequence of an unexpected exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoneResult {
-    /// It is restarted, not before this time.
+    /// The workspace is restarted at this time or later.
     RestartDue(Timestamp),
-    /// Too many exits in the window: parked.
+    /// There were too many exits in the window: the workspace is parked.
     Parked,
-    /// The row is in no status that an exit changes, or has another incarnation.
+    /// Nothing changed: an exit does not change the row's status, or the row has another incarnation.
     Raced,
 }
 
@@ -93,7 +94,7 @@ pub struct ClaimedRestart {
     workspace: WorkspaceId,
     /// Incarnation that the restart is to replace.
     incarnation: Incarnation,
-    /// When it was charged; identifies the charge.
+    /// Time of the charge; identifies it.
     at: Timestamp,
 }
 
@@ -391,7 +392,7 @@ impl Store {
                     payload: json!({ "runtime_state": "wedged", "evidence": evidence }),
                     at,
                 };
-                // Raced is fine: a silent workspace is degraded already.
+                // A refused change needs no handling: a silent workspace is degraded already.
                 change_status(tx, &change, EventKind::Degraded)?;
                 Ok(true)
             })

@@ -235,7 +235,7 @@ fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenE
             .map_err(|source| OpenError::Location { path: copy.clone(), source })
     });
     if done.is_err() {
-        // The space it takes may be the space that is missing. It is incomplete, and the next attempt makes a new copy.
+        // The incomplete copy is deleted: the disk may be full, and the next attempt makes a new copy anyway.
         let _never_made = fs::remove_file(&unfinished);
     }
     done.map(|()| copy)
@@ -256,7 +256,7 @@ fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
     // The copy contains what the database contains: environment variables and token digests.
     private_file(copy)?;
     let mut target = Connection::open(copy).map_err(failed)?;
-    // No rollback is needed: the file was empty before.
+    // No rollback is needed: the target file is empty before the copy.
     target.pragma_update(None, "journal_mode", "OFF").map_err(failed)?;
     rusqlite::backup::Backup::new(sql, &mut target)
         .and_then(|backup| backup.run_to_completion(1024, std::time::Duration::ZERO, None))

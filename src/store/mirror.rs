@@ -2,8 +2,8 @@
 //!
 //! It holds the registry's identity and generation. The generation rises with every creation, start, removal, pause and
 //! any other change that a copy of the database must not undo unnoticed. A new database beside an old mirror, or a
-//! database with a lower generation than its mirror, was lost or restored from a copy; the registry then holds unknown
-//! containers and volumes instead of reaping them.
+//! database with a lower generation than its mirror, was lost or restored from a copy; the registry then keeps unknown
+//! containers and volumes until an operator decides, instead of moving them to the trash.
 //!
 //! The writer prepares the new mirror before it commits a change, and moves it into place right after, before any
 //! caller is answered. A crash in between leaves the mirror behind by a change that no caller has acted upon, never
@@ -62,8 +62,8 @@ impl MirrorRecord {
         Self { device: mark.device, inode: mark.inode, born: mark.born, ..self }
     }
 
-    /// Whether it was written in another directory than the given one. The device is not compared, because some file
-    /// systems get a new number at every mount.
+    /// Whether the mirror was written in another directory than the given one. The device is not compared, because some
+    /// file systems get a new number at every mount.
     #[must_use]
     pub fn is_of_another(&self, mark: DirectoryMark) -> bool {
         let born_elsewhere = self.born.zip(mark.born).is_some_and(|(then, now)| then != now);
@@ -71,7 +71,7 @@ impl MirrorRecord {
     }
 }
 
-/// A generation that is written beside the mirror and not in its place yet.
+/// A generation that is written beside the mirror and has not replaced the mirror yet.
 #[derive(Debug)]
 pub(super) struct Prepared<'m> {
     mirror: &'m Mirror,
@@ -80,7 +80,7 @@ pub(super) struct Prepared<'m> {
 }
 
 impl Prepared<'_> {
-    /// Moves it into place, durably.
+    /// Replaces the mirror with the prepared generation, durably.
     pub(super) fn publish(self) -> io::Result<()> {
         match self.mirror {
             Mirror::Memory(held) => {
@@ -92,16 +92,16 @@ impl Prepared<'_> {
     }
 }
 
-/// Held from reading to renaming: two concurrent updates would write into the same new file, and the lower generation
-/// could remain.
+/// Held from reading the mirror until the new file is renamed. Otherwise two concurrent updates would write into the
+/// same new file, and the lower generation could remain.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// Location of the mirror.
 #[derive(Debug)]
 pub enum Mirror {
-    /// In a file of this directory.
+    /// A file in this directory.
     Directory(PathBuf),
-    /// In memory, for the simulator; it survives a simulated crash as the file would.
+    /// Memory, for the simulator; the record survives a simulated crash as the file would.
     Memory(Mutex<Option<MirrorRecord>>),
 }
 

@@ -93,7 +93,7 @@ pub struct LastReport {
     pub manages_status: bool,
     /// Longest silence within an answer that the agent announces in its metadata, in seconds.
     pub idle_timeout_seconds: Option<u32>,
-    /// Fields of the last requests that were unusable.
+    /// Fields of the last heartbeat and the last registration that could not be used.
     pub refused: Fields,
     /// When its event allowance is full again, see [`crate::domain::bounds::next_agent_event`].
     pub events_full_at: Option<Timestamp>,
@@ -330,14 +330,15 @@ fn member(row: &Row<'_>) -> rusqlite::Result<(WorkspaceId, Member)> {
     Ok((row.get(0)?, member))
 }
 
-/// Whether a runtime's metadata declares that it judges its health itself. `None` if it is not JSON.
+/// Whether a runtime's metadata declares that the runtime determines its own health. `None` if `metadata` is not JSON.
 #[must_use]
 pub fn manages_status(metadata: &str) -> Option<bool> {
     let value = serde_json::from_str::<serde_json::Value>(metadata).ok()?;
     Some(value["capabilities"]["status_mgmt"] == serde_json::Value::Bool(true))
 }
 
-/// Returns the longest silence within an answer, in seconds, if a runtime's metadata announces one.
+/// Returns the longest time, in seconds, for which the agent may send nothing during a response. `None` if the
+/// runtime's metadata contains no such limit.
 #[must_use]
 pub(super) fn idle_timeout_seconds(metadata: &str) -> Option<u32> {
     let read = serde_json::from_str::<serde_json::Value>(metadata).ok()?;

@@ -104,9 +104,9 @@ pub(super) fn rotate_instance_token(
 /// State of the token found in the volume of an adopted container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldToken {
-    /// It is now the workspace's valid instance token.
+    /// The token is now the workspace's valid instance token.
     Live,
-    /// It is not valid: it was revoked, or issued for something else.
+    /// The token is not valid: it was revoked, or issued for another workspace.
     Refused,
     /// The volume contains no token.
     NotFound,
@@ -123,8 +123,8 @@ impl HeldToken {
     }
 }
 
-/// Makes the token that a process holds the valid one of an incarnation. A token that was revoked, or issued for
-/// another workspace, stays invalid.
+/// Makes `held`, the token that the container's process uses, the valid instance token of an incarnation. A token that
+/// was revoked, or issued for another workspace, stays invalid.
 pub(super) fn take_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,

@@ -346,11 +346,12 @@ pub enum PatchResult {
     NotThere,
 }
 
-/// Changes the status of a row; the only function that does. Returns whether it did.
+/// Changes the status of a row, and returns whether the row was changed. No other function changes a status.
 ///
-/// `false` means raced: no row is in an allowed status, or it has another incarnation; then no event is emitted.
+/// `false` means that another change came first: the row's status does not allow this change, or the row has another
+/// incarnation. No event is emitted in that case.
 ///
-/// The change clears whatever was to follow from the previous status: a due restart, and the links `paused_with` and
+/// The change also clears fields that belong to the previous status: a due restart, and the links `paused_with` and
 /// `removed_with`. A start, resume or pause by an operator resets the restart budget.
 pub(super) fn change_status(tx: &mut Tx<'_>, change: &StatusChange, event: EventKind) -> StoreResult<bool> {
     let target = change.cause.target();
@@ -958,8 +959,8 @@ impl Store {
             .await
     }
 
-    /// Reconstructs a row from labels, and returns whether the token of its process is valid. `None` if there is a row
-    /// or a trash claim for the workspace, or if the name is taken.
+    /// Reconstructs a row from labels. Returns the state of the token that was found in the container's volume. `None`
+    /// if the workspace has a row, or a trash entry that is not being restored, or if the name is taken.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -39,10 +39,12 @@ impl Sweeper {
         };
         let order = match &planned.action {
             Action::RevokeStaleTokens { workspace, older_than } => {
-                // The UPDATE compares the token's age with the wall clock: if that was set back since the listing, a
-                // new token would look old.
+                // The UPDATE compares the token's age with the wall clock. If that clock was set back since the
+                // listing, a new token would look old.
                 if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+                    return Ok(Applied::Raced(
+                        "meanwhile a clock jumped or heartbeats could not be received".into(),
+                    ));
                 }
                 let stale = StaleTokens {
                     workspace: *workspace,
@@ -83,7 +85,9 @@ impl Sweeper {
             }
             Action::RestartDegraded { heartbeat_before, .. } => {
                 if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+                    return Ok(Applied::Raced(
+                        "meanwhile a clock jumped or heartbeats could not be received".into(),
+                    ));
                 }
                 let precondition = Precondition::HeartbeatSince(*heartbeat_before);
                 let order =
@@ -93,20 +97,26 @@ impl Sweeper {
             }
             Action::TimeOutProvisioning { incarnation, since, limit_seconds, .. } => {
                 if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+                    return Ok(Applied::Raced(
+                        "meanwhile a clock jumped or heartbeats could not be received".into(),
+                    ));
                 }
                 return Ok(self.ops.time_out_provisioning(id, *incarnation, *since, *limit_seconds).await?);
             }
             Action::Hibernate { idle_since, .. } => {
                 if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+                    return Ok(Applied::Raced(
+                        "meanwhile a clock jumped or heartbeats could not be received".into(),
+                    ));
                 }
                 return Ok(self.ops.hibernate_idle(id, *idle_since, planned.evidence.clone()).await?);
             }
             Action::FinishHibernation { .. } => Order::FinishHibernation,
             Action::FlagWedged { quiet_since, .. } => {
                 if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+                    return Ok(Applied::Raced(
+                        "meanwhile a clock jumped or heartbeats could not be received".into(),
+                    ));
                 }
                 let (evidence, now) = (planned.evidence.clone(), self.clock.now());
                 let flagged = self.store.flag_wedged(id, *quiet_since, evidence, now).await?;
@@ -134,7 +144,7 @@ impl Sweeper {
         snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
         if self.jumped_since(snapshot) {
-            return Ok(Applied::Raced("the clocks or the liveness epoch changed meanwhile".into()));
+            return Ok(Applied::Raced("meanwhile a clock jumped or heartbeats could not be received".into()));
         }
         let change = StatusChange {
             workspace: planned.action.workspace(),

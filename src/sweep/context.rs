@@ -50,19 +50,19 @@ pub struct ListingView {
 }
 
 impl Snapshot {
-    /// The wall clock before the engine was asked.
+    /// Wall-clock time of the snapshot, read before the listing was requested from the engine.
     #[must_use]
     pub fn asked_at(&self) -> Timestamp {
         self.asked_at
     }
 
-    /// The awake clock before the engine was asked.
+    /// Time of the awake clock, read before the listing was requested from the engine.
     #[must_use]
     pub fn awake(&self) -> Awake {
         self.awake
     }
 
-    /// The listing. Without one this is an error, so that a missing listing cannot be mistaken for an empty one.
+    /// The listing. A missing listing is an error, so that it cannot be mistaken for an empty one.
     ///
     /// # Errors
     /// If the snapshot was taken without the engine.
@@ -299,8 +299,8 @@ impl Sweeper {
         self.ops.settings().limits
     }
 
-    /// The readiness of a runtime. For a runtime that is no longer configured: `Heartbeat`, because a running
-    /// container alone never changes a status then.
+    /// Returns the readiness of a runtime. The result is `Heartbeat` if the runtime is no longer configured: with this
+    /// value, a running container alone never changes a status.
     pub(super) fn readiness(&self, runtime: &str) -> Readiness {
         self.ops.settings().runtimes.get(runtime).map_or(Readiness::Heartbeat, |runtime| runtime.readiness)
     }

@@ -1,8 +1,8 @@
 //! One run of a pass: plan, judge, apply.
 //!
-//! Every action that could take something away goes through here, so the breaker, the approvals, the recovery hold and
-//! the cap per run exist once. A plan above the limit is held as a whole; an operator's approval covers exactly the
-//! listed actions.
+//! Every destructive action goes through this module, so the breaker, the approvals, the recovery hold and the cap per
+//! run are implemented only once. Above the breaker's limit, all actions of a plan that count against the breaker are
+//! held together. An operator's approval covers exactly the listed actions.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -276,8 +276,8 @@ impl Sweeper {
             return Ok(Judged { apply: actions, held: Vec::new(), hold: None, reserved: Some(reserved) });
         };
         let any_approved = actions.iter().any(is_approved);
-        // Only actions that count against the breaker wait. Stops that rows demand and claims that were begun
-        // continue.
+        // Only actions that count against the breaker wait. Other actions continue, such as stops that rows require
+        // and moves to the trash that have begun.
         let (apply, waiting): (Vec<_>, Vec<_>) = actions
             .into_iter()
             .partition(|planned| is_approved(planned) || !planned.action.counts_against_breaker());
@@ -311,7 +311,7 @@ impl Sweeper {
     }
 
     async fn count_unknown(&self, snapshot: &Snapshot) -> Result<usize, SweepError> {
-        // A pass without a listing knows of nothing unknown, so the stricter limit applies to it.
+        // Without a listing, no unknown workspaces are counted. The breaker's limit is then lower.
         let Ok(seen) = snapshot.seen() else { return Ok(0) };
         let listed = seen.inventory.workspaces();
         let count = listed.len();
@@ -342,7 +342,7 @@ impl Sweeper {
         Ok(id)
     }
 
-    /// Drops a held plan whose cause is gone, and an approved one with nothing left to do.
+    /// Drops a held plan whose cause has disappeared, or an approved plan whose actions are all done.
     async fn drop_used_up(
         &self,
         pass: &'static str,

@@ -92,7 +92,7 @@ fn operations_recover_container_stuck_in_stopping() {
 }
 
 #[test]
-fn exit_unknown_to_podman_is_recovered_by_new_container() {
+fn container_is_replaced_when_podman_did_not_record_its_exit() {
     let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
     site.serve();
     let id = make(&site, "undetected");
@@ -115,7 +115,7 @@ fn exit_unknown_to_podman_is_recovered_by_new_container() {
 }
 
 #[test]
-fn stop_succeeds_after_exit_unknown_to_podman() {
+fn stop_succeeds_when_podman_did_not_record_the_exit() {
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "stopped");

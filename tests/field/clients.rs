@@ -35,7 +35,7 @@ struct Poller<'r> {
     cursor: Option<String>,
     /// Whether it has stopped for good, as the CLI does on most errors.
     stopped: bool,
-    /// Texts that its handler was called with.
+    /// Texts that the program's message handler was called with.
     handled: Vec<String>,
     /// Number of rows without an identifiable sender, for which the SDK's handler raises an exception.
     raised: usize,

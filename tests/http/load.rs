@@ -250,7 +250,7 @@ async fn misbehaving_agent_does_not_affect_other_agents() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn daemon_binds_its_socket_again_when_it_is_removed() {
+async fn daemon_recreates_its_socket_when_the_file_is_removed() {
     let daemon = Daemon::start(env!("CARGO_BIN_EXE_ostler"));
     std::fs::remove_file(daemon.socket()).expect("the socket exists");
     until("the socket is bound again", async || {

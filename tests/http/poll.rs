@@ -112,7 +112,7 @@ async fn register_sets_the_delivery_mode() {
     }
     let remote = one.register(json!({ "url": "remote://x", "delivery_mode": "push" })).await;
     assert_eq!(remote.status, 400, "{remote:?}");
-    // No url at all, as the existing CLI registers.
+    // The existing CLI registers without a url.
     let bare = json!({ "id": one.id, "agent_card": {}, "delivery_mode": "poll" });
     let answer = one.ask(Ask::post("/registry/register").json(bare)).await;
     answer.is(200, r#"{"status":"registered","delivery_mode":"poll"}"#);

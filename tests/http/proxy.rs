@@ -294,7 +294,7 @@ async fn large_refused_request_still_gets_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_answers_404_to_an_unknown_target_and_410_if_removed() {
+async fn message_to_unknown_target_gets_404_and_to_removed_one_410() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, ok_reply()).await;
     for id in ["6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11", "to", &to.id.replace('-', "")] {
@@ -604,7 +604,7 @@ async fn event_stream_of_an_agent_is_passed_on_unbuffered() {
     assert_eq!(status, 200);
     assert!(headers.contains(&("content-type".into(), "text/event-stream".into())), "{headers:?}");
     assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 1\n\n");
-    // The second event is sent only after the first has arrived, so nothing buffers them.
+    // The second event is sent only after the first has arrived: a proxy that waits for more data would fail here.
     events.send("data: 2\n\n".into()).unwrap();
     assert_eq!(wire.chunk().await.unwrap().unwrap(), b"data: 2\n\n");
     drop(events);
@@ -833,7 +833,7 @@ async fn come_online<'a>(to: &AgentClient<'a>) -> AgentClient<'a> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_waits_for_an_accepted_start_but_a_later_stop_wins() {
+async fn message_waits_for_an_accepted_start_but_not_after_a_stop() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
@@ -848,9 +848,9 @@ async fn message_waits_for_an_accepted_start_but_a_later_stop_wins() {
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online);
     answer.is(200, REPLY);
-    // A later stop wins.
+    // After a later stop, messages are refused again.
     to.order("stop").await.well();
-    assert_eq!(from.send_message(&to, bare()).await.status, 409, "a stop after the start must win");
+    assert_eq!(from.send_message(&to, bare()).await.status, 409, "the stop came after the start");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -988,7 +988,7 @@ async fn command_is_refused_alike_with_and_without_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stop_given_after_an_accepted_start_wins() {
+async fn stop_after_an_accepted_start_leaves_workspace_paused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
@@ -998,7 +998,7 @@ async fn stop_given_after_an_accepted_start_wins() {
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
     accepted.await.expect("the start is closed");
-    assert_eq!(to.status().await, "paused", "a stop that follows a start must win");
+    assert_eq!(to.status().await, "paused", "the stop came after the start");
 }
 
 #[tokio::test(flavor = "multi_thread")]

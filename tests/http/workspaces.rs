@@ -65,7 +65,7 @@ async fn container_workspace_is_provisioning_after_create() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn external_workspace_without_url_awaits_agent_with_connection() {
+async fn external_create_without_url_awaits_agent_and_returns_connection() {
     let registry = Registry::start().await;
     let options = json!({ "name": "one", "runtime": "external" });
     let made = registry.order(Ask::post("/workspaces").json(options)).await;

@@ -309,7 +309,8 @@ fn removed_workspace_is_restored_by_name_after_registry_loss() {
     let check = unknown(&site.json(["doctor"])).expect("the doctor shows unknown objects");
     let found = check["found"].as_str().unwrap();
     assert!(
-        found.contains("kept") && found.contains("gone (in the trash, without a trash entry)"),
+        found.contains("kept")
+            && found.contains("gone (its container is in the trash, but has no trash entry)"),
         "{check}"
     );
 

@@ -119,7 +119,7 @@ fn rm_requires_cascade_for_children_and_undelete_restores_all() {
         "a removal left actions for the sweeps"
     );
 
-    // The README's command list continues with the restored workspaces.
+    // In the README's command list, `undelete` follows `rm --cascade`, and later commands use the restored workspaces.
     let back = site.ostler(["undelete", "top"]);
     assert!(back.code == 0 && back.stdout.contains("middle") && back.stdout.contains("bottom"), "{back:?}");
     assert_eq!(site.show("bottom")["parent_id"], site.show("middle")["id"], "the parent was not restored");

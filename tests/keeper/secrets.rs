@@ -181,7 +181,8 @@ fn full_run(recorder: &mut Recorder<'_>) {
 /// its token.
 fn crash_leaking_agent(recorder: &mut Recorder<'_>) {
     let site = recorder.site;
-    // In one write, because Podman's tail of a log omits text written without its newline.
+    // The shell writes the token and its newline in one write, because Podman's tail of a log omits text that was
+    // written without its newline.
     let prints_token = "echo \"$(cat /configs/.auth_token)\"; exec /bin/demo-agent";
     let create = [
         "create",

@@ -103,7 +103,7 @@ async fn status_500_returns_other_error_with_shortened_message() {
 }
 
 #[tokio::test]
-async fn listing_answered_with_404_returns_other_not_absent() {
+async fn listing_error_for_status_404_has_kind_other_and_not_absent() {
     let proxy = EngineProxy::start();
     let engine = proxy.engine();
     proxy.set_rules([Rule::when(|_| true, Fault::Status(404, "no such container".into()))]);

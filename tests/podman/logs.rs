@@ -136,7 +136,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
 
 /// If the file is not readable, the whole log is requested from the service, never a tail.
 #[tokio::test]
-async fn engine_stays_idle_when_log_is_read_through_its_api() {
+async fn engine_stays_idle_after_log_is_read_through_podman_api() {
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
     let process = ServiceProcess::of(&service.socket());

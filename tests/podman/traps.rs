@@ -116,9 +116,9 @@ async fn volume_name_with_space_returns_error() {
     assert_eq!(error.kind, ErrorKind::Other, "{error}");
 }
 
-/// podman-api: the error of a stream is nested in other errors.
+/// podman-api returns the error of a stream wrapped in other errors.
 #[tokio::test]
-async fn podman_api_nests_the_error_of_a_stream() {
+async fn podman_api_wraps_stream_errors_in_other_errors() {
     let api = crate_client();
     let container = api.containers().get("0".repeat(64));
     let options = ContainerLogsOpts::builder().stdout(true).build();

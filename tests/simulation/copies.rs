@@ -55,7 +55,7 @@ fn recovering(site: &Installation) -> bool {
         .is_some_and(|r| r.recovering_since.is_some())
 }
 
-/// The results of commands in each row, without observations.
+/// The values of each row that commands set, without those that result from observations.
 fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option<ContainerId>)> {
     let of = |row: &Workspace| {
         let removed = row.status == Status::Removed;
@@ -75,7 +75,7 @@ fn command(site: &Installation, rng: &mut Rng, number: usize) {
     site.sim.calmly(site.as_operator(method, &path, body));
 }
 
-/// A random command. Not a purge: a restored copy cannot undo that.
+/// Returns a random command other than a purge, because restoring a copy cannot undo a purge.
 fn random_command(rng: &mut Rng) -> Command {
     loop {
         let random_command = rng.pick(&COMMANDS);
@@ -85,7 +85,7 @@ fn random_command(rng: &mut Rng) -> Command {
     }
 }
 
-/// Runs the passes; nothing is approved.
+/// Runs the passes without approving any plan.
 fn sweep_for_a_while(site: &Installation) {
     for _ in 0..MINUTES {
         site.all_heartbeat();

@@ -49,11 +49,11 @@ use crate::support::rng::Rng;
 /// The process that a task belongs to and ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Owner {
-    /// The daemon: dropped in a crash.
+    /// The daemon: its tasks are dropped in a crash.
     Daemon,
-    /// A second installation's daemon: continues when the first one crashes.
+    /// A second installation's daemon: its tasks continue when the first daemon crashes.
     Neighbour,
-    /// The engine and other external actors: continue without a daemon.
+    /// The engine and other external actors: their tasks continue when a daemon crashes.
     Engine,
 }
 

@@ -96,7 +96,7 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
 }
 
 #[test]
-fn deletion_is_not_finished_by_the_answer_of_another_engine() {
+fn deletion_stays_unfinished_if_another_engine_answers() {
     let site = site();
     let id = site.online("w");
     site.calmly(|ops| async move { ops.remove(id, false, false).await }).expect("it is removed");

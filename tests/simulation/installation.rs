@@ -694,7 +694,7 @@ pub(crate) fn outcome_text<T: std::fmt::Debug>(answer: &OpResult<T>) -> String {
     }
 }
 
-/// Adds a running container with its volumes, as another installation or a lost row would leave it.
+/// Adds a running container with its volumes. Such a container belongs to another installation, or its row was lost.
 fn add_foreign_container(world: &World, instance: InstanceId, id: WorkspaceId, name: &str) {
     let labelled = serde_json::json!({
         "name": "found", "runtime": PLAIN, "tier": 2, "image": IMAGE,

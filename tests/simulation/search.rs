@@ -72,7 +72,8 @@ impl Touches {
     }
 }
 
-/// What a labelled effect touches. Store effects are distinguished only by whether they change anything.
+/// Returns what an effect reads and changes, by its label. An effect on the store reads or changes the store as a
+/// whole: tables and rows are not distinguished.
 fn touches(seen: Seen) -> Touches {
     match (seen.state, seen.label) {
         (EffectState::Engine, "list_containers" | "inspect_container" | "logs") => {
@@ -117,23 +118,23 @@ struct Node {
     chosen: usize,
 }
 
-/// The search through all orders.
+/// The search through all orders of steps.
 #[derive(Default)]
 pub(super) struct Search {
     path: Vec<Node>,
-    /// Orders run to their end.
+    /// Number of orders that were run to completion.
     pub(super) played: usize,
-    /// Orders abandoned on the way, because all they could still lead to had been covered.
+    /// Number of orders that were abandoned, because all their possible continuations had been covered.
     pub(super) cut_short: usize,
     /// Whether every order has been covered.
     pub(super) is_complete: bool,
-    /// Number of interleavings that these represent, computed from the longest run.
+    /// Number of interleavings that the covered orders represent, computed from the longest run.
     pub(super) interleavings: u128,
 }
 
 impl Search {
     /// Runs one order after another until all are covered or `most` have begun. `begin` creates a new run, `judge`
-    /// checks how it ended.
+    /// checks its result.
     pub(super) fn through<P: Play>(
         most: usize,
         begin: impl Fn() -> P,
@@ -164,8 +165,8 @@ impl Search {
         self.path.iter().map(|node| node.enabled[node.chosen]).collect()
     }
 
-    /// Repeats the path, then continues with the first step not in the sleep set. `false` when the rest has been
-    /// covered.
+    /// Repeats the path, then continues with the first step not in the sleep set. `false` if all continuations have
+    /// been covered.
     fn play(&mut self, race: &impl Play) -> bool {
         let mut depth = 0;
         loop {

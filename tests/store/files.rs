@@ -411,7 +411,7 @@ async fn database_copy_beside_the_log_of_another_is_refused() {
 }
 
 #[tokio::test]
-async fn log_of_a_killed_daemon_is_replayed_when_it_matches() {
+async fn log_of_killed_daemon_is_replayed_if_it_matches_database() {
     let fixture = served_with(&["alpha"]).await;
     let killed = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);

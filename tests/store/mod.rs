@@ -279,7 +279,7 @@ pub(crate) fn digest(token: &Token) -> TokenDigest {
     token.digest()
 }
 
-/// Number of transactions in the log since it was last restarted.
+/// Number of transactions in the write-ahead log since the log was last restarted.
 ///
 /// The last frame of a transaction contains the size of the database after it; in all other frames that field is zero.
 pub(crate) fn commits(database: &Path) -> usize {
@@ -291,7 +291,8 @@ pub(crate) fn commits(database: &Path) -> usize {
     frames.take_while(|at| &log[at + 8..at + 16] == salts).filter(|at| word(at + 4) != 0).count()
 }
 
-/// Keeps the log from being restarted, so that [`commits`] counts every later transaction.
+/// Opens a read transaction. Until it ends, SQLite does not restart the write-ahead log, and [`commits`] counts every
+/// later transaction.
 pub(crate) fn pin_log(sql: &Connection) {
     sql.execute_batch("BEGIN; SELECT count(*) FROM registry").unwrap();
 }

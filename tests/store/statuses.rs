@@ -136,7 +136,7 @@ fn expected_after(before: Vec<(String, Value)>, target: Status, at: Timestamp) -
 }
 
 #[tokio::test]
-async fn status_changes_only_as_the_table_allows_and_with_its_event() {
+async fn only_permitted_status_changes_apply_each_with_one_event() {
     let fixture = Fixture::new().await;
     let attempts = attempts(&fixture).await;
     let (sql, pin) = (fixture.side(), fixture.side());

@@ -225,7 +225,7 @@ async fn start_between_listing_and_sweep_keeps_its_token() {
 }
 
 #[tokio::test]
-async fn adopted_token_replaces_the_live_one_unless_known_or_late() {
+async fn only_unknown_token_of_current_incarnation_replaces_live_one() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let (held, issue) = token();
@@ -284,7 +284,7 @@ async fn heartbeat_is_refused_if_its_token_was_revoked_meanwhile() {
 }
 
 #[tokio::test]
-async fn heartbeat_is_refused_in_the_commit_that_revokes_its_token() {
+async fn heartbeat_after_token_revocation_in_same_commit_is_refused() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     let (api, api_id) = fixture.api_token(id, None).await;

@@ -130,12 +130,12 @@ impl FakeDaemon {
     }
 }
 
-/// An empty directory that serves as home and data directory.
+/// Creates an empty directory, to be used as home directory and data directory.
 pub(crate) fn home() -> TempDir {
     tempfile::Builder::new().prefix("ostler-cli-").tempdir().unwrap()
 }
 
-/// Runs the binary with `home` as data directory and home, and without this process's environment.
+/// Runs the binary with `home` as the data directory and as `HOME`. The environment of this process is not inherited.
 pub(crate) fn run_in(home: &TempDir, args: &[&str], env: &[(&str, &str)], input: &str) -> Ran {
     let mut child = command(home, args, env)
         .stdin(Stdio::piped())

@@ -453,7 +453,7 @@ impl Site {
         serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no runs ({error}): {output:?}"))
     }
 
-    /// Repeats a pass until `done` holds for its run, and returns that run.
+    /// Runs a pass again and again until `done` accepts the report of a run; returns that report.
     #[track_caller]
     pub(crate) fn sweep_until(&self, pass: &str, done: impl Fn(&Value) -> bool) -> Value {
         until(&format!("{pass} did its work"), || {

@@ -43,34 +43,35 @@ pub(crate) struct Scale {
     pub(crate) others: usize,
     /// Their heartbeat interval.
     pub(crate) every: Duration,
-    /// Small messages in flight to an agent that never answers.
+    /// Number of small messages in flight to an agent that never answers.
     pub(crate) in_flight: usize,
-    /// Messages of the largest size in flight to the same agent.
+    /// Number of messages of the largest size in flight to the same agent.
     pub(crate) large: usize,
-    /// Peer lists that are requested and not read.
+    /// Number of peer lists that are requested and not read.
     pub(crate) unread: usize,
-    /// Writes of each kind.
+    /// Number of writes of each kind.
     pub(crate) writes: usize,
-    /// Tasks delegated to an agent whose answers are long and never end.
+    /// Number of tasks delegated to an agent whose answers are long and never end.
     pub(crate) delegations: usize,
-    /// Messages to an agent that answers each with a redirect to an admin command.
+    /// Number of messages to an agent that answers each with a redirect to an admin command.
     pub(crate) redirects: usize,
     /// Duration of all attacks together.
     pub(crate) lasts: Duration,
-    /// Longest time in which the memory of the attacks has to be released.
+    /// Time limit for releasing the memory that the attacks used.
     pub(crate) settles: Duration,
 }
 
 /// Measured results.
 #[derive(Debug, Default)]
 pub(crate) struct Figures {
-    /// Heartbeats of the others that were answered with 200.
+    /// Number of heartbeats of the other agents that were answered with 200.
     pub(crate) heartbeats: u64,
-    /// Error text of each heartbeat that was not.
+    /// Error text of each heartbeat of the other agents that was not answered with 200.
     pub(crate) missed: Vec<String>,
     /// Longest time to answer a heartbeat.
     pub(crate) slowest: Duration,
-    /// Answers to the hostile agent, by attack and status; 0 for a connection that ended without one.
+    /// Number of answers to the hostile agent, by attack and HTTP status; status 0 for a connection that ended without
+    /// an answer.
     pub(crate) answers: std::collections::BTreeMap<String, u64>,
     /// Memory before, peak memory during each attack, and memory afterwards.
     pub(crate) memory: Vec<(String, Memory)>,
@@ -527,7 +528,7 @@ impl Attack {
         }
     }
 
-    /// Sends messages of that size to an agent that never answers, all at once, for `lasts`.
+    /// Sends messages of the given size to an agent that never answers, all at once, for `lasts`.
     async fn hold(&self, what: &str, count: usize, size: usize, lasts: Duration) {
         let text = "x".repeat(size);
         let message = json!({

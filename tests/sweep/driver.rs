@@ -129,9 +129,10 @@ fn agent(site: &Installation, name: &str) -> WorkspaceId {
     id
 }
 
-/// The process is frozen for ten minutes. Heartbeats sent meanwhile are read after the passes could have begun.
+/// The daemon's process is frozen for ten minutes. Afterwards the passes can begin before the daemon reads the
+/// heartbeats that were sent meanwhile.
 #[test]
-fn workspace_status_is_unchanged_by_ten_minutes_of_sigstop() {
+fn status_is_unchanged_when_daemon_is_frozen_for_ten_minutes() {
     for phase in (0..60).step_by(7) {
         let site = driven();
         let ids = [agent(&site, "one"), agent(&site, "two")];

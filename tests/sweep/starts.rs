@@ -241,7 +241,7 @@ fn agent_that_starts_degraded_is_left_running() {
     assert_eq!(site.row(id).incarnation.0, 1);
 }
 
-/// Pausing and resuming it changes nothing in the engine, so no late work may remain.
+/// Pausing and resuming an external workspace changes nothing in the engine, so no late work may remain.
 #[test]
 fn external_workspace_stays_resumed_after_pause_and_resume() {
     let site = Installation::new(8, TaskOrder::AsWoken);
@@ -264,9 +264,9 @@ fn external_workspace_stays_resumed_after_pause_and_resume() {
     assert_eq!(site.status(id), Status::AwaitingAgent);
 }
 
-/// A pause given while the parent and its descendants are being resumed must win.
+/// An operator pauses the child while the parent and its descendants are being resumed.
 #[test]
-fn pause_given_during_the_resume_of_its_parent_wins() {
+fn child_paused_during_resume_of_its_parent_stays_paused() {
     for after in 0.. {
         let site = Installation::new(9, TaskOrder::AsWoken);
         let parent = site.create_online(request("parent", IMAGE));

@@ -162,7 +162,7 @@ fn liveness_windows_reset_after_a_clock_change() {
     }
 }
 
-/// Heartbeats recorded while the clock was ahead lie in the future once the clock is correct.
+/// Heartbeats that were recorded while the clock was ahead have times in the future after the clock is corrected.
 #[test]
 fn silent_agents_are_detected_after_the_clock_was_set_back() {
     let fleet = Fleet::new();

@@ -40,7 +40,7 @@ struct Daemon {
 }
 
 /// Value of `applied_by` for a difference that a reload or restart of the daemon does not remove, because the daemon
-/// reads another file, environment or flags.
+/// reads another file, other environment variables or other flags.
 const BY_OTHER: &str = "other";
 
 pub(in crate::cli) async fn run(out: Output, host: &dyn Host, command: ConfigCommand) -> Result<u8, Failure> {
@@ -180,7 +180,8 @@ async fn check(out: Output, host: &dyn Host) -> Result<u8, Failure> {
         ("restart", "a restart of the daemon applies them"),
         (
             BY_OTHER,
-            "the daemon uses another file, environment or flags; `ostler config show` shows the differences",
+            "the daemon uses another file, other environment variables or other flags; `ostler config show` shows the \
+             differences",
         ),
     ] {
         let keys = daemon.differences.iter().filter(|one| one.applied_by == applied_by);

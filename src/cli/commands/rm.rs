@@ -20,7 +20,7 @@ use super::order::quoted;
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<u8, Failure> {
     if args.purge && !args.yes && io::stdin().is_terminal() && !session.out.json() {
-        // Fails before the question if the workspace does not exist.
+        // If the workspace does not exist, the command fails before it asks for confirmation.
         let _there: WorkspaceView =
             session.client.ask(Method::GET, &workspace(&args.name), NOTHING).await?.read()?;
         let below = if args.cascade { " and everything below it" } else { "" };

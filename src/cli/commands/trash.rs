@@ -111,7 +111,7 @@ async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result
 async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || session.out.json() {
         let why =
-            "permanent deletion must be confirmed, and there is no terminal to ask on, or `--json` was given";
+            "permanent deletion must be confirmed, but ostler cannot ask without a terminal or with `--json`";
         return Err(Failure::new(Exit::Usage, why).next("add `--yes`"));
     }
     let all: Vec<TrashView> = session.client.get("/trash").await?;

@@ -211,17 +211,20 @@ fn append(chunks: &mut Vec<LogChunk>, record: &Record<'_>) {
     }
 }
 
-/// Start of the last lines of a log.
+/// Where the last lines of a log start.
 #[derive(Debug, PartialEq, Eq)]
 struct Tail {
+    /// Offset at which reading starts.
     from: u64,
+    /// For each stream: records that start before this offset belong to lines outside the tail.
     begins: [u64; 2],
     /// Whether it contains all requested lines from their start.
     is_full: bool,
 }
 
 impl Tail {
-    /// Finds the last `lines` lines of a part of the file. A line counts at its start; an unfinished line counts too.
+    /// Finds the last `lines` lines of a part of the file. A line counts if it starts in that part, even if it is
+    /// unfinished.
     fn find(file: &File, from: u64, end: u64, lines: u32) -> io::Result<Self> {
         let wanted = usize::try_from(lines).unwrap_or(usize::MAX);
         let mut file = file;
@@ -383,7 +386,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn log_tail_returns_whole_lines_and_counts_unfinished_one() {
+    async fn log_tail_returns_whole_lines_and_counts_an_unfinished_line() {
         let log = Log::of("oF one|oP tw|oF o|eF three|oP fo|oP ur");
         for (lines, out, err) in [
             (0, "", ""),
@@ -417,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn log_reader_stops_at_the_file_size_at_open() {
+    fn log_reader_ignores_lines_appended_after_open() {
         let log = Log::of("oF one");
         let mut reading = log.open(None, false).unwrap();
         log.append("oF two");

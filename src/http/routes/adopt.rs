@@ -124,8 +124,8 @@ async fn become_instance(api: &Api, instance: &str) -> HttpResult<Json<AdoptOutc
                 volumes: Vec::new(),
                 adopted: true,
                 detail:
-                    "this registry becomes that instance at its next start. Restart the daemon, then run \
-                     `ostler adopt --dry-run`"
+                    "this registry takes over the identity of the instance when the daemon starts again. Restart the \
+                     daemon, then run `ostler adopt --dry-run`"
                         .into(),
             }],
             recovering: true,

@@ -56,7 +56,7 @@ pub(in super::super) async fn approve(
         body.plan_id.len() >= 4 && held.id.to_string().starts_with(&body.plan_id.to_ascii_lowercase());
     if !meant {
         return Err(HttpError::conflict(format!(
-            "the held plan of `{pass}` is {} now, not `{}`. Review it with `ostler sweep show {pass}`",
+            "the current held plan of `{pass}` is {}, not `{}`. Review it with `ostler sweep show {pass}`",
             held.id, body.plan_id
         )));
     }
@@ -68,7 +68,7 @@ pub(in super::super) async fn approve(
             Ok(Json(view::held(&row)))
         }
         Approval::Superseded(id) => Err(HttpError::conflict(format!(
-            "the held plan of `{pass}` is {id} now. Review it with `ostler sweep show {pass}`"
+            "the held plan of `{pass}` was replaced by plan {id}. Review it with `ostler sweep show {pass}`"
         ))),
         Approval::NothingHeld => Err(nothing()),
     }

@@ -123,7 +123,8 @@ pub(in super::super) async fn show(
     Ok(Json(view))
 }
 
-/// Describes the resource limits that the engine cannot enforce; `None` also if it does not answer at once.
+/// Describes the resource limits that the engine cannot enforce. `None` if it can enforce all of them, or does not
+/// answer at once.
 async fn limits_note(api: &Api) -> Option<String> {
     engine_info(api).await?.limits_note()
 }
@@ -365,7 +366,7 @@ pub(in super::super) async fn create(
     let ops = api.0.ops.clone();
     let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
     notes.extend(
-        waits.map(|why| format!("it is started when Podman answers. It does not answer now ({why})")),
+        waits.map(|why| format!("it is started when Podman answers. Podman does not answer now ({why})")),
     );
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
     let connection = token.map(|token| {
@@ -439,7 +440,9 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
             .ok_or_else(|| HttpError::invalid("delivery_mode must be 'push' or 'poll'"))?,
     };
     if delivery == Delivery::Poll && !external {
-        return Err(HttpError::invalid("only an external workspace can poll: its agent runs elsewhere"));
+        return Err(HttpError::invalid(
+            "only an external workspace can poll; ostler sends messages to a container's agent directly",
+        ));
     }
     // The url of an agent that polls is never called.
     let url = url.filter(|_| delivery == Delivery::Push);
@@ -715,7 +718,7 @@ pub(in super::super) async fn remove(
         Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
             detail: waits.map(|error| {
                 format!(
-                    "its container is stopped and moved to the trash when Podman answers. It does not answer now \
+                    "its container is stopped and moved to the trash when Podman answers. Podman does not answer now \
                      ({error})"
                 )
             }),

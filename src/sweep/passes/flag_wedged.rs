@@ -1,6 +1,7 @@
 //! `flag_wedged`: flags workspaces that are stalled: busy without progress.
 //!
-//! A long task looks the same from outside. So this pass flags the workspace, and restarts it only if it has opted in.
+//! ostler cannot distinguish a stalled agent from an agent that works on a long task. This pass therefore only flags
+//! the workspace. It restarts the workspace only if that workspace's `restart_when_wedged` is set.
 
 use std::time::Duration;
 

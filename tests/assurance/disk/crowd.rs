@@ -60,7 +60,7 @@ fn token() -> TokenIssue {
 /// The result of a requested change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
-    /// No answer yet, or an answer that leaves it open.
+    /// No answer yet, or an answer that does not state whether the change was made.
     Open,
     Done,
     /// Refused, and the message states that nothing was changed.

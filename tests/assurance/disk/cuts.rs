@@ -174,7 +174,8 @@ fn close(store: Store, data: &Path) {
     }
 }
 
-/// Closes a store and checkpoints its log: the last connection to close may be a read-only one, which does not.
+/// Closes a store and checkpoints its log. Closing alone is not enough: the last connection to close may be read-only,
+/// and such a connection makes no checkpoint.
 fn tidy(store: Store, data: &Path) -> Result<(), String> {
     close(store, data);
     let sql = Connection::open(data.join(FILE_NAME)).map_err(error_text)?;
@@ -186,7 +187,7 @@ struct Damage {
     what: String,
     database: Vec<u8>,
     log: Option<Vec<u8>>,
-    /// Index of the state it must have, if it opens.
+    /// Index of the state that the database must have, if it can be opened.
     state: usize,
     may_refuse: bool,
 }
@@ -198,7 +199,7 @@ struct Outcome {
     wrong: Vec<String>,
 }
 
-/// Tries every damage, on all cores.
+/// Opens a store with each damage of `all`, on all cores in parallel, and checks the results.
 fn try_all<T: Sync>(
     section: &mut Section,
     location: &Path,

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// Largest response that is read, in bytes; none here comes close.
+/// Largest response that is read, in bytes. Every expected response is much smaller.
 const LARGEST: usize = 8 << 20;
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// Result of reading.
+/// Result of reading one response from a connection.
 #[derive(Debug)]
 pub(super) enum Read {
     Answer(Answer),

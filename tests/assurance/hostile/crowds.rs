@@ -23,7 +23,7 @@ const STAY: Duration = Duration::from_secs(8);
 /// Connections opened in parallel.
 const AT_ONCE: usize = 250;
 
-/// Keeps that many slow connections until then; one that is cut is opened again.
+/// Keeps the given number of slow connections open until the given time; a connection that is closed is opened again.
 pub(super) async fn drip(to: SocketAddr, noisy: Vec<Caller>, speed: u32, notes: Notes, until: Instant) {
     let mut all = JoinSet::new();
     for number in 0..DRIPS {
@@ -100,7 +100,7 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
         let stays = Instant::now() + STAY.min(until.saturating_duration_since(Instant::now()));
         let mut left = 0_u64;
         for mut line in held {
-            // Some are closed at once; the others stay as long as the wave.
+            // Some connections are closed at once; the others stay open until the wave ends.
             match tokio::time::timeout_at(stays, line.ended()).await {
                 Ok(_received) => left += 1,
                 Err(_stays) => {
@@ -116,7 +116,7 @@ pub(super) async fn flood(to: SocketAddr, notes: Notes, until: Instant) {
 }
 
 async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
-    // One of the agents' own addresses is among them.
+    // One of these addresses is also used by agents.
     let from =
         if number.is_multiple_of(ADDRESSES) { loopback(1, 0) } else { loopback(2, number % ADDRESSES) };
     let Ok(Ok(mut line)) = tokio::time::timeout(STAY, Line::open(from, to)).await else {
@@ -128,7 +128,7 @@ async fn open(number: usize, to: SocketAddr, notes: &Notes) -> Option<Line> {
         0 => line.finish().await,
         1 => drop(line.write(b"GET /health HTT").await),
         2 => drop(line.write(b"POST /registry/heartbeat HTTP/1.1\r\nContent-Length: 9\r\n\r\n{").await),
-        // Closed again at once, with a reset.
+        // The client closes the connection at once, with a reset.
         3 if number.is_multiple_of(3) => return None,
         _ => {}
     }

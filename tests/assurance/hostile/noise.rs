@@ -642,7 +642,7 @@ fn endless(rng: &mut Rng, target: &Target) -> Request {
     .clone();
     let head = format!("POST {path} HTTP/1.1\r\nHost: noise\r\nAuthorization: Bearer {}\r\n", caller.token);
     let bytes = if most > 1 << 20 || rng.one_in(2) {
-        // Announced in the header, and refused before the body is sent.
+        // The header announces the size, so that the daemon refuses the request before the body is sent.
         format!("{head}Content-Length: {}\r\n\r\n", most + 1 + rng.below(1 << 40)).into_bytes()
     } else {
         let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));

@@ -480,7 +480,7 @@ impl Truth<'_> {
                 Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?))
             })
             .expect("the query runs");
-        // Keyed by name; a name that was used twice would not be distinguished, and no name is.
+        // Keyed by name. In this campaign no name is used for two workspaces.
         let mut now = BTreeMap::<String, &'static [Status]>::new();
         for (name, kind, sequence) in events.map(|row| row.expect("the columns are known")) {
             let Some(to) = after(&kind) else { continue };

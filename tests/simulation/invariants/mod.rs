@@ -65,10 +65,10 @@ pub(crate) struct Witness {
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
     /// Paused, parked and not startable workspaces, and the check at which that status began.
     resting: BTreeMap<WorkspaceId, usize>,
-    /// Workspaces that left such a status, other than by removal or pause, and the check at which it had begun. An
-    /// operator must have ordered it. The caller empties the list.
+    /// Workspaces that left such a status, other than by removal or pause, and the check at which the status had begun.
+    /// An operator must have ordered this change. The caller empties the list.
     pub(crate) left_rest: Vec<(WorkspaceId, usize)>,
-    /// Status history of every workspace: the check at which each status began.
+    /// Status history of every workspace: each status, with the number of the check at which it began.
     pub(crate) status_history: BTreeMap<WorkspaceId, Vec<(usize, Status)>>,
     /// Every status that any workspace ever had.
     pub(crate) reached: BTreeSet<Status>,
@@ -89,16 +89,16 @@ pub(crate) struct Witness {
 /// An operator's order to delete contents of the trash permanently.
 #[derive(Clone)]
 pub(crate) struct PurgeOrder {
-    /// The root of the tree, where the order was for a whole tree.
+    /// Root of the tree, if the order is for a whole tree.
     pub(crate) tree: Option<WorkspaceId>,
     /// Workspaces concerned: all that were in the tree at any time before the answer, wherever they are now.
     pub(crate) targets: BTreeSet<WorkspaceId>,
-    /// The check by which the order had been answered.
+    /// Number of the first check after the answer to the order.
     pub(crate) answered: Option<usize>,
 }
 
 impl PurgeOrder {
-    /// Adds the workspaces that are in the tree now: the order may be carried out on them.
+    /// Adds all workspaces that are in the tree now to the targets, because the order may purge them.
     pub(crate) fn note_tree(&mut self, rows: &[Workspace]) {
         let Some(root) = self.tree else { return };
         let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
@@ -152,7 +152,7 @@ impl Witness {
         rest::at_rest_but(site, &self.lost_work)
     }
 
-    /// Checks that depend on the tables alone, after a change of them.
+    /// Checks the rules that depend only on the tables. Called after a change of the tables.
     fn the_tables_agree(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::MemoryIsTrue, 1);
         if !now_or_panic(site.reader.memory_is_true()).expect("the store answers") {
@@ -378,8 +378,9 @@ impl Witness {
         Ok(())
     }
 
-    /// Whether an operator ordered the purge of a workspace, or of one that was above it at that time, and the
-    /// workspace was not undeleted after the order was answered or carried out.
+    /// Whether a purge order of an operator applies to the workspace. An order targets one workspace, or every
+    /// workspace that was in a tree before the order was answered. It no longer applies once the workspace is undeleted
+    /// after the order was answered or carried out.
     fn purge_orders(&self, id: WorkspaceId) -> bool {
         let history = self.status_history.get(&id).map_or(&[][..], Vec::as_slice);
         let back = |pair: &&[(usize, Status)]| pair[0].1 == Status::Removed && pair[1].1 != Status::Removed;

@@ -23,7 +23,7 @@ pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {
     at_rest_but(site, &BTreeSet::new())
 }
 
-/// Like `at_rest`, except for workspaces whose work volume is lost: nothing restarts those.
+/// Like `at_rest`, but accepts that a workspace whose work volume is lost is not restarted.
 pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>) -> Result<(), Broken> {
     let trash = now_or_panic(site.reader.trash()).expect("the store answers");
     if let Some(entry) = trash.iter().find(|entry| entry.state != TrashState::Kept) {
@@ -46,8 +46,8 @@ pub(super) fn at_rest_but(site: &Installation, lost_work: &BTreeSet<WorkspaceId>
     Ok(())
 }
 
-/// Promise 4, it heals by itself, and promise 2 at rest. A workspace that should run has exactly one running
-/// container, and process, file and store agree on its token; any other has none.
+/// Promises 2 and 4, after all faults have stopped. A workspace that should run has exactly one running container, and
+/// the process, the token file and the store agree on its token. Any other workspace has no running container.
 fn running_containers_match_the_row(
     site: &Installation,
     state: &State,

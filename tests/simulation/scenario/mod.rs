@@ -49,8 +49,8 @@ const FIRST_STEP: u64 = 1000;
 const ABOUT_AGENTS: [&str; 5] =
     ["check_heartbeats", "time_out_provisioning", "hibernate_idle", "flag_wedged", "restart_due"];
 
-/// Number of complete listings required after an incomplete one. A grace is at least two listings long, and nothing
-/// can protect from an engine that returns incomplete listings again and again.
+/// Minimum number of complete listings between two incomplete ones. Grace periods last at least two listings; they
+/// cannot protect against an engine that returns incomplete listings repeatedly.
 const WHOLE_LISTINGS: usize = 40;
 
 struct Scenario {
@@ -68,7 +68,7 @@ struct Scenario {
 struct UnreadJumps {
     readings: u64,
     minutes: i64,
-    /// Its value before the first of them.
+    /// The daemon's `listening_since` before the first of these jumps.
     listening_since: Awake,
 }
 
@@ -255,8 +255,9 @@ impl Scenario {
         Ok(())
     }
 
-    /// Promise 4: a container that exited is restarted when it is due, not up to a period later. Checked only with a
-    /// driver, which alone can be late, and without full disks, on which due restarts cannot be recorded.
+    /// Promise 4: a container that exited is restarted when its restart is due, not up to one period later. Only runs
+    /// with a driver are checked, because only a driver can be late. Runs with full disks are not checked, because due
+    /// restarts cannot be recorded on a full disk.
     fn restarts_are_on_time(&mut self) -> Result<(), Broken> {
         if !self.parameters.driven || self.parameters.full_disks > 0 {
             return Ok(());
