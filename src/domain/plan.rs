@@ -246,59 +246,69 @@ impl Action {
     /// The only place that describes the variants; a new one is described here.
     fn description(&self) -> Description {
         use Effect::{Acts, Destroys, Records};
-        let of = Description::of;
         match self {
             // Not counted: an operator removed it.
             Self::TrashRemoved { workspace, contents } => {
-                of(*workspace, Destroys, move_to_trash(contents)).counted(false)
+                Description::of(*workspace, Destroys, move_to_trash(contents)).counted(false)
             }
-            Self::TrashUnknown { workspace, contents } => of(*workspace, Destroys, move_to_trash(contents)),
+            Self::TrashUnknown { workspace, contents } => {
+                Description::of(*workspace, Destroys, move_to_trash(contents))
+            }
             Self::TrashStray { workspace, container, never_ran } => {
                 let text = format!("move the second container {} to the trash", container.id.short());
-                of(*workspace, Destroys, text).counted(!never_ran)
+                Description::of(*workspace, Destroys, text).counted(!never_ran)
             }
             Self::FinishTrash { workspace, entry } => {
-                of(*workspace, Acts, format!("finish moving entry {entry} to the trash"))
+                Description::of(*workspace, Acts, format!("finish moving entry {entry} to the trash"))
             }
             Self::FinishRestore { workspace, entry } => {
-                of(*workspace, Acts, format!("finish restoring entry {entry}"))
+                Description::of(*workspace, Acts, format!("finish restoring entry {entry}"))
             }
             Self::Purge { workspace } => {
-                of(*workspace, Destroys, "permanently delete its container and volumes").counted(false)
+                Description::of(*workspace, Destroys, "permanently delete its container and volumes")
+                    .counted(false)
             }
             Self::DeleteTrash { workspace, entry, ordered } => {
-                of(*workspace, Destroys, format!("permanently delete trash entry {entry}")).counted(!ordered)
+                Description::of(*workspace, Destroys, format!("permanently delete trash entry {entry}"))
+                    .counted(!ordered)
             }
             Self::RevokeStaleTokens { workspace, .. } => {
-                of(*workspace, Destroys, "revoke its stale instance tokens").key("revoke tokens of")
+                Description::of(*workspace, Destroys, "revoke its stale instance tokens")
+                    .key("revoke tokens of")
             }
             // Not destructive: its row no longer permits the container to run.
             Self::StopContainer { workspace, container } => {
                 let effect = if is(Mutation::StopsAreDestructive) { Destroys } else { Acts };
-                of(*workspace, effect, format!("stop container {}", container.short()))
+                Description::of(*workspace, effect, format!("stop container {}", container.short()))
             }
-            Self::StartAgain { workspace } => of(*workspace, Acts, "repeat its interrupted start"),
-            Self::MarkOffline { workspace, .. } => of(*workspace, Records, "mark it offline"),
+            Self::StartAgain { workspace } => {
+                Description::of(*workspace, Acts, "repeat its interrupted start")
+            }
+            Self::MarkOffline { workspace, .. } => Description::of(*workspace, Records, "mark it offline"),
             Self::MarkSilent { workspace, external: true, .. } => {
-                of(*workspace, Records, "mark it awaiting_agent")
+                Description::of(*workspace, Records, "mark it awaiting_agent")
             }
             Self::MarkSilent { workspace, external: false, .. } => {
-                of(*workspace, Records, "mark it degraded")
+                Description::of(*workspace, Records, "mark it degraded")
             }
             // Counted: a restart destroys the work of an agent that may only be unable to reach the daemon. One fault
             // that cuts off many agents at once must not restart all of them.
             Self::RestartDegraded { workspace, .. } => {
                 let counted = !is(Mutation::SilenceIsFree);
-                of(*workspace, Acts, "restart it").counted(counted).key("restart")
+                Description::of(*workspace, Acts, "restart it").counted(counted).key("restart")
             }
             Self::TimeOutProvisioning { workspace, .. } => {
-                of(*workspace, Records, "mark its start as timed out")
+                Description::of(*workspace, Records, "mark its start as timed out")
             }
-            Self::Hibernate { workspace, .. } => of(*workspace, Acts, "hibernate it").key("hibernate"),
-            Self::FinishHibernation { workspace } => of(*workspace, Acts, "finish its hibernation"),
-            Self::FlagWedged { workspace, .. } => of(*workspace, Records, "flag it as stalled"),
-            Self::RestartDue { workspace } => of(*workspace, Acts, "restart it"),
-            Self::MarkReady { workspace, .. } => of(*workspace, Records, "mark it online"),
+            Self::Hibernate { workspace, .. } => {
+                Description::of(*workspace, Acts, "hibernate it").key("hibernate")
+            }
+            Self::FinishHibernation { workspace } => {
+                Description::of(*workspace, Acts, "finish its hibernation")
+            }
+            Self::FlagWedged { workspace, .. } => Description::of(*workspace, Records, "flag it as stalled"),
+            Self::RestartDue { workspace } => Description::of(*workspace, Acts, "restart it"),
+            Self::MarkReady { workspace, .. } => Description::of(*workspace, Records, "mark it online"),
         }
     }
 
