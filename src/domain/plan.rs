@@ -221,6 +221,8 @@ struct Description {
     effect: Effect,
     /// Whether it counts against the breaker.
     counted: bool,
+    /// Whether it was decided by an elapsed time: a jump of a clock since then makes it void.
+    timed: bool,
     /// Identifies the same action in another run, if its fields do not: some of them are times that change with every
     /// run.
     key: Option<&'static str>,
@@ -230,11 +232,22 @@ struct Description {
 
 impl Description {
     fn of(workspace: WorkspaceId, effect: Effect, text: impl Into<Cow<'static, str>>) -> Self {
-        Self { workspace, effect, counted: effect == Effect::Destroys, key: None, text: text.into() }
+        Self {
+            workspace,
+            effect,
+            counted: effect == Effect::Destroys,
+            timed: false,
+            key: None,
+            text: text.into(),
+        }
     }
 
     fn counted(self, counted: bool) -> Self {
         Self { counted, ..self }
+    }
+
+    fn timed(self) -> Self {
+        Self { timed: true, ..self }
     }
 
     fn key(self, key: &'static str) -> Self {
@@ -274,6 +287,7 @@ impl Action {
             }
             Self::RevokeStaleTokens { workspace, .. } => {
                 Description::of(*workspace, Destroys, "revoke its stale instance tokens")
+                    .timed()
                     .key("revoke tokens of")
             }
             // Not destructive: its row no longer permits the container to run.
@@ -286,27 +300,29 @@ impl Action {
             }
             Self::MarkOffline { workspace, .. } => Description::of(*workspace, Records, "mark it offline"),
             Self::MarkSilent { workspace, external: true, .. } => {
-                Description::of(*workspace, Records, "mark it awaiting_agent")
+                Description::of(*workspace, Records, "mark it awaiting_agent").timed()
             }
             Self::MarkSilent { workspace, external: false, .. } => {
-                Description::of(*workspace, Records, "mark it degraded")
+                Description::of(*workspace, Records, "mark it degraded").timed()
             }
             // Counted: a restart destroys the work of an agent that may only be unable to reach the daemon. One fault
             // that cuts off many agents at once must not restart all of them.
             Self::RestartDegraded { workspace, .. } => {
                 let counted = !is(Mutation::SilenceIsFree);
-                Description::of(*workspace, Acts, "restart it").counted(counted).key("restart")
+                Description::of(*workspace, Acts, "restart it").counted(counted).timed().key("restart")
             }
             Self::TimeOutProvisioning { workspace, .. } => {
-                Description::of(*workspace, Records, "mark its start as timed out")
+                Description::of(*workspace, Records, "mark its start as timed out").timed()
             }
             Self::Hibernate { workspace, .. } => {
-                Description::of(*workspace, Acts, "hibernate it").key("hibernate")
+                Description::of(*workspace, Acts, "hibernate it").timed().key("hibernate")
             }
             Self::FinishHibernation { workspace } => {
                 Description::of(*workspace, Acts, "finish its hibernation")
             }
-            Self::FlagWedged { workspace, .. } => Description::of(*workspace, Records, "flag it as stalled"),
+            Self::FlagWedged { workspace, .. } => {
+                Description::of(*workspace, Records, "flag it as stalled").timed()
+            }
             Self::RestartDue { workspace } => Description::of(*workspace, Acts, "restart it"),
             Self::MarkReady { workspace, .. } => Description::of(*workspace, Records, "mark it online"),
         }
@@ -338,6 +354,12 @@ impl Action {
     #[must_use]
     pub fn waits_for_recovery(&self) -> bool {
         self.description().effect != Effect::Records
+    }
+
+    /// Whether it was decided by an elapsed time: a jump of a clock since then makes it void.
+    #[must_use]
+    pub fn is_timed(&self) -> bool {
+        self.description().timed
     }
 
     /// Identifies the same action in another run, for approvals; deadlines and other times that change with every run

@@ -24,6 +24,11 @@ impl Sweeper {
         snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
         let id = planned.action.workspace();
+        // For example, the UPDATE that revokes tokens compares their age with the wall clock: if that was set back since
+        // the listing, a new token would look old.
+        if planned.action.is_timed() && self.jumped_since(snapshot) {
+            return Ok(Applied::Raced("meanwhile a clock jumped or heartbeats could not be received".into()));
+        }
         let move_to_trash_counted = |reason, contents: &TrashContents, guard, swept_by| {
             Order::MoveToTrash(MoveToTrash {
                 name: planned.name.clone(),
@@ -39,13 +44,6 @@ impl Sweeper {
         };
         let order = match &planned.action {
             Action::RevokeStaleTokens { workspace, older_than } => {
-                // The UPDATE compares the token's age with the wall clock. If that clock was set back since the
-                // listing, a new token would look old.
-                if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced(
-                        "meanwhile a clock jumped or heartbeats could not be received".into(),
-                    ));
-                }
                 let stale = StaleTokens {
                     workspace: *workspace,
                     older_than: *older_than,
@@ -81,14 +79,9 @@ impl Sweeper {
             }
             Action::MarkSilent { incarnation, heartbeat_before, external, .. } => {
                 let cause = if *external { Cause::ExternalSilent } else { Cause::ReportedDegraded };
-                return self.mark_silent(planned, (cause, *incarnation), *heartbeat_before, snapshot).await;
+                return self.mark_silent(planned, (cause, *incarnation), *heartbeat_before).await;
             }
             Action::RestartDegraded { heartbeat_before, .. } => {
-                if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced(
-                        "meanwhile a clock jumped or heartbeats could not be received".into(),
-                    ));
-                }
                 let precondition = Precondition::HeartbeatSince(*heartbeat_before);
                 let order =
                     Order::RestartDegraded { precondition, why: planned.evidence.clone(), swept_by: pass };
@@ -96,28 +89,13 @@ impl Sweeper {
                 return Ok(Applied::Done("queued".into()));
             }
             Action::TimeOutProvisioning { incarnation, since, limit_seconds, .. } => {
-                if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced(
-                        "meanwhile a clock jumped or heartbeats could not be received".into(),
-                    ));
-                }
                 return Ok(self.ops.time_out_provisioning(id, *incarnation, *since, *limit_seconds).await?);
             }
             Action::Hibernate { idle_since, .. } => {
-                if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced(
-                        "meanwhile a clock jumped or heartbeats could not be received".into(),
-                    ));
-                }
                 return Ok(self.ops.hibernate_idle(id, *idle_since, planned.evidence.clone()).await?);
             }
             Action::FinishHibernation { .. } => Order::FinishHibernation,
             Action::FlagWedged { quiet_since, .. } => {
-                if self.jumped_since(snapshot) {
-                    return Ok(Applied::Raced(
-                        "meanwhile a clock jumped or heartbeats could not be received".into(),
-                    ));
-                }
                 let (evidence, now) = (planned.evidence.clone(), self.clock.now());
                 let flagged = self.store.flag_wedged(id, *quiet_since, evidence, now).await?;
                 let raced = || Applied::Raced("it made progress meanwhile".into());
@@ -141,11 +119,7 @@ impl Sweeper {
         planned: &Planned,
         (cause, incarnation): (Cause, Incarnation),
         heartbeat_before: Timestamp,
-        snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
-        if self.jumped_since(snapshot) {
-            return Ok(Applied::Raced("meanwhile a clock jumped or heartbeats could not be received".into()));
-        }
         let change = StatusChange {
             workspace: planned.action.workspace(),
             cause,
