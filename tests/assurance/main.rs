@@ -21,6 +21,7 @@ mod crash_points;
 mod disk;
 mod freeze;
 mod hostile;
+mod interleavings;
 mod mutants;
 mod page;
 mod report;
@@ -88,6 +89,14 @@ const CAMPAIGNS: &[Campaign] = &[
         title: "Simulation",
         what: "runs a whole installation from each seed, and checks every invariant after every step",
         run: simulate::run,
+        beside: false,
+    },
+    Campaign {
+        name: "interleavings",
+        title: "Interleavings",
+        what: "runs the stale-token sweep against every start, and every pair of operations, in every order of their \
+               steps: no live token is revoked, and each status follows the transition table",
+        run: interleavings::run,
         beside: false,
     },
     Campaign {

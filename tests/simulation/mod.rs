@@ -13,8 +13,10 @@ pub(crate) mod installation;
 pub(crate) mod invariants;
 #[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod outside;
-mod pairs;
-mod race;
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
+pub(crate) mod pairs;
+#[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
+pub(crate) mod race;
 #[allow(dead_code, reason = "shared with tests/assurance, which uses more of it")]
 pub(crate) mod scenario;
 mod search;
