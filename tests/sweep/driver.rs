@@ -48,7 +48,7 @@ fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestam
     site.world.state().kill(&container, 1);
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
-    assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
+    assert_eq!(row.status, Status::Offline, "the event of the exit did not mark it offline");
     row.restart_due_at.expect("its restart has a due time")
 }
 
@@ -117,7 +117,10 @@ fn overdue_restart_runs_at_once_after_a_daemon_restart() {
     site.sim.pass(Duration::from_mins(3));
     site.start_daemon();
     site.sim.pass(TOLERANCE);
-    assert!(site.row(id).incarnation > before, "its back-off ended while the daemon was down");
+    assert!(
+        site.row(id).incarnation > before,
+        "it was not restarted, although its back-off ended while the daemon was down"
+    );
 }
 
 /// A workspace whose agent sends heartbeats.
@@ -271,9 +274,9 @@ fn pass_never_runs_twice_at_once() {
     probed.pass(5);
     let answers = [probed.ask(Mode::Apply), probed.ask(Mode::Apply)];
     probed.pass(5);
-    assert_eq!(probed.most_at_once(), 1, "two runs of one pass at the same time");
+    assert_eq!(probed.most_at_once(), 1, "two runs of one pass took place at the same time");
     probed.pass(20);
-    assert_eq!(probed.begun(), [0, 20], "requests during a run cause exactly one more run, after it");
+    assert_eq!(probed.begun(), [0, 20], "requests during a run must cause exactly one more run, after it");
     for answer in answers {
         assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "every caller gets the result");
     }
@@ -293,7 +296,7 @@ fn dry_run_does_not_delay_real_runs() {
     probed.pass(30);
     let dry = probed.ask(Mode::DryRun);
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 30, 60], "the timer's run does not wait for a dry run");
+    assert_eq!(probed.begun(), [0, 30, 60], "the run that the timer starts must not wait for a dry run");
     probed.pass(40);
     assert!(dry.lock().unwrap().is_some(), "the dry run is answered");
 }
@@ -306,7 +309,11 @@ fn wake_ups_run_a_pass_at_the_requested_times() {
         probed.wake.after("probe", Duration::from_secs(after));
     }
     probed.pass(100);
-    assert_eq!(probed.begun(), [0, 7, 15, 60, 91], "wake-ups at 7, 15 and 91 s, and the period's own run");
+    assert_eq!(
+        probed.begun(),
+        [0, 7, 15, 60, 91],
+        "expected runs at the start, at the wake-ups (7, 15 and 91 s) and after the period (60 s)"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Hibernation whose caller stops waiting, or that is refused.
+//! Hibernations that are refused, or whose caller stops waiting for the answer.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn refused_unawaited_hibernation_admits_messages_again() {
     assert!(accepts_messages(&site, id), "messages to it are not accepted again");
 }
 
-/// One order is refused while the store has not answered the other.
+/// Two hibernations are ordered; one is refused while the store has not yet answered the other.
 #[test]
 fn refused_hibernation_does_not_admit_messages_during_another() {
     let site = Installation::new(4, TaskOrder::AsWoken);

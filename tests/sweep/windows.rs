@@ -1,5 +1,5 @@
-//! The liveness windows reset after a suspend, a stop of the daemon or a change of the clock: nothing is marked before
-//! a full window has passed since then, and afterwards agents that are still silent are marked.
+//! The liveness windows reset after a suspend, a stop of the daemon or a change of the clock. No status changes before
+//! a full window has passed since then. Afterwards the statuses of agents that are still silent change.
 
 use std::time::Duration;
 
@@ -115,10 +115,14 @@ impl Fleet {
         assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
         assert_eq!(wedged(&self), None, "{how}: its window is longer");
         self.sweep_for(WEDGED_AFTER.saturating_sub(SILENT_AFTER));
-        assert!(wedged(&self).is_some(), "{how}: it made no progress for a whole window");
+        assert!(wedged(&self).is_some(), "{how}: not marked wedged after a whole window without progress");
         assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
         self.sweep_for(IDLE.saturating_sub(WEDGED_AFTER));
-        assert_eq!(self.statuses()[3], Status::Hibernated, "{how}: it was idle for a whole window");
+        assert_eq!(
+            self.statuses()[3],
+            Status::Hibernated,
+            "{how}: not hibernated after a whole window of idle time"
+        );
         let limit = Runtime::agent().provisioning_limit;
         assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
         self.sweep_for(limit.saturating_sub(IDLE + OFTEN * 4));
@@ -126,9 +130,17 @@ impl Fleet {
         assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
         self.sweep_for(OFTEN * 6);
         let late = Status::Failed(Failure::ProvisionTimeout);
-        assert_eq!(self.statuses()[4], late, "{how}: it sent no heartbeat for a whole window");
+        assert_eq!(
+            self.statuses()[4],
+            late,
+            "{how}: the start did not time out after a whole window without a heartbeat"
+        );
         self.sweep_for((SILENT_AFTER + RESTART_SILENT_AFTER).saturating_sub(limit));
-        assert_eq!(self.restarts(self.degraded), 2, "{how}: it was silent for long enough to be restarted");
+        assert_eq!(
+            self.restarts(self.degraded),
+            2,
+            "{how}: it was not restarted after the full time of silence"
+        );
     }
 }
 
@@ -200,7 +212,7 @@ fn clock_briefly_set_ahead_changes_no_status() {
     assert_eq!(fleet.statuses(), before);
 }
 
-/// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
+/// The clock is set back and corrected between two clock snapshots: times recorded in between appear hours old.
 #[test]
 fn clock_briefly_set_back_changes_no_status() {
     let site = Installation::new(1, TaskOrder::AsWoken);
@@ -238,7 +250,7 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
     assert_eq!(site.status(id), Status::Provisioning, "its back-off is over");
 }
 
-/// By its last activity, a workspace that is woken has been idle all night.
+/// The last activity of a workspace that was just woken is older than its idle limit.
 #[test]
 fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     let mut fleet = Fleet::new();
