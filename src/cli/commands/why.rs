@@ -72,7 +72,7 @@ fn print_all(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the log lines of the newest event that has any: why the container exited is mostly said there.
+/// Prints the log lines of the newest event that has any. They usually show why the container exited.
 fn print_newest_log(session: &Session<'_>, events: &[EventView]) -> Result<(), Failure> {
     let described = events.iter().rev().map(timeline::describe).find(|event| !event.log.is_empty());
     let Some(described) = described else { return Ok(()) };
