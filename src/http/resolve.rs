@@ -1,4 +1,4 @@
-//! Resolves a name, id or id prefix that a user gave to a row.
+//! Finds the workspace for a name, id or id prefix that a user entered.
 
 use super::{
     Api,
@@ -9,7 +9,7 @@ use crate::{
     store::{Found, Scope},
 };
 
-/// Jaro-Winkler similarity from which a name is suggested.
+/// Smallest Jaro-Winkler similarity at which a name is suggested.
 const NEAR: f64 = 0.75;
 /// The most suggestions in one message.
 const SUGGESTIONS: usize = 3;
