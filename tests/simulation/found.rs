@@ -1,5 +1,5 @@
-//! Regressions found by the simulator, each as a minimal test: when scenarios change, a seed takes a different
-//! course; these tests do not.
+//! Regression tests for defects that the simulator found. A seed gives another history as soon as the scenarios change,
+//! so each defect also has a minimal test that does not depend on a seed.
 
 use std::{
     sync::{Arc, Mutex},
@@ -90,7 +90,7 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     let volumes: usize = trash.iter().map(|entry| entry.contents.volumes.len()).sum();
     assert_eq!(
         volumes, 2,
-        "a removal without --purge keeps its volumes for 14 days, also after a cancelled purge: {trash:?}"
+        "a removal without --purge, after a cancelled purge, did not keep the volumes for 14 days: {trash:?}"
     );
     at_rest(&site).expect("the state is consistent");
 }
@@ -130,7 +130,7 @@ fn stop_fails_when_another_engine_answers() {
     assert!(runs(&site, id));
     site.world.lead_here();
     site.converge();
-    assert!(!runs(&site, id) && site.status(id) == Status::Paused, "settle stops it");
+    assert!(!runs(&site, id) && site.status(id) == Status::Paused, "settle did not stop it");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn late_answer_of_another_engine_marks_no_workspace_offline() {
     site.sim.take(site.sim.held()[0].id);
     site.world.lead_here();
     site.sim.quiesce();
-    assert!(runs(&site, id), "it ran throughout");
+    assert!(runs(&site, id), "its container was stopped");
     assert_eq!(site.status(id), Status::Online, "the other engine's \"no such container\" was accepted");
 }
 
@@ -184,7 +184,7 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         let entry = now_or_panic(site.reader.trash()).expect("the store answers");
         let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("it is in the trash");
         if let Some(container) = &entry.contents.container {
-            // Removed at the engine since: no row can be rebuilt from the rest.
+            // The container is removed at the engine. No row can be rebuilt from the remaining objects of the entry.
             site.world.state().remove(&container.id);
         }
         let entry = entry.id;
@@ -194,7 +194,7 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         assert_eq!(
             kept.map(|entry| entry.state),
             Some(TrashState::Kept),
-            "it stays in state `restoring`, and can be neither restored nor deleted"
+            "the entry stays in state `restoring`, so that it can be neither restored nor deleted"
         );
     }
     site.start_daemon();
@@ -233,7 +233,7 @@ fn restore_completes_when_its_rename_went_to_another_engine() {
 
 #[test]
 fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
-    // At any number of steps taken by then.
+    // The undelete comes after 0, 1, 2, … steps of the resume.
     for steps in 0..12 {
         let site = site();
         let lead = site.online("lead");
@@ -257,7 +257,7 @@ fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
         assert_eq!(
             status,
             Status::Paused,
-            "undeleted after {steps} steps of a resume that was ordered before"
+            "a resume started a child that was removed and undeleted after {steps} of its steps"
         );
     }
 }
@@ -268,7 +268,7 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
         let site = site();
         let id = site.online("w");
         site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        // A start finds the same as before the removal: a paused row.
+        // A start finds the same state as before the removal: a paused row.
         site.remove_container(id);
         until_held(&site, at, |ops| async move { drop(ops.start(id, false).await) });
         now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
@@ -292,7 +292,7 @@ fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
     until_held(&site, "held plan", |_| async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named("check_heartbeats"), &snapshot, Mode::Apply).await;
-        assert_eq!(run.actions.len(), 1, "it is silent: {run:?}");
+        assert_eq!(run.actions.len(), 1, "no action for a silent agent: {run:?}");
     });
     site.sim.jump(-3 * 3_600_000);
     site.heartbeat(id, healthy());
@@ -337,7 +337,7 @@ fn container_with_a_trash_name_and_no_entry_gets_a_new_entry() {
     site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
     let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
-    // As in a registry that was restored from a copy.
+    // The entry is dropped, as if the registry had been restored from an older copy.
     let container = entry.contents.container.expect("the old container is in the trash").id;
     now_or_panic(site.reader.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
     site.snapshot();
@@ -380,7 +380,7 @@ fn late_stop_of_a_parent_also_stops_its_started_children() {
     let worker = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.quiesce();
     assert_eq!(site.status(worker), Status::Online);
-    // The stop of a pause that preceded the start of both, and the creation of the worker.
+    // This stop belongs to a pause that was ordered before both were started and before the worker was created.
     let stop = Order::Stop { swept: None };
     site.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
     site.sim.quiesce();
@@ -409,7 +409,7 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
     assert!(!site.world.state().volumes.contains_key(&work), "an empty volume replaced it");
 }
 
-/// Undelete before the container of the removed workspace was stopped.
+/// The undelete is ordered before the container of the removed workspace is stopped.
 #[test]
 fn undelete_reports_paused_once_the_container_is_stopped() {
     let site = site();

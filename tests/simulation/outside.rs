@@ -1,5 +1,5 @@
-//! External influences on an installation, in short scenes: containers that are renamed, frozen or pruned at the
-//! engine, and agents that all become silent at once.
+//! External influences on an installation, in short scenes: containers that are renamed or paused at the engine, a
+//! pruned engine, and agents that all become silent at once.
 //!
 //! Each seed runs every scene on a new installation, and chooses the number of workspaces and the commands.
 
@@ -87,7 +87,7 @@ fn renamed_container_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> 
     at_rest(&site)
 }
 
-/// Only a user ends the silence caused by `podman pause`.
+/// ostler neither restarts nor unpauses an agent that is silent because a user ran `podman pause`.
 fn manually_paused_container_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     some_online(&site, 2, rng);
@@ -146,7 +146,7 @@ fn containers_of_paused_workspaces_are_stopped(seed: u64, rng: &mut Rng) -> Resu
     }
 }
 
-/// A cause that silences all agents at once does not restart them all.
+/// When many agents become silent at once, ostler restarts at most the breaker's limit of them.
 fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
@@ -177,7 +177,7 @@ pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// Number that a debug build runs in a few seconds; `tests/assurance` runs more.
+/// Number of seeds, which a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 20;
 
 #[test]

@@ -41,7 +41,7 @@ use super::{
 /// The two seconds until a container counts as ready.
 const READY: Step = Step::of_time(OPS);
 
-/// A command and a sweep, both begun, without a step taken.
+/// A command and a sweep that have both begun, before the first step is taken.
 struct Race {
     site: Installation,
     workspace: WorkspaceId,
@@ -65,7 +65,7 @@ impl Race {
             let answer = scene.order.give(&ops, workspace).await;
             assert!(
                 matches!(answer, Ok(Applied::Done(_))),
-                "the command is carried out: {}",
+                "the command was not carried out: {}",
                 outcome_text(&answer)
             );
             ended.store(true, Ordering::Relaxed);
@@ -102,8 +102,8 @@ impl Play for Race {
         self.site.sim.run_ready();
         let held = self.site.sim.held();
         let next = |side| held.iter().find(|seen| seen.side == side).copied();
-        assert!(held.len() <= 2, "each side waits for one thing at a time: {held:?}");
-        // Only the readiness watch waits for time alone; the deadline of a call is further away.
+        assert!(held.len() <= 2, "a side waits for more than one effect: {held:?}");
+        // Only the check for readiness waits for time alone. The deadlines of engine calls end later.
         let ready = (next(OPS).is_none() && self.over.load(Ordering::Relaxed)).then_some(READY);
         let ready = ready.filter(|_| self.site.sim.next_timer() == Some(Duration::from_secs(2)));
         next(OPS).map(Step::of).or(ready).into_iter().chain(next(SWEEPS).map(Step::of)).collect()
@@ -183,7 +183,7 @@ fn token_sweep_never_revokes_the_token_of_a_concurrent_start() {
         assert_eq!(
             swept > 0,
             scene.container_is_gone,
-            "the sweep revokes a token only if the container is gone"
+            "the old token must be revoked in some order if, and only if, its container is gone"
         );
         played.insert(format!("{scene:?}"), search.played);
     }
