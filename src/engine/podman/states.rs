@@ -1,4 +1,4 @@
-//! Meaning of every Podman container state: one table, with a test for each word.
+//! Meaning of every Podman container state. The tests check each word in this table.
 //!
 //! | Podman's word | state | process alive | a stop | a start |
 //! |---|---|---|---|---|
@@ -12,7 +12,7 @@
 //! | `dead` (Docker's word for a failed deletion) | `Removing` | no | nothing to do | never: needs a new container |
 //! | `unknown`, and any other word | `Unknown` | perhaps | tried, but its success is never assumed | refused |
 //!
-//! `Unknown` counts as running wherever a decision depends on absence; it never counts as not running.
+//! `Unknown` counts as possibly running: no decision that requires a stopped container treats it as stopped.
 
 use crate::domain::observed::ContainerState;
 
