@@ -1,4 +1,5 @@
-//! Operations while Podman does not answer: accepted, shown as pending, and carried out when it answers again.
+//! Operations while Podman does not answer: they are accepted, shown as pending, and carried out when Podman answers
+//! again.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -70,7 +71,7 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     let state = |container: &str| inspected(container, "{{.State.Status}}");
     let up = site.show("up");
     site.ostler(["rm", "back"]).well();
-    until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    until("the workspace is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
     proxy.refuse();
 
     let hibernated = site.ostler(["hibernate", "idle"]);
@@ -160,7 +161,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
             proxy.refuse();
         }
         site.serve();
-        until("agents reach it again, without Podman", || is_reachable().then_some(()));
+        until("agents reach the daemon again, without Podman", || is_reachable().then_some(()));
         let listen = listen_of(&site);
         let found = listen["found"].as_str().unwrap();
         assert!(
@@ -170,7 +171,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
         let answer = site.ostler(["message", "kid", "hi"]);
         assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
     }
-    // After a failed request, further messages do not ask the engine about their container.
+    // After one failed request, messages are delivered without asking the engine about the workspace's container.
     let asked = proxy.seen().len();
     for _ in 0..3 {
         site.ostler(["message", "kid", "hi"]).well();
