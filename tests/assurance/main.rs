@@ -81,7 +81,7 @@ struct Campaign {
     beside: bool,
 }
 
-/// In order of execution: quick campaigns that find most come first.
+/// In order of execution: the campaigns that find the most defects in the least time come first.
 const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "simulate",

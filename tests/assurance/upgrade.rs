@@ -1,8 +1,8 @@
 //! Upgrades: a database of every released schema, full of rows, is upgraded to the current one and keeps each row.
 //!
-//! The rows come from the files of `tests/store/old`, written by those versions, multiplied: every status and every
-//! kind of token, trash entry and held plan. Every value of every column of the old schema is compared. Then follow
-//! the ways in which an upgrade can fail: killed at any point, no disk space, a newer schema.
+//! The rows come from the files of `tests/store/old`, which those versions wrote. They are multiplied, so that every
+//! status and every kind of token, trash entry and held plan occurs. Every value of every column of the old schema is
+//! compared. Further checks cover upgrades that fail: killed at any point, without disk space, from a newer schema.
 
 use std::{
     fs,
@@ -212,7 +212,8 @@ impl Old {
             } else {
                 new += 1;
             }
-            // Opening each takes long: only every eighth, and the ends.
+            // Opening a database takes long, so only a quarter of the cuts within the log's header are opened. All cuts
+            // at frames fulfil the condition.
             if at % 8 < 2 || at + 5000 > log.len() {
                 let store = Store::open(&data).map_err(output)?;
                 self.expect_upgraded(section, &data, "cut, then opened")?;
@@ -264,7 +265,7 @@ impl Old {
                 let grown = match file {
                     None => size_of_newest_copy(&data) > size,
                     Some(LOG) => size_of(&data.join(LOG)) > size,
-                    // In the last part everything is written, and the daemon continues.
+                    // In the last third everything is written, and the daemon already continues.
                     Some(_) => data.join("instance.json").exists(),
                 };
                 grown || data.join("instance.json").exists() || began.elapsed().as_secs() > 60
@@ -310,8 +311,8 @@ impl Old {
         Ok(())
     }
 
-    /// From no space at all to enough, in steps of `step` pages: the upgrade is refused with the data untouched, or it
-    /// succeeds.
+    /// Upgrades with free space that grows from none to enough, in steps of `step` pages. Each upgrade succeeds, or is
+    /// refused and leaves the data unchanged.
     fn runs_out_of_space(&self, section: &mut Section, step: usize) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(output)?;
         let pages = self.bytes.len().div_ceil(4096);
@@ -335,7 +336,7 @@ impl Old {
                     section.expect(advises(&message) && !message.contains("restore a backup"), || {
                         format!("with {spare} free pages, the refusal gives the wrong advice: {message}")
                     });
-                    // Checking it takes disk space, too.
+                    // The check itself needs disk space, so it uses a copy elsewhere.
                     let elsewhere = tempfile::tempdir().map_err(output)?;
                     for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
                         fs::copy(data.join(file), elsewhere.path().join(file)).map_err(output)?;

@@ -233,7 +233,7 @@ pub(super) const ALL: &[Scenario] = &[
         set: |stage| {
             stage.site.serve();
             stage.site.ostler(["create", "phone", "--external"]).well();
-            // The token from its creation.
+            // Revokes the token that the creation issued.
             for id in tokens_of(stage, "phone") {
                 stage.site.ostler(["token", "revoke", "phone", &id]).well();
             }

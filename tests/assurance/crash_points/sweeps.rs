@@ -1,4 +1,5 @@
-//! Actions of sweeps: settle, mark, restart, give up, hold and act on approval, revoke, forget.
+//! Actions of sweeps: repairs, status changes, restarts, timeouts, held plans and their approval, revocation of tokens,
+//! and deletion of old data.
 
 use serde_json::Value;
 
@@ -65,7 +66,7 @@ pub(super) const ALL: &[Scenario] = &[
             assert_eq!(entries.len(), 1, "killed {point}, the second container is not in the trash");
             stage.site.ostler(["trash", "empty", "--yes"]).well();
         },
-        // A sweep moves a second container of each to the trash.
+        // For each place a sweep moves a second container to the trash, which counts towards the breaker's limit.
         places_per_site: 3,
         ..SCENARIO
     },
@@ -105,7 +106,7 @@ pub(super) const ALL: &[Scenario] = &[
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
             stage.repeat(&["sweep", "run", "time_out_provisioning"]);
         },
-        // Its container keeps running: a heartbeat may still arrive.
+        // The container keeps running after the timeout, because a heartbeat may still arrive. So it is stopped here.
         then: |stage| drop(stage.site.ostler(["stop", &stage.named("slow")]).well()),
         check: |stage, _| stage.purge(&stage.named("slow")),
         ..SCENARIO

@@ -1,7 +1,8 @@
 //! Concurrent writers to a store, and a ledger of the answers.
 //!
-//! The ledger decides every disk fault test. Changes answered as done are there, changes refused with certainty are
-//! not, and changes without an answer may be either, but never half.
+//! Every disk fault test compares the database with the ledger. Changes that were answered as done must be present.
+//! Changes that were certainly refused must be absent. Changes without an answer may be present or absent, but never
+//! incomplete.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -222,7 +223,8 @@ impl Crowd {
             self.open().strange.push(format!("the token of agent {index} is not accepted any more"));
             return;
         };
-        // The task text is in another table; only one of the two present means half a heartbeat.
+        // The number and the task text are in different tables. If only one of them is stored, the heartbeat is
+        // incomplete.
         let heartbeat =
             Heartbeat { uptime_seconds: number, current_task: task(number), ..Heartbeat::default() };
         let answer = store.record_heartbeat(token_owner, heartbeat, at).await;

@@ -35,8 +35,8 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     let directory = tempfile::tempdir().map_err(error_text)?;
     let memory = Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
     let location = memory.at();
-    // Every byte of a short log of heartbeats; of a log with every kind of transaction, around every frame and
-    // between.
+    // A short log with heartbeats is cut at every byte. A longer log with every kind of transaction is cut around every
+    // frame, and at regular distances.
     let short = Origin::grown(runtime, &location.join("short"), &["heartbeat"; 3])?;
     let grown =
         Origin::grown(runtime, &location.join("grown"), &["heartbeat", "token", "creation"].repeat(3))?;
@@ -151,8 +151,9 @@ impl Origin {
         Ok(Self { database, log, checkpointed, mirror, states })
     }
 
-    /// Number of complete transactions in the first bytes of the log. The last frame of each holds the size of the
-    /// database after it, all other frames hold zero there. The first is the log's own mark, which changes no row.
+    /// Number of complete transactions in the first bytes of the log. The last frame of each transaction holds the size
+    /// of the database after it; all other frames hold zero there. The first transaction is not counted: it writes the
+    /// mark of the log and changes no row.
     fn commits_in(&self, bytes: usize) -> usize {
         commits(&self.log).take_while(|end| *end <= bytes).count().saturating_sub(1)
     }
@@ -286,7 +287,8 @@ fn write_files(data: &Path, damage: &Damage) {
     }
 }
 
-/// A registry with all files emptied except the mirror: the store sees a new one, the daemon a lost one.
+/// A registry with all files emptied except the mirror. The store takes it for a new registry; the daemon has to detect
+/// that the registry was lost.
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,
@@ -307,7 +309,7 @@ fn lose_all_but_the_mirror(
     Ok(())
 }
 
-/// Writes the mirror as if it had always been here; a copied one is refused for another reason.
+/// Writes the mirror with the location of this directory. Otherwise the daemon would refuse it as a copy.
 fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
     let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(error_text)?;
     let mirror = Mirror::Directory(data.to_owned());

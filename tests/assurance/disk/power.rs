@@ -145,7 +145,8 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
     tried
 }
 
-/// The same cuts under SQLite that answers before a flush. They must lose data; otherwise the test proves nothing.
+/// The same cuts with SQLite settings under which a write is answered before it is flushed. These cuts must lose data;
+/// otherwise the test proves nothing.
 fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), String> {
     let machine = Machine::new()?;
     let path = machine.disk.at().join("control.db");

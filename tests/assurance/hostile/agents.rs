@@ -113,8 +113,8 @@ impl Agent {
     }
 }
 
-/// Starts the heartbeats; resolves once each agent has had its first one. The returned future resolves when all have
-/// stopped.
+/// Starts the heartbeats; resolves once the first heartbeat of each agent was answered. The returned future resolves
+/// when all agents have stopped.
 pub(super) async fn begin(
     agents: Vec<Agent>,
     to: SocketAddr,

@@ -298,7 +298,7 @@ fn print_heartbeats(results: Vec<AgentResult>, section: &mut Section) {
 fn print_crowds(notes: &Notes, section: &mut Section) {
     for (what, least) in [(crowds::OPENED, 1000), (crowds::DRIPPED, 100), (crowds::CUT, 10)] {
         let count = notes.counted(what);
-        // A repeated seed runs without crowds.
+        // A run with `--seed` has no crowds, which are slow and idle connections.
         let none = notes.counted(crowds::OPENED) == 0 && notes.counted(crowds::DRIPPED) == 0;
         section.expect(none || count >= least, || format!("only {count} {what}"));
     }
@@ -324,7 +324,7 @@ struct Seen {
     used: Used,
 }
 
-/// Fields of an agent that heartbeats alone may change.
+/// Fields of an agent's row that its heartbeats change. All other fields must stay the same.
 const MOVES: [&str; 3] = ["last_heartbeat_at", "last_activity_at", "uptime_seconds"];
 
 impl Seen {

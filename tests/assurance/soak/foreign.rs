@@ -6,9 +6,9 @@ use ostler::entropy::{Entropy as _, SystemEntropy};
 
 use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_output};
 
-/// What must not change of a container, as a template.
+/// Template of the fields of a container that must not change.
 const CONTAINER: &str = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
-/// What must not change of a volume, as a template.
+/// Template of the fields of a volume that must not change.
 const VOLUME: &str = "{{.Name}} {{.CreatedAt}} {{.Labels}}";
 const TREASURE: &str = "not yours";
 

@@ -32,15 +32,15 @@ const TOKEN_CHARS: usize = 43;
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The invariants, in the order of the report's table.
-const ONE_RUNS: &str = "a workspace that is up runs once, in its row's container";
-const NONE_RUNS: &str = "a workspace that is not up runs no container";
-const ONE_TOKEN: &str = "file, process and store agree on one live token";
+const ONE_RUNS: &str = "a workspace that is up has one running container, the one that its row names";
+const NONE_RUNS: &str = "a workspace that is not up has no running container";
+const ONE_TOKEN: &str = "the token file, the process and the store have the same single live token";
 const WORK: &str = "a live workspace keeps its work volume and the content";
 const TRASH: &str = "a removed workspace is in the trash, stopped, with its work volume";
 const KNOWN: &str = "every object of ours belongs to a row or to the trash";
-const AT_REST: &str = "every status is possible and final";
+const AT_REST: &str = "every status is one that a workspace may keep when nothing is in progress";
 const ANSWERS: &str = "every answer to an operator is true";
-const HISTORY: &str = "events have no gap, are legal transitions, and end in the status";
+const HISTORY: &str = "events have no gap, report allowed transitions, and end in the current status";
 const NO_PANIC: &str = "the daemon never panicked";
 const FOREIGN: &str = "foreign objects are unchanged";
 const LOST: &str = "a workspace with a lost work volume waits for an operator";
@@ -294,7 +294,7 @@ impl Truth<'_> {
         if external {
             return;
         }
-        // Ours by label and name: copies that a user made have the labels too.
+        // A container is ours only by label and name, because a user's copies have our labels too.
         let ours = |container: &&Container| {
             container.workspace == id && container.name.starts_with(&format!("ostler-{id}-"))
         };
@@ -581,7 +581,7 @@ fn holds(entry: &Value, volume: &str) -> bool {
     entry["volumes"].as_array().is_some_and(|held| held.iter().any(|held| held == volume))
 }
 
-/// Whether file, process and store agree on one token.
+/// Checks that the token file, the process and the store have the same single live token.
 fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(), String> {
     let root = format!("/proc/{}/root", container.pid);
     let file = fs::read_to_string(format!("{root}/configs/.auth_token"));
