@@ -15,8 +15,8 @@ use crate::{
     engine::{EngineResult, Sockets},
 };
 
-/// After this time, a recently closed connection is not one of the proxy's own: the kernel remembers it for one
-/// minute, and the proxy keeps an idle connection open for another.
+/// Time after the last proxied request in which a closed connection may be one of ostler's own proxy. The proxy keeps
+/// an idle connection open for one minute, and the kernel remembers a closed one for another.
 const OWN_CLOSED_FOR: Duration = Duration::from_mins(3);
 
 impl Ops {
@@ -75,7 +75,7 @@ async fn ask_each(
     for (id, container, port) in containers {
         match ask(container, port).await {
             Ok(Some(sockets)) => saw(id, sockets),
-            // A container that has just exited is not visible either; other passes handle that.
+            // This is also the answer for a container that has just exited, which other passes handle.
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!(%error, workspace = %id, "connections to the workspace's port could not be read");

@@ -14,7 +14,8 @@ use crate::{
 
 /// The maximum number of valid tokens of a workspace (wire protocol, §5).
 pub(super) const LIVE_TOKENS_MAX: u32 = 50;
-/// Minimum time between two records of an instance token's use, besides those made with each heartbeat.
+/// Minimum time after which the use of an instance token is recorded again. Heartbeats are not subject to it: each one
+/// records a use.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(30);
 
 impl Ops {
@@ -60,7 +61,8 @@ impl Ops {
         }
     }
 
-    /// The principal that a presented token authenticates, from memory. `None` is certain: the token is not valid.
+    /// The principal that a presented token authenticates, from memory. `None` means that the token is certainly not
+    /// valid.
     #[must_use]
     pub fn token_subject(&self, presented: &str) -> Option<TokenSubject> {
         let token = Token::parse(presented)?;
@@ -97,7 +99,7 @@ impl Ops {
         Ok(self.0.store.invalid_token(token.digest()).await?)
     }
 
-    /// The removed workspace whose token this was when it was removed.
+    /// The removed workspace that owned this token when it was removed.
     ///
     /// # Errors
     /// If the store fails. The token may be valid, so this is never a refusal.
