@@ -121,8 +121,8 @@ pub struct PatchWorkspace {
     pub restart_when_wedged: Option<bool>,
 }
 
-/// Deserializes null as an empty string, so that null differs from an absent key. Existing clients send `"parent_id":
-/// null` to make a workspace a root.
+/// Deserializes null as an empty string, so that null differs from an absent key. Existing clients send
+/// `"parent_id": null` to make a workspace a root.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
 }
@@ -241,8 +241,8 @@ pub struct ActivityView {
     pub error_detail: Option<String>,
     /// Time of the row, RFC 3339.
     pub created_at: String,
-    /// Sequence number, unique among the rows of all workspaces. An agent that polls sends it to `POST
-    /// /workspaces/:id/activity/ack` to acknowledge all its rows up to this one.
+    /// Sequence number, unique among the rows of all workspaces. An agent that polls sends it to
+    /// `POST /workspaces/:id/activity/ack` to acknowledge all its rows up to this one.
     pub seq: i64,
     /// Sender and text of a message that the proxy forwarded or stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]

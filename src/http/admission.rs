@@ -134,8 +134,8 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a request until its response is dropped. Admin requests have no limit of their own. Messages of admins
-    /// count only towards `MESSAGES_IN_ALL`.
+    /// Admits a request until its response is dropped. The number of admin requests in flight has no limit of its own:
+    /// messages of admins count only towards `MESSAGES_IN_ALL`.
     fn enter(&self, owner: Owner, class: Class) -> Result<Entry, Refusal> {
         let mut load = self.lock();
         if class == Class::Message && load.messages >= MESSAGES_IN_ALL {

@@ -1,7 +1,7 @@
 //! The proxy's transport: sends one message to an agent and streams its response.
 //!
 //! A connection to an agent has no task of its own. The future that waits for the response drives it, first here and
-//! then as the response body. That saves two task switches per message, and cancellation follows from it: when the
+//! then as the response body. This saves two task switches per message. It also makes cancellation simple: when the
 //! caller disconnects, the future is dropped, and with it the connection to the agent. Connections to containers are
 //! kept for the next message, for less time than servers keep idle connections open.
 //!
@@ -62,9 +62,9 @@ const PROVING: Duration = Duration::from_secs(1);
 /// Most bytes read ahead of a response. Also the limit of the response head.
 const BUFFER: usize = 64 * 1024;
 
-/// An agent: its address and the proofs that show it that a request comes from ostler.
+/// An agent: its address, and the proofs by which it can verify that a request comes from ostler.
 ///
-/// Both belong to the same workspace, so that a proof is never sent to another one.
+/// Both belong to the same workspace, so that a proof is never sent to another workspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Where to connect.
@@ -243,11 +243,12 @@ impl Forwarder {
     }
 
     /// Requests the card of a container's agent, to learn whether the agent listens behind a port that is forwarded in
-    /// user space. Any response counts as listening, and so does silence for [`PROVING`].
+    /// user space. The agent counts as listening if it sends any response, or if the connection stays open for
+    /// [`PROVING`] without a response.
     ///
     /// # Errors
-    /// [`ForwardError::Refused`] when the connection is refused, or closed without a response. Other unsent errors of
-    /// connecting are returned as they are.
+    /// [`ForwardError::Refused`] when the connection is refused, or closed without a response. Other errors that occur
+    /// before the request is sent are returned unchanged.
     pub(crate) async fn prove(&self, target: &Target, limits: &ForwardLimits) -> Result<(), ForwardError> {
         let limits = ForwardLimits { total: PROVING, ..limits.clone() };
         match self.exchange(target, card_request(target)?, &limits, None).await {

@@ -60,8 +60,8 @@ async fn no_route() -> HttpError {
 /// none.
 ///
 /// Doubled slashes are dropped at the beginning of a path, and anywhere in paths below `/registry`. In other paths an
-/// empty segment is a missing id. If the segment were dropped, the path would name another resource: `DELETE
-/// /workspaces//tokens` must not remove a workspace named `tokens`.
+/// empty segment is a missing id. If the segment were dropped, the path would name another resource:
+/// `DELETE /workspaces//tokens` must not remove a workspace named `tokens`.
 fn single_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let from_root = path.trim_start_matches('/');

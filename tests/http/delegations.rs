@@ -521,7 +521,7 @@ async fn recording_a_known_id_depends_on_its_owner_and_status() {
     );
     // A delegation of another workspace.
     let taken = record(&two, &own).await;
-    taken.refuses(409, "delegation_id is in use: record the delegation under a new one");
+    taken.refuses(409, "delegation_id is in use: record the delegation under another id");
     assert!(list(&two).await.is_empty());
 }
 

@@ -24,8 +24,8 @@ use tokio_util::either::Either;
 use super::{ForwardError, broken};
 use crate::{clock::SharedClock, domain::time::Awake};
 
-/// How long an idle connection is kept. The servers that agents are built with close idle connections after five
-/// seconds, and a connection that is about to be closed must not be used.
+/// How long an idle connection is kept. The HTTP servers in agents close idle connections after five seconds, and a
+/// connection that is about to be closed must not be used.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(4);
 
 /// Most idle connections per target, and in all.
@@ -67,7 +67,7 @@ impl Upstream {
         }
     }
 
-    /// Whether another message can be sent on it.
+    /// Whether another message can be sent on this connection.
     pub(super) fn is_free(&self) -> bool {
         self.connection.is_some() && self.sender.is_ready()
     }

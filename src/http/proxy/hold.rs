@@ -96,7 +96,8 @@ async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     later("workspace is waking up").with("waking", true).with("retry_after", TRY_AGAIN)
 }
 
-/// Resolves when the wake has failed, and never otherwise: a successful wake shows in the status.
+/// Resolves when the wake has failed. It never resolves otherwise: the caller detects a successful wake by the target's
+/// status.
 async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
     if let Some(outcome) = waking
         && let Ok(error) = outcome.await
@@ -104,7 +105,8 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
         *waking = None;
         return error;
     }
-    // The wake succeeded. Its receiver must not be polled again, and a target that hibernates again needs another wake.
+    // The wake succeeded. Its receiver must not be polled again. If the target hibernates again, another wake is
+    // needed.
     *waking = None;
     std::future::pending().await
 }
@@ -135,11 +137,11 @@ fn can_forward(
     from: Option<WorkspaceId>,
     to: WorkspaceId,
 ) -> HttpResult<Option<(Member, InFlightRequest)>> {
-    // Counted as in flight before the status is read, so that the target is not hibernated in between. `None` while it
-    // is being hibernated.
+    // The message is counted as in flight before the status is read, so that the target is not hibernated in between.
+    // The result is `None` while the target is being hibernated.
     let in_flight = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    // The operator's start order was accepted, so a message waits for the start instead of being refused.
+    // After a start order was accepted, a message waits for the start instead of being refused.
     let starts = api.0.ops.accepted_starts();
     let pause = api.0.store.pause(to, |id| starts.has(id));
     if pause == Pause::Lasts {

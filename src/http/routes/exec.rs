@@ -81,7 +81,7 @@ async fn row_after_start(api: &Api, row: Workspace) -> HttpResult<Workspace> {
             ends.next().await;
         }
     };
-    // If the time is over, the caller reports that the container does not run.
+    // If the start takes longer, the caller reports that the container does not run.
     let _in_time = within(&*api.0.clock, START_LIMIT, carried_out).await;
     api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)
 }
@@ -184,15 +184,15 @@ async fn pass_on(
     }
 }
 
-/// Ends a command whose client has disconnected: its output goes nowhere, and Podman keeps memory for its stream as
-/// long as it runs.
+/// Ends a command whose client has disconnected. No client reads its output any more, and Podman uses memory for its
+/// stream as long as the command runs.
 async fn kill_abandoned(engine: &dyn Engine, exec: &ExecId) {
     match engine.end_exec(exec).await {
         Ok(true) => tracing::info!(exec = %exec.0, "command ended: its client disconnected"),
         Ok(false) => {
             tracing::warn!(
                 exec = %exec.0,
-                "client of a command disconnected; its process is not visible here and keeps running"
+                "client of a command disconnected; the command's process is not visible to ostler and keeps running"
             );
         }
         Err(error) => {

@@ -1,4 +1,5 @@
-//! Tokens: listed with their prefix, issued (the secret is returned only then), revoked by the id of their row.
+//! Lists, issues and revokes tokens. A list shows only their prefixes; the complete token is returned only when it is
+//! issued. A token is revoked by the id of its row.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The trash: listed, restored, emptied.
+//! Lists the trash, restores its entries, and deletes them permanently.
 
 use axum::{Json, extract::State};
 

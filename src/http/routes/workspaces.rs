@@ -1,4 +1,4 @@
-//! Workspaces: listed, shown, created, changed, started, stopped and removed.
+//! Lists, shows, creates, changes, starts, stops and removes workspaces.
 
 use std::{future::Future, os::unix::fs::MetadataExt as _};
 
@@ -197,7 +197,7 @@ struct Shared<'a> {
     mode: u32,
 }
 
-/// Returns why the user of a container cannot work in the directory and what to do, `None` if it can.
+/// Returns the reason why the user of a container cannot work in the directory, with advice. `None` if the user can.
 ///
 /// `service` is the host's user of a rootless Podman. The ids in its containers are subordinate ids: only root in the
 /// container is that host user, and only Podman knows the host ids of the other users. So in the rootless case nothing
@@ -470,8 +470,8 @@ fn yes() -> bool {
     true
 }
 
-/// Runs an operation on the workspace named by `reference` and returns its outcome, or that it was accepted if `wait`
-/// is false.
+/// Runs an operation on the workspace named by `reference` and returns its outcome. If `wait` is false, it only returns
+/// that the operation was accepted.
 async fn ordered<W>(
     api: &Api,
     (reference, scope): (&str, Scope),
@@ -511,7 +511,7 @@ where
 
 /// Starts an operation and waits only until it is queued, so that operations requested later run after it.
 ///
-/// Returns `None` once it is queued, and its result if it ended before that.
+/// Returns `None` once the operation is queued. If the operation ended before that, returns its result.
 async fn queued<W>(
     api: &Api,
     id: WorkspaceId,
@@ -665,7 +665,7 @@ pub(in super::super) async fn restart(
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
-    // This route also applies changes since the container was created, by recreating it.
+    // If the settings have changed since the container was created, this route recreates the container to apply them.
     let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
     if principal.is_admin() {
         let order = |ops: Ops, id| ops.bring_up(id, how);
@@ -799,7 +799,7 @@ mod tests {
         assert_eq!(
             closed_note(user, 100_999, 0o700, Access::ReadWrite),
             None,
-            "the owner may be the container's uid"
+            "the owner may be the user with this uid in the container"
         );
     }
 }
