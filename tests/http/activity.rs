@@ -81,7 +81,7 @@ async fn activity_report_keeps_every_field() {
         let value = if key == "source_id" { json!(one.id) } else { value.clone() };
         assert_eq!(row[key], value, "{key} of {row}");
     }
-    // `metadata` replaces an absent body, never a present one.
+    // `metadata` is stored as the request body only if the report has no request body.
     report(&one, json!({ "activity_type": "error", "metadata": { "m": 1 } })).await.well();
     assert_eq!(rows(&one, "").await[0]["request_body"], json!({ "m": 1 }));
     report(&one, json!({ "activity_type": "error", "metadata": 1, "request_body": 2 })).await.well();
@@ -105,7 +105,8 @@ async fn invalid_activity_report_is_refused_with_the_protocol_error() {
     assert!(rows(&one, "").await.is_empty(), "a refused report was stored");
 }
 
-/// Existing clients expect 401, which hides the ids that exist; only an admin gets 404 for a missing workspace.
+/// Existing clients expect 401 for an unknown workspace, as for another workspace, so that they cannot find out which
+/// ids exist. Only an admin gets 404.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_workspace_is_refused_like_a_foreign_workspace() {
     let registry = Registry::start().await;

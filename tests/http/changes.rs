@@ -1,4 +1,5 @@
-//! Changes of a container's inputs: which are accepted, when they take effect, and what is reported.
+//! Changes of the settings from which a container is created: which ones are accepted, when they take effect, and what
+//! the response reports.
 
 use ostler::engine::{MountSource, fake::exposed};
 use serde_json::{Value, json};

@@ -71,7 +71,8 @@ pub(super) async fn queue(
             Ok(Json(answer).into_response())
         }
         Queued::Full => {
-            let why = "the mailbox is full: the workspace's agent has not polled it. Retry after the next poll";
+            let why =
+                "the mailbox is full: the workspace's agent has not polled it. Retry after the next poll";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)
                 .with("status", "mailbox_full")
                 .retry_after(TRY_AGAIN))
