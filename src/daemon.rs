@@ -231,7 +231,8 @@ async fn serve_until(
     ended.with_context(|| format!("cannot serve on the socket {}", socket.display()))
 }
 
-/// Awaits `served`, but for at most 1 s after `stop`: a client that keeps a stream open must not block the shutdown.
+/// Awaits `served`, but for at most 1 s after `stop` is cancelled: a client that keeps a stream open must not block the
+/// shutdown.
 async fn end_with(
     served: impl Future<Output = std::io::Result<()>>,
     stop: &CancellationToken,
@@ -537,7 +538,7 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
 /// watched, because only a running daemon observes that time.
 ///
 /// # Errors
-/// If there is no database, a name is not that of a pass, or the engine gives no usable snapshot.
+/// If there is no database, a name in `passes` is unknown, or the engine gives no usable snapshot.
 pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
     let store = Store::open_read_only(&config.data_dir)?;
     let registry =
@@ -595,7 +596,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
             return doctor::fail(
                 "daemon",
                 format!("cannot check whether a daemon serves {socket_path}: {error}"),
-                "run this as the owner of the data directory, or choose your own one with --data-dir",
+                "run this as the owner of the data directory, or choose another directory with --data-dir",
             );
         }
         Ok(_) => {
@@ -630,7 +631,7 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
         Err(error) => {
             return fail(
                 &format!("{}: {error}", data_dir.display()),
-                "run this as the owner of the data directory, or choose your own one with --data-dir",
+                "run this as the owner of the data directory, or choose another directory with --data-dir",
             );
         }
         Ok(false) => {
@@ -663,7 +664,7 @@ fn existing_part(path: &Path) -> &Path {
     path.ancestors().find(|part| part.exists()).unwrap_or(path)
 }
 
-/// Accepts this data directory as the one to continue with, although it is a copy.
+/// Accepts this data directory although it is a copy, so that the daemon can be started with it.
 ///
 /// # Errors
 /// If the directory is in use or cannot be written.

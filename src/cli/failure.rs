@@ -32,7 +32,7 @@ pub enum Failure {
         /// What to do next, if the error itself does not say so.
         next: Option<String>,
     },
-    /// The reader closed standard output, as `head` does. It is not reported, and the exit code is 0.
+    /// The reader closed standard output, as `head` does. This is not reported, and the exit code is 0.
     StdoutClosed,
     /// The user pressed Ctrl-C while the command waited. The daemon continues with the operation; the exit code is 130.
     Interrupted,

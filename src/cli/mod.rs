@@ -39,7 +39,7 @@ pub trait Host {
     async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure>;
     /// Runs the checks that need no running daemon.
     async fn doctor(&self) -> Result<api::DoctorReport, Failure>;
-    /// Accepts a copied data directory as the one to continue with.
+    /// Accepts a data directory that is a copy, so that the daemon can be started with it.
     async fn accept_copy(&self) -> Result<(), Failure>;
     /// The effective configuration.
     fn configuration(&self) -> Result<Configuration, Failure>;

@@ -218,7 +218,7 @@ fn table_cell(cell: &Cell) -> TableCell {
     }
 }
 
-/// Whether to use colours. By <https://no-color.org>, any non-empty value of `NO_COLOR` disables them.
+/// Whether to use colours. As <https://no-color.org> specifies, any non-empty value of `NO_COLOR` disables them.
 fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");

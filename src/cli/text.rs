@@ -12,10 +12,10 @@ use super::output::Tone;
 /// From an age of this many days on, a date is shown instead of the number of days.
 const DAYS_COUNTED: i64 = 60;
 
-/// Time since an RFC 3339 time: `12s`, `5m`, `3h`, `12d`, then the date.
+/// Time since an RFC 3339 time, such as `12s`, `5m`, `3h` or `12d`. From `DAYS_COUNTED` days on, the date instead.
 pub(super) fn age(time: &str) -> String {
     let Ok(then) = time.parse::<Timestamp>() else { return printable(time) };
-    // Only displayed and never used in a decision, so the clock is not a parameter.
+    // Reads the system clock directly, because the age is only displayed and never used in a decision.
     let seconds = Timestamp::now().as_second().saturating_sub(then.as_second()).max(0);
     match seconds {
         0..60 => format!("{seconds}s"),

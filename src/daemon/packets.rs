@@ -1,9 +1,9 @@
-//! Drops packets between workspaces, with a table of its own in the kernel's packet filter (nftables).
+//! Drops packets between workspaces, with a table for ostler in the kernel's packet filter (nftables).
 //!
 //! Podman's `isolate` option is not sufficient: netavark 1.4 removes the jump to its isolation rules whenever any
 //! isolated container stops, and packets from networks without the option always pass. A packet that one nftables table
-//! drops stays dropped whatever other tables accept, so the order among them does not matter. This table names the
-//! subnets of workspaces only. It is replaced in one transaction, so no packet passes during a reload.
+//! drops stays dropped whatever other tables accept, so the order among them does not matter. ostler's table names only
+//! the subnets of workspaces. It is replaced in one transaction, so no packet passes during a reload.
 
 use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 

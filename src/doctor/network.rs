@@ -32,7 +32,7 @@ use crate::{
 /// after 5 s.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A heartbeat no older than this also proves that a workspace reaches ostler.
+/// A heartbeat that is not older than this also proves that a workspace reaches ostler.
 const RECENT_HEARTBEAT: Duration = Duration::from_mins(2);
 
 /// Maximum number of bytes of output that are read from a container, so that a container cannot fill the daemon's

@@ -1,4 +1,5 @@
-//! Agents that register before their server listens. They are online from then on, and no message to them is lost.
+//! Agents that register before their server listens. Such an agent is online as soon as it has registered, and no
+//! message to it is lost.
 
 use std::{
     env,

@@ -61,7 +61,7 @@ impl Terminal {
 }
 
 #[test]
-fn colour_is_printed_only_on_terminal_without_no_color() {
+fn colour_is_printed_only_on_terminal_and_not_with_no_color() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     let screen_with = |no_color: &str| {

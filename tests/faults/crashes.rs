@@ -39,7 +39,7 @@ struct Scenario {
     set: fn(&mut Stage),
     /// Called before every round; the daemon may be up or down afterwards.
     prepare: fn(&mut Stage, usize),
-    /// The action during which the daemon is killed. Returns when it is done or the daemon was killed.
+    /// The action during which the daemon is killed. Returns when the action is done or the daemon was killed.
     act: fn(&mut Stage, usize),
     /// Minimum number of steps; with fewer, the test fails because it covers too little.
     steps: usize,
@@ -86,7 +86,7 @@ impl Stage {
         until(what, || (self.was_killed() || done(&self.site)).then_some(()));
     }
 
-    /// Lets the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
+    /// Makes the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
     fn while_operations_cannot_begin(&self, work: impl FnOnce(&Site)) {
         let inspections = || self.proxy.count("GET", "/volumes/");
         self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "degraded".into()))]);

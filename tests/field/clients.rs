@@ -1,4 +1,4 @@
-//! Existing client programs that register, poll and report, each imitated by its observed behaviour.
+//! Imitations of existing client programs that register, poll and report. Each is reduced to the observed behaviour.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +47,7 @@ impl<'r> Poller<'r> {
         Self { program, agent, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
     }
 
-    /// Polls once; returns the number of rows taken as new messages.
+    /// Polls once; returns the number of rows that the program handled as new messages.
     async fn poll(&mut self) -> usize {
         if self.stopped {
             return 0;
@@ -130,7 +130,7 @@ async fn register(program: Program, agent: &AgentClient<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn polling_client_takes_each_message_and_never_its_own_replies() {
+async fn polling_client_handles_each_message_and_never_its_own_replies() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
         let agent = registry.external("poller", json!({})).await;
@@ -248,7 +248,7 @@ async fn heartbeat_loop_reports_each_delegation_result_once() {
     })
     .await;
     assert_eq!(reported.len(), 1);
-    // `check_task_status` takes the first row with that id, complete.
+    // `check_task_status` reads the first row with that id, and needs all of its fields.
     let rows = one.ask(Ask::get(path("delegations"))).await.well();
     let first = rows.as_array().unwrap().iter().find(|row| row["delegation_id"] == id).unwrap().clone();
     assert!(first["status"] == "failed" && first["error"].is_string(), "{first}");

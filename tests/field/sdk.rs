@@ -1,7 +1,7 @@
 //! The official a2a-sdk, unmodified: as a server in real containers, and as a client of ostler's proxy.
 //!
-//! Its image is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and reports what
-//! is missing: a skipped test would prove nothing.
+//! The image with the SDK is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and
+//! reports what is missing: a skipped test would prove nothing.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 

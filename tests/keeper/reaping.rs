@@ -69,7 +69,7 @@ fn unknown_workspace_is_reaped_after_grace_and_can_be_restored() {
 }
 
 #[test]
-fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
+fn two_instances_on_one_engine_do_not_change_each_others_objects() {
     let (mut one, mut other) = (Site::new(AT_ONCE), Site::new(AT_ONCE));
     one.serve();
     other.serve();

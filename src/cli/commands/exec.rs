@@ -153,7 +153,7 @@ impl LastStderr {
     fn of_the_engine(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.strip_suffix('\n')?.lines().next_back()?;
-        // An unterminated line of the command itself may precede it.
+        // On the same line, output of the command that does not end with a line feed may precede the error.
         let (_, reason) = line.rsplit_once("Error: ")?;
         let is_podmans =
             ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| reason.starts_with(how))

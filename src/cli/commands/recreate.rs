@@ -26,7 +26,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
     ));
     if let Some(before) = before.filter(|before| ["paused", "hibernated"].contains(&before.status.as_str())) {
         output::note(&format!(
-            "It was {}, and {started}: `ostler stop {}` stops it again.",
+            "The workspace was {}, and {started}: `ostler stop {}` stops it again.",
             before.status,
             quoted(&before.name)
         ));

@@ -57,7 +57,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     Ok(0)
 }
 
-/// Prints an event with every field, one a line, and its log lines.
+/// Prints an event with all fields, each on a line of its own, and its log lines.
 fn print_all(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     let described = timeline::describe(event);
     let time = session.out.paint(Tone::Dim, &described.time);
