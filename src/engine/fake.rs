@@ -129,7 +129,8 @@ pub struct State {
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// All calls that took effect, in order.
     pub log: Vec<Call>,
-    /// Indices into `log` of calls whose result did not reach the caller: it got an error, or had given up.
+    /// Indices into `log` of calls whose result did not reach the caller, because the caller got an error or had
+    /// stopped waiting.
     pub lost_exits: BTreeSet<usize>,
     /// Whether the engine reports that it is rootless, which means that it forwards ports in user space.
     pub rootless: bool,
@@ -263,7 +264,7 @@ impl State {
 #[derive(Default)]
 pub struct World {
     state: Mutex<State>,
-    /// The engine that answers while the socket leads to a different engine; otherwise `None`.
+    /// State of the different engine that the socket leads to; `None` while the socket leads to this engine.
     elsewhere: Mutex<Option<State>>,
     faults: Mutex<Option<FaultHook>>,
 }
@@ -278,7 +279,7 @@ impl World {
     /// that is not mounted.
     pub fn lead_elsewhere(&self) {
         let here = self.state();
-        // Ids are random in a real engine: an id created there must not occur here.
+        // A real engine creates random ids, so an id of the other engine must not occur in this one.
         let mut there =
             State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
         // Both engines share the ports of one host.
@@ -480,7 +481,7 @@ impl FakeEngine {
     }
 }
 
-/// Whether a method may change the state.
+/// Whether calls of a method count in [`State::changes`]. The creation of a network does not count.
 fn changes(method: &str) -> bool {
     const LISTINGS: [&str; 10] = [
         "describe",
@@ -780,7 +781,8 @@ impl Engine for FakeEngine {
     ) -> EngineResult<NetworkInfo> {
         let (name, labels) = (name.to_owned(), labels.clone());
         self.call("ensure_network", name.clone(), move |state, _| {
-            // Subnets are assigned in order and never reused: no test creates 65 536 networks.
+            // The gateway is derived from the number of networks, of which no test creates 65 536. After a deletion, a
+            // new network may get the gateway of an existing one.
             let [third, fourth] = u16::try_from(state.networks.len()).unwrap_or(u16::MAX).to_be_bytes();
             let made = ListedNetwork {
                 name: name.clone(),

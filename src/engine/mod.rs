@@ -340,7 +340,7 @@ pub struct LogChunk {
 /// Stream of a container's output.
 pub type LogStream = Pin<Box<dyn Stream<Item = EngineResult<LogChunk>> + Send>>;
 
-/// Stream of container events, from a certain time on.
+/// Stream of container events; see [`Engine::container_events`].
 pub type EventStream = Pin<Box<dyn Stream<Item = EngineResult<ContainerEvent>> + Send>>;
 
 /// A command to run inside a container.
@@ -355,7 +355,7 @@ pub struct ExecRequest {
     pub stdin: bool,
     /// Environment variables to add.
     pub env: BTreeMap<String, String>,
-    /// User inside the container; `None` uses the container's own.
+    /// User inside the container; `None` uses the container's user.
     pub user: Option<String>,
 }
 
@@ -442,7 +442,7 @@ pub trait Engine: Send + Sync {
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
     /// Starts a container. [`ErrorKind::Conflict`] if it already runs, [`ErrorKind::PortInUse`] if another process
-    /// holds its host port, [`ErrorKind::HalfStarted`] if a leftover of an interrupted start holds it.
+    /// holds its host port, [`ErrorKind::HalfStarted`] if an earlier, interrupted start of this container blocks it.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
     /// Sends the stop signal to a container's process and kills it after `grace`. Succeeds if the container is stopped
@@ -506,7 +506,8 @@ pub trait Engine: Send + Sync {
     /// Whether this port of 127.0.0.1 can be published now. Another process may take it afterwards.
     async fn port_is_free(&self, port: u16) -> bool;
 
-    /// Disk usage of all containers and volumes. Slow if there is much data: only for requests by a user.
+    /// Disk usage of all containers and volumes. Slow if there is much data, so it is called only when a user requests
+    /// it.
     async fn disk_usage(&self) -> EngineResult<DiskUsage>;
 
     /// Output of a container, as selected by the request.

@@ -17,7 +17,7 @@ pub async fn log_tail(
     max_bytes: usize,
 ) -> EngineResult<String> {
     // Lines may have any length, so the number of bytes is limited too. Twice the result's limit is read, because
-    // cleaning removes control characters. It makes only invalid UTF-8 longer.
+    // cleaning removes control characters. Only invalid UTF-8 becomes longer.
     let window = max_bytes.saturating_mul(2);
     let request = LogRequest { tail: Some(lines), follow: false, max_bytes: Some(log_bytes(window)) };
     let mut log = engine.logs(id, request).await?;

@@ -67,9 +67,9 @@ pub struct Adopted {
 }
 
 impl Ops {
-    /// The unknown workspaces that can be adopted, with the spec in their labels: containers and volumes of ours
-    /// without a row or a trash entry and, while the registry is recovering, rows that the engine contradicts. Parents
-    /// come before their children.
+    /// The unknown workspaces that can be adopted, with the spec in their labels: containers and volumes of this
+    /// instance without a row or a trash entry and, while the registry is recovering, rows that the engine contradicts.
+    /// Parents come before their children.
     ///
     /// # Errors
     /// If there is no trusted listing, or the store fails.
@@ -132,8 +132,8 @@ impl Ops {
             return Ok(());
         }
         let why = match (left.len(), adopted_all) {
-            (0, true) => "an operator adopted everything unknown".to_owned(),
-            (0, false) => "nothing unknown is left".to_owned(),
+            (0, true) => "an operator adopted all unknown workspaces".to_owned(),
+            (0, false) => "no unknown workspace is left".to_owned(),
             (left, true) => {
                 format!(
                     "an operator adopted everything that has a container; {left} others have only volumes"
@@ -251,8 +251,8 @@ impl Ops {
         }))
     }
 
-    /// Pauses a workspace whose status is up and whose container does not run. It cannot be known whether the container
-    /// was stopped, removed or exited since the registry's copy was made.
+    /// Pauses a workspace whose container does not run although its status says that it is up. It cannot be known
+    /// whether the container was stopped, removed or exited since the registry's copy was made.
     async fn pause_what_is_down(&self, id: WorkspaceId, known: &Contradicted) -> OpResult<Applied> {
         let rows = self.0.store.workspaces(Scope::Live).await?;
         let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
@@ -346,7 +346,8 @@ fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
 }
 
 impl Inner {
-    /// Whether the registry was lost or restored, and an operator has not yet decided on everything unknown.
+    /// Whether the registry was lost or restored, and an operator has not yet decided what happens to all unknown
+    /// workspaces.
     pub(super) async fn is_recovering(&self) -> OpResult<bool> {
         Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
     }

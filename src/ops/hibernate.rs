@@ -21,7 +21,7 @@ use crate::{
     store::{HibernateReason, HibernateResult, StatusChange},
 };
 
-/// The result of a claim for hibernation.
+/// The result of an attempt to make a row hibernating.
 enum Claimed {
     /// The row is hibernating; the receiver resolves once the container is stopped.
     Begun(oneshot::Receiver<OpResult<Applied>>),
@@ -34,7 +34,7 @@ enum Claimed {
 }
 
 impl Ops {
-    /// Hibernates a workspace by order of an operator or of its agent. If it is hibernated already, that is success.
+    /// Hibernates a workspace by order of an operator or of its agent. Succeeds if it is hibernated already.
     ///
     /// # Errors
     /// If it has active tasks or requests in flight and `force` is not set, if its status does not allow hibernation,

@@ -1,4 +1,4 @@
-//! Moving things to the trash: claim, stop, rename, keep.
+//! Moving containers and volumes to the trash: claim them, stop the container, rename it, and mark the entry as kept.
 //!
 //! The claim is one guarded transaction, made before anything is changed. If an adoption or an undelete is committed
 //! before it, the claim fails. If one follows it, the adoption is refused, and the undelete restores everything. If the
@@ -70,7 +70,7 @@ impl Ops {
         match self.0.store.claim_for_trash(claim, at).await? {
             Some(entry) => self.0.finish_claim(&entry, phase).await,
             None => Ok(Applied::Raced(
-                "it changed meanwhile: a live workspace owns it, or it is in the trash already".into(),
+                "nothing was moved: a live workspace owns these objects, or they are in the trash already".into(),
             )),
         }
     }

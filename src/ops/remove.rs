@@ -123,7 +123,7 @@ impl Ops {
         entries.sort_by_key(|entry| !entry.contents.volumes.is_empty());
         for entry in entries {
             match self.purge_entry(&entry, phase).await {
-                // Something else still uses it; the other entries are deleted anyway.
+                // The container or a volume of this entry is in use. The other entries are deleted anyway.
                 Err(error @ OpError::Conflict(_)) => in_use = Some(error),
                 other => drop(other?),
             }

@@ -73,9 +73,9 @@ pub struct StartOrder {
 }
 
 impl StartOrder {
-    /// The narrowest cause that applies to a row with this status; `None` if the order may not start it. A wider cause
-    /// would also match the status that a stop sets after the order has read the row. With the narrowest cause, the
-    /// transaction fails in this case.
+    /// Of the causes that apply to a row with this status, the one with the fewest source statuses; `None` if the order
+    /// may not start it. If a stop changes the status after the order has read the row, this cause does not apply any
+    /// more, and the order's transaction fails. A cause with more source statuses could still apply.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
         let operator = [Cause::Restart, Cause::Resume, Cause::StartByOperator];

@@ -85,8 +85,8 @@ impl Failure {
         }
     }
 
-    /// Keeps the message, but makes [`ErrorKind::Other`] the kind of an answer. For requests that do not concern a
-    /// single object: there, "not found" does not show which object is missing.
+    /// Keeps the message, but turns an answer into a failure of kind [`ErrorKind::Other`]. Used for requests that do
+    /// not concern a single object, where "not found" does not show which object is missing.
     pub(super) fn undecided(self) -> Self {
         if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }
     }
@@ -224,8 +224,8 @@ mod tests {
             (404, "no such image: x: image not known", ErrorKind::ImageMissing),
             (
                 404,
-                "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file or \
-                 directory: no such file or directory",
+                "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file \
+                 or directory: no such file or directory",
                 ErrorKind::HalfStarted,
             ),
             (404, "no such image", ErrorKind::ImageMissing),

@@ -179,7 +179,7 @@ fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
 #[derive(Default)]
 struct Lines {
     pending: Vec<u8>,
-    /// The current line is too long: the rest of it is discarded.
+    /// Whether the current line is too long, so that the rest of it is discarded.
     skipping: bool,
 }
 
@@ -234,7 +234,7 @@ mod tests {
 
     fn events(pieces: Vec<Result<Bytes, Failure>>) -> Vec<EngineResult<ContainerEvent>> {
         let events = read(stream::iter(pieces), "k", None).collect::<Vec<_>>();
-        events.now_or_never().expect("nothing in here waits")
+        events.now_or_never().expect("the stream never has to wait")
     }
 
     #[test]

@@ -885,7 +885,7 @@ impl Engine for Podman {
                     Some(Err(why)) => return missing(&why),
                     None => {}
                 },
-                // Any answer of Podman other than an image means that the image is not available.
+                // Every error response of Podman means that the image is not available.
                 Err(failure @ Failure::Answered { .. }) => return missing(&failure.message()),
                 Err(failure) => return Err(self.failed(call.as_str())(failure)),
             }
