@@ -26,7 +26,7 @@ fn stop_and_create_are_queued_and_shown_while_podman_is_down() {
     let stopped = site.ostler(["stop", "worker"]);
     assert!(
         stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman answers"),
-        "an accepted stop is not a failure: {stopped:?}"
+        "an accepted stop is reported as a failure: {stopped:?}"
     );
     let row = site.show("worker");
     assert_eq!(
@@ -77,7 +77,7 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     let hibernated = site.ostler(["hibernate", "idle"]);
     assert!(
         hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman answers"),
-        "an accepted hibernation is not a failure: {hibernated:?}"
+        "an accepted hibernation is reported as a failure: {hibernated:?}"
     );
     let row = site.show("idle");
     assert_eq!(
@@ -149,7 +149,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
     let gateway = inspected(&container, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}").unwrap();
     let gateway = SocketAddr::new(gateway.parse().expect("an address"), site.network_port());
     let is_reachable = || TcpStream::connect(gateway).is_ok();
-    assert!(is_reachable(), "containers reach {gateway}");
+    assert!(is_reachable(), "containers do not reach {gateway}");
 
     for frozen in [false, true] {
         site.stop();
