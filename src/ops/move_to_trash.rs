@@ -70,7 +70,8 @@ impl Ops {
         match self.0.store.claim_for_trash(claim, at).await? {
             Some(entry) => self.0.finish_claim(&entry, phase).await,
             None => Ok(Applied::Raced(
-                "nothing was moved: a live workspace owns these objects, or they are in the trash already".into(),
+                "nothing was moved: a live workspace owns these objects, or they are in the trash already"
+                    .into(),
             )),
         }
     }
