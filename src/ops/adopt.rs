@@ -136,7 +136,7 @@ impl Ops {
             (0, false) => "no unknown workspace is left".to_owned(),
             (left, true) => {
                 format!(
-                    "an operator adopted everything that has a container; {left} others have only volumes"
+                    "an operator adopted all unknown workspaces with a container; {left} others have only volumes"
                 )
             }
             (_, false) => return Ok(()),
@@ -190,7 +190,7 @@ impl Ops {
         phase: &super::actor::Phase,
     ) -> OpResult<Applied> {
         phase.report("adopt: rebuilding its row");
-        debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
+        debug_assert_eq!(id, order.request.workspace, "the order was sent to the actor of another workspace");
         if let Some(known) = &order.request.known {
             return self.adopt_known(id, known, &order.evidence).await;
         }

@@ -114,7 +114,7 @@ mod tests {
             Box::pin(std::future::ready(answer))
         };
         ask_each(containers, ask, |id, _| seen.push(id.0.as_u128())).await;
-        assert_eq!(seen, [2], "an error for one workspace does not affect the next");
+        assert_eq!(seen, [2], "an error for one workspace must not affect the next");
         assert_eq!(asked.into_inner(), 3, "an engine that did not answer was called again");
     }
 }

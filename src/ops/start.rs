@@ -994,12 +994,12 @@ mod tests {
         let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
         assert!(
             is_made_from(&now, &row) && is_made_from(&of_older_version, &row),
-            "both hashes match the row"
+            "both hashes must match the row"
         );
 
         let mut other = row.clone();
         other.spec.config = Some("second".into());
-        assert!(is_made_from(&now, &other), "the configuration is in a volume, not in the container");
+        assert!(is_made_from(&now, &other), "a changed configuration must not count as drift");
         let mut other = row.clone();
         other.spec.env.insert("A".into(), "1".into());
         assert!(!is_made_from(&now, &other) && !is_made_from(&of_older_version, &other));
