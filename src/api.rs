@@ -95,7 +95,7 @@ pub struct PatchWorkspace {
     /// The new command; empty selects the command of the runtime or of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Environment variables to set; null removes one. Variables that are not named stay.
+    /// Environment variables to set. The value null removes a variable. Variables that are not listed stay unchanged.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Option<String>>,
     /// Another host directory for `/workspace`. Allowed only if the workspace has a host directory already.
@@ -142,7 +142,7 @@ pub struct Patched {
     /// expect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Keys of the request that ostler does not know.
+    /// Keys of the request that ostler does not know and has ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
 }
@@ -459,13 +459,13 @@ pub struct CreatedWorkspace {
     /// `true` for an external workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
-    /// How an external agent connects. Contains its token, which is shown only here.
+    /// How an external agent connects. Contains the agent's token, which is shown only here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
     /// Warnings about requested settings that do not work as requested on this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Keys of the request that ostler does not know.
+    /// Keys of the request that ostler does not know and has ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
 }
@@ -545,7 +545,7 @@ pub struct Undelete {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Start {
-    /// Create a new, empty work volume if the old one is gone.
+    /// Create a new, empty work volume if the old one no longer exists.
     pub new_volume: bool,
 }
 
@@ -715,7 +715,8 @@ pub struct PassRun {
     pub started_at: String,
     /// Duration in milliseconds.
     pub took_ms: u64,
-    /// `done`, `dry_run`, `held`, `untrusted` (no listing to act on), `failed`, `timed_out` or `panicked`.
+    /// `done`, `dry_run`, `held`, `untrusted` (the engine returned no trusted listing), `failed`, `timed_out` or
+    /// `panicked`.
     pub outcome: String,
     /// Reason for the outcome, if there is one.
     pub detail: Option<String>,
@@ -736,7 +737,7 @@ pub struct ActionView {
     pub workspace: String,
     /// The evidence on which the action was decided.
     pub evidence: String,
-    /// `planned`, `applied`, `raced` (the row changed meanwhile: skipped), `failed`, `held`.
+    /// `planned`, `applied`, `raced` (not applied, because the row has changed since the plan), `failed`, `held`.
     pub result: String,
     /// Reason for the result, if there is one.
     pub detail: Option<String>,
@@ -931,7 +932,8 @@ pub struct Reloaded {
 pub struct Ready {
     /// Always `ready`.
     pub status: String,
-    /// Whether the registry was lost or restored, so that containers it does not know wait for an operator's decision.
+    /// Whether the registry was lost or restored, so that unknown containers are kept until an operator decides about
+    /// them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovering: bool,
 }

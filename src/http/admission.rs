@@ -1,9 +1,9 @@
 //! Admission control: limits each workspace's requests in flight, and the bytes of their bodies and responses in
 //! memory.
 //!
-//! Everything is counted under the workspace whose token came with the request, never under an address: with rootless
-//! Podman all containers share one address. Heartbeats and registrations are not counted here: they prove that an agent
-//! is alive, and the limit on connections of a workspace bounds them.
+//! Requests and bytes are counted under the workspace whose token came with the request, never under an address: with
+//! rootless Podman all containers share one address. Heartbeats and registrations are not counted here: they prove that
+//! an agent is alive, and the limit on connections of a workspace bounds them.
 //!
 //! A body is read only after its request was admitted, and its bytes are reserved before they are read. A reservation
 //! is bound to the bytes and ends when they are dropped, because only then has the last byte certainly been written.

@@ -142,7 +142,7 @@ pub(super) fn is_admin(api: &Api, headers: &HeaderMap, extensions: &Extensions) 
     Principal::of(api, headers, extensions).is_ok_and(Principal::is_admin)
 }
 
-/// Middleware that lets only admins through.
+/// Middleware that refuses every caller except an admin.
 pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
     match Principal::of(&api, request.headers(), request.extensions()) {
         Ok(Principal::Admin) => next.run(request).await,
@@ -196,7 +196,7 @@ impl FromRequestParts<Api> for PathId {
 /// The workspace of a route that only the workspace itself or an admin may use.
 ///
 /// If another workspace requests such a route, its token counts as invalid, whether or not the workspace in the path
-/// exists. So it cannot find out which ids exist.
+/// exists. So that workspace cannot find out which ids exist.
 pub(super) struct Own {
     pub(super) id: WorkspaceId,
     pub(super) by_admin: bool,
@@ -232,8 +232,8 @@ pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
 /// The url under which the client reaches ostler, and through it other agents.
 ///
 /// This is the configured url if there is one. Otherwise it is `http://` followed by the `Host` header. If that header
-/// is missing or contains characters that a host and port cannot contain, it is the default url, with the loopback
-/// address.
+/// is missing or contains characters that a host and port cannot contain, the result is the default url, with the
+/// loopback address.
 pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
     let settings = api.0.ops.settings();
     if let Some(url) = &settings.platform_url {

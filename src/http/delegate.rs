@@ -108,7 +108,7 @@ impl Turns {
 }
 
 impl Api {
-    /// Queues a pending delegation. It stays pending if no loop is running.
+    /// Queues a pending delegation. The delegation stays pending if the loop is not running.
     pub(super) fn carry_out(&self, waiting: Waiting) {
         let _nothing_carries_out = self.0.delegations.wanted.send(waiting);
     }
@@ -204,8 +204,8 @@ async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended
     }
 }
 
-/// The message for a task. Its ids are the delegation's id, so that an agent can detect the second attempt as a
-/// duplicate.
+/// The message for a task. The ids of the request and of the message are the delegation's id, so that an agent can
+/// detect the second attempt as a duplicate.
 fn message(id: DelegationId, task: &str) -> Bytes {
     let metadata = json!({ "delegation_id": id });
     let message = json!({

@@ -1,6 +1,6 @@
 //! The format of all error responses: a status and `{"error": "…"}`, with further fields that the protocol requires.
 //!
-//! A refused JSON-RPC request gets the same content as a JSON-RPC error object.
+//! If a JSON-RPC request is refused, the response has the same content in a JSON-RPC error object.
 
 use axum::{
     Json,

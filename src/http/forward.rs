@@ -283,8 +283,8 @@ impl Forwarder {
         }
         clean_answer(&mut head.headers);
         // The agent's HTTP version must not reach the caller. An HTTP/1.0 response without a length ends when the
-        // connection closes, so a truncated one would look complete. In HTTP/1.1 it is chunked, and truncation is
-        // visible.
+        // connection closes, so a truncated one would look complete. As HTTP/1.1 the response is chunked, and the
+        // caller detects a truncation.
         head.version = Version::HTTP_11;
         watch.note_activity();
         let kept_at = match &target.location {
@@ -352,11 +352,13 @@ impl Forwarder {
         let unusable = |why: String| ForwardError::Unusable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
             .map_err(|_| unusable(format!("`{host}` is not a valid TLS server name")))?;
-        // Loaded for the first https agent: most installations have none.
+        // The certificates are loaded when the first https agent is called, because most installations have no such
+        // agent.
         let connector = self.tls.get_or_try_init(system_roots).await.map_err(unusable)?;
         connector.connect(name, stream).await.map_err(|error| {
             if is_closed(error.kind()) {
-                // Closed before the handshake was complete, so nothing of the message was sent.
+                // The agent closed the connection before the handshake was complete, so nothing of the message was
+                // sent.
                 ForwardError::Refused
             } else {
                 unusable(format!("TLS handshake with `{host}` failed: {error}"))
@@ -412,7 +414,7 @@ fn not_connected(error: io::Error) -> ForwardError {
 #[expect(clippy::needless_pass_by_value, reason = "signature required by map_err")]
 fn broken(error: hyper::Error) -> ForwardError {
     use std::error::Error as _;
-    // hyper's error names the operation that failed; its source has the cause.
+    // hyper's error names the operation that failed. The source of that error contains the cause.
     ForwardError::Broken(match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

@@ -158,7 +158,7 @@ impl Exchange {
             row.failed = if is_refusal {
                 Some(format!("the agent responded with {status}"))
             } else {
-                // An event stream may be endless. It is then no failure that the caller closes it.
+                // An event stream may be endless, so it is no failure if the caller closes it.
                 (!is_stream).then(|| "the caller disconnected before the end of the response".into())
             };
         }

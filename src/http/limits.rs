@@ -1,8 +1,8 @@
 //! Rate limits of requests per principal.
 //!
-//! A token bucket per key, stored as one number: the time at which the bucket will be full again (generic cell rate
-//! algorithm). A request advances that time by the refill time of one token. A request is refused if the new time would
-//! be further in the future than the fill time of an empty bucket.
+//! Each key has a token bucket. A bucket is stored as one number: the time at which the bucket will be full again
+//! (generic cell rate algorithm). A request advances that time by the refill time of one token. A request is refused if
+//! the new time would be further in the future than the fill time of an empty bucket.
 //!
 //! A crate for this algorithm exists but is not used. It would need adapters for its own instant and clock types, which
 //! are longer than the arithmetic below. It would also read the system's time in addition to ostler's clock.
@@ -74,8 +74,8 @@ impl<K: Eq + Hash> Limiter<K> {
         Ok(())
     }
 
-    /// Counts one request of `key` that is never refused. Returns how long it has to wait for its turn: at most `most`,
-    /// however many requests there are.
+    /// Counts one request of `key` that is never refused. Returns how long the request has to be delayed: at most
+    /// `most`, for any number of requests.
     pub(crate) fn pace(&self, key: K, most: Duration) -> Duration {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX / 2);
         let (now, mut buckets) = self.open();
@@ -96,8 +96,8 @@ impl<K: Eq + Hash> Limiter<K> {
 }
 
 impl<K: Eq + Hash> Buckets<K> {
-    /// Removes the full buckets. The next removal waits until there are twice as many keys as remain now, so that its
-    /// cost per request is constant.
+    /// Removes the full buckets. The next removal waits until there are twice as many keys as remain now, so that the
+    /// cost of the removals per request is constant.
     fn forget(&mut self, now: u64) {
         self.full_at.retain(|_, full_at| *full_at > now);
         self.full_at.shrink_to(FEW);

@@ -5,10 +5,10 @@
 //! request heads, and closes a connection on which no request begins for `ConnectionLimits::idle`. A request costs two
 //! counter updates, one clock reading and one lock of its own connection.
 //!
-//! When the table is full, a connection is evicted instead of refusing the new one: first connections that have shown
-//! no valid token, then those of the owner with the most connections. Once a connection has carried a valid token, it
-//! is counted under the workspace, not under the address: with rootless Podman all containers share one address, and
-//! one agent must not use up the connections of the others.
+//! When the table is full, an existing connection is evicted so that the new one can be accepted: first connections
+//! that have shown no valid token, then those of the owner with the most connections. Once a connection has carried a
+//! valid token, it is counted under the workspace, not under the address: with rootless Podman all containers share one
+//! address, and one agent must not use up the connections of the others.
 
 use std::{
     collections::HashMap,
@@ -87,8 +87,8 @@ const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Most evicted connections that may still be closing.
 ///
-/// Beyond this, new connections wait in the kernel, so that many new connections at once are accepted no faster than
-/// evicted ones close.
+/// Beyond this, new connections wait in the kernel. So even a flood of new connections is accepted no faster than
+/// evicted connections close.
 const EVICTING_MAX: usize = 64;
 
 /// Shortest interval between two log messages about evicted or refused connections.
@@ -105,7 +105,7 @@ pub struct ConnectionLimits {
     /// Most connections of one workspace, identified by its token. Higher than the limit on its requests in flight.
     pub per_workspace: usize,
     /// Longest time without a request: until the first head is complete, and from the end of a response until the next
-    /// head is complete. Agents send a heartbeat every 30 s on one connection, so this must be well above that.
+    /// head is complete. Agents send a heartbeat every 30 s on one connection, so this limit must be far above 30 s.
     pub idle: Duration,
     /// Time for requests in flight to finish after the stop signal.
     pub drain: Duration,
@@ -181,9 +181,9 @@ pub async fn serve(
 /// Like `serve`, but closes connections from other machines before anything is read.
 ///
 /// With rootless Podman, containers reach ostler at this host's own address, which other machines can reach too.
-/// Podman's user-space network (slirp4netns, pasta) connects from a process on this host, and for a connection to one
-/// of its own addresses the kernel uses that same address as the source. The kernel drops packets from outside that
-/// carry one of the host's addresses as source, so the source cannot be forged.
+/// Podman's user-space network (slirp4netns, pasta) connects from a process on this host. For a connection to one of
+/// the host's own addresses, the kernel uses that same address as the source. The kernel drops packets from outside
+/// that carry one of the host's addresses as source, so the source cannot be forged.
 pub async fn serve_this_host(
     listener: TcpListener,
     router: Router,
@@ -300,14 +300,15 @@ async fn serve_from(
             }
             Err(error) if was_about_one_connection(&error) => {}
             Err(error) => {
-                // For example, no free file descriptors: an immediate retry would fail again.
+                // For example, no file descriptors are free. An immediate retry would then fail again.
                 tracing::warn!(%error, "cannot accept connections; retrying in {} ms", rest.as_millis());
                 stop.run_until_cancelled(clock.sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
         }
     }
-    // Stop accepting first: a new connection would wait for a response that never comes.
+    // The listener is closed before the requests are drained: a new connection would wait for a response that never
+    // comes.
     drop(listener);
     open.close();
     open.wait().await;
@@ -1327,7 +1328,7 @@ mod tests {
         let sources = sources.map(|source| source.parse().unwrap());
         let local = ThisHost {
             listener: From(listener, Mutex::new(sources.into())),
-            // A process of this host may connect from another one of its addresses.
+            // A process of this host may connect from another of the host's addresses.
             is_own: |source| source.to_string() == "192.0.2.7",
             clock: Arc::new(ManualClock::default()),
             refusals: Mutex::default(),

@@ -1,4 +1,5 @@
-//! Messages between agents (wire protocol, §6): checks them, holds them while their target wakes, and forwards them.
+//! Handles messages between agents (wire protocol, §6): checks each message, holds it while its target wakes, and
+//! forwards it.
 //!
 //! A caller's request is held rather than queued. Existing agent runtimes cannot handle an "accepted" response, and a
 //! queue could lose a message after its sender was informed that it was accepted. The sender gets either the agent's
@@ -63,8 +64,8 @@ const ANSWERED_BY: HeaderName = HeaderName::from_static("ostler-answered-by");
 /// First and longest delay between attempts to connect. The delay doubles after each attempt.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
-/// How often the container is inspected while it refuses connections. Its exit is normally reported by an event; this
-/// covers a missed event.
+/// Interval between two inspections of a container that refuses connections. Normally an event reports that a container
+/// has exited. The inspection detects an exit whose event was missed.
 const INSPECT_INTERVAL: Duration = Duration::from_secs(10);
 /// The container port that is published on the host (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
@@ -284,7 +285,7 @@ impl Listeners {
         };
         let in_user_space = match api.0.ops.gateways().is_rootless() {
             Some(rootless) => rootless,
-            // If the engine does not respond, proof is required: that costs one more request.
+            // If the engine does not respond, a proof is required. This costs only one additional request.
             None => self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true),
         };
         in_user_space && self.lock().get(&id) != Some(&incarnation)

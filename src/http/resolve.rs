@@ -37,8 +37,9 @@ impl Api {
         }
     }
 
-    /// The error if no removed workspace matches. It names matching trash entries: after the loss of a database, the
-    /// containers and volumes of removed workspaces are in the trash although there is no row to undelete.
+    /// Returns the error for a reference that matches no removed workspace. The error names matching trash entries:
+    /// after the loss of a database, the containers and volumes of removed workspaces are in the trash although there
+    /// is no row to undelete.
     async fn no_removed(&self, reference: &str, names: &[WorkspaceName]) -> HttpResult<HttpError> {
         let entries = self.0.store.trash().await?;
         let is_meant = |entry: &&TrashEntry| {

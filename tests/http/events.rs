@@ -42,7 +42,7 @@ impl Listener {
                 self.text = rest;
                 let field =
                     |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-                // Comments only keep the connection open.
+                // A frame without data is a comment, which only keeps the connection open.
                 let Some(data) = field("data: ") else { continue };
                 let id = field("id: ").map(|id| id.parse().expect("a number"));
                 let event = field("event: ").expect("a type");

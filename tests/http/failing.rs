@@ -78,7 +78,7 @@ async fn writes_answer_503_when_the_store_stays_locked() {
     }
     let now = registry.clock.awake();
     assert!(registry.listening.epoch(now) <= now.since(before), "the liveness windows were not reset");
-    // Reads are answered meanwhile.
+    // Requests that only read are still answered.
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(other.status().await, "online");
     sql.execute_batch("COMMIT").unwrap();

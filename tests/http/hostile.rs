@@ -463,8 +463,8 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             }
             wire.write(&bytes).await;
             if broken {
-                // The changed byte may have increased the announced length. Closing the sending side prevents that the
-                // server waits for missing bytes.
+                // The changed byte may have increased the announced length. The client therefore closes its sending
+                // side, so that the server does not wait for missing bytes.
                 wire.finish().await;
             }
             let answer = wire.try_answer().await;

@@ -244,7 +244,7 @@ async fn misbehaving_agent_does_not_affect_other_agents() {
     for (what, figure) in lines(&figures) {
         println!("{figure:>8} {what}");
     }
-    // Only anonymous memory is checked: the program file of a debug build has too many pages of its own.
+    // Only anonymous memory is checked: the pages of the large program file of a debug build would exceed the limit.
     let broken = broken(&figures, |memory| memory.anonymous_kib);
     assert!(broken.is_empty(), "{broken:#?}\n{figures:#?}\n{}", daemon.log());
 }

@@ -1,8 +1,8 @@
 //! Reads an agent's response to a delegated task.
 //!
-//! A response may be as large as one to a message, but a delegation stores only a short preview. So the response is
-//! read as a stream and little of it is kept in memory: long strings are truncated. If a response is still too long,
-//! only its beginning is read.
+//! A response may be as large as the response to a message, but a delegation stores only a short preview. So the
+//! response is read as a stream and little of it is kept in memory: long strings are truncated. If a response is still
+//! too long, only its beginning is read.
 
 use axum::{http::StatusCode, response::Response};
 use http_body_util::BodyExt;
@@ -18,7 +18,8 @@ use crate::{
 
 /// Most bytes of a response in memory.
 ///
-/// Up to this size no memory is reserved, as for all small responses; the limit on concurrent delegations bounds it.
+/// Memory up to this size is not reserved, as for all small responses. The limit on concurrent delegations bounds the
+/// total.
 const KEPT_BYTES: usize = 64 << 10;
 
 /// Most bytes kept of one string; more than [`PREVIEW_BYTES`].
@@ -33,7 +34,7 @@ pub(super) enum Ended {
     Answered(String),
     /// The task was stored for an agent that polls.
     Queued,
-    /// There was no successful response; the reason.
+    /// There was no successful response. Contains the reason.
     Failed(String),
 }
 

@@ -21,8 +21,8 @@ pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
 
 /// Whether a request header is forwarded to the agent.
 ///
-/// All others are dropped: credentials of any kind, headers about the connection, and headers that other proxies have
-/// added.
+/// All other headers are dropped: credentials of any kind, headers about the connection, and headers that other proxies
+/// have added.
 fn passes_to_agent(name: &str) -> bool {
     matches!(
         name,
@@ -40,9 +40,9 @@ fn passes_to_agent(name: &str) -> bool {
 
 /// Whether a response header is forwarded to the caller.
 ///
-/// All others are dropped. The caller receives the response from ostler's own origin, so other headers could redirect
-/// the caller and its token (`Location`, `Refresh`), ask for credentials, set cookies, or change which origins may read
-/// the response.
+/// All other headers are dropped. The caller receives the response from ostler's own origin, so other headers could
+/// redirect the caller and its token (`Location`, `Refresh`), ask for credentials, set cookies, or change which origins
+/// may read the response.
 fn passes_to_caller(name: &str) -> bool {
     matches!(
         name,

@@ -120,7 +120,7 @@ impl Pool {
                 kept.count -= 1;
                 taken
             };
-            // An idle connection is not polled, so this is where a close by the agent is noticed.
+            // An idle connection is not polled. So this call detects whether the agent has closed the connection.
             upstream.drive(cx);
             if upstream.is_free() && self.clock.awake().since(since) < KEPT_FOR {
                 return Some(upstream);

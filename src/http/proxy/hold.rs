@@ -1,4 +1,4 @@
-//! Holds a message until its target is up.
+//! Holds a message until its target can receive it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 
 /// Longest time for which a message is held.
 const HOLD: Duration = Duration::from_mins(1);
-/// Delay after which the sender may retry if its target did not come up in time, in seconds.
+/// Delay after which the sender may retry if the target was not ready in time, in seconds.
 pub(super) const TRY_AGAIN: u64 = 15;
 
 /// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` without it.
@@ -43,7 +43,7 @@ pub(super) async fn hold(
     if let Some(ready) = can_forward(api, from, to)? {
         return Ok(ready);
     }
-    // Subscribed before the next check, so that no change between the two is missed.
+    // The subscription begins before the target's state is checked, so that no later change is missed.
     let mut feed = api.0.store.subscribe();
     let mut starts_ended = api.0.ops.accepted_starts().ends();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
@@ -79,7 +79,7 @@ pub(super) async fn hold(
     }
 }
 
-/// The error for a message whose target did not come up in time.
+/// The error for a message whose target was not ready in time.
 async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     if api.0.store.pause(to, |_| false) != Pause::None {
         return paused();

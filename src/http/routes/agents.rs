@@ -148,7 +148,7 @@ pub(in super::super) struct Filters {
     since_id: Option<String>,
 }
 
-/// The longest time that `since_secs` looks back.
+/// The greatest age of rows that `since_secs` can select.
 const SINCE_MAX: Duration = Duration::from_hours(30 * 24);
 
 const UNKNOWN_CURSOR: &str = "since_id cursor not found: retry without it";

@@ -70,7 +70,8 @@ struct Following {
     feed: Receiver<Event>,
     /// The feed of transient events, if the client wants them.
     transient: Option<Receiver<TransientEvent>>,
-    /// Whether the client is ahead of the registry, so that a `reset` event has to be sent first.
+    /// Whether the client has seen events that the registry does not have, so that a `reset` event has to be sent
+    /// first.
     ahead: bool,
     /// Sequence number of the last event sent. Events from the feed up to this one are skipped.
     last: i64,

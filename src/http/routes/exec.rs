@@ -30,7 +30,7 @@ use crate::{
     store::{Pause, Scope},
 };
 
-/// How long a command waits for an accepted start, the same as for messages.
+/// Longest time that a command waits for an accepted start. The limit for messages is the same.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(in super::super) async fn create(
@@ -96,8 +96,8 @@ fn exec_id(id: String) -> HttpResult<ExecId> {
 pub(in super::super) struct StartQuery {
     #[serde(default)]
     tty: bool,
-    /// Whether the client keeps its side of the stream open until it disconnects. Otherwise it closes its side when its
-    /// input ends, and a disconnect is detected only when output is written.
+    /// Whether the client keeps its side of the stream open until it disconnects. Otherwise the client closes its side
+    /// when its input ends, and ostler detects a disconnect only when it writes output.
     #[serde(default)]
     stays: bool,
 }
@@ -162,16 +162,16 @@ async fn pass_on(
                 }
             }
         }
-        // A failure here loses nothing: the client gets the command's result from the exit code.
+        // A failure of this call has no effect: the client gets the command's result from the exit code.
         let _gone = to_client.shutdown().await;
         StreamEnd::Command
     };
     let input = async {
-        // A command may close its stdin and go on, so a failed copy does not end the session.
+        // A command may close its standard input and continue to run, so a failed copy does not end the session.
         let _broken = copy(&mut from_client, &mut to_command).await;
         let _closed = to_command.shutdown().await;
         if stays {
-            // The rest of the input is discarded; its end means that the client has disconnected.
+            // The rest of the input is discarded. The end of the input means that the client has disconnected.
             let _left = copy(&mut from_client, &mut sink()).await;
             return StreamEnd::Client;
         }

@@ -349,7 +349,7 @@ impl Unfit<'_> {
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let report = report(&api, request, "heartbeat").await?;
-    // Strict parsing first: it is faster, and succeeds for nearly every heartbeat.
+    // Strict parsing is tried first, because it is faster and succeeds for nearly every heartbeat.
     let strict =
         || serde_json::from_slice::<HeartbeatBody<'_>>(&report.body).ok().and_then(HeartbeatBody::clamped);
     let strict = if report.cut { None } else { strict() };
@@ -380,7 +380,7 @@ struct Registering {
 }
 
 /// Parses a registration leniently. An unusable card does not fail the registration, because a runtime registers only
-/// once. A missing card field makes the body invalid (wire protocol, §4); `None` then.
+/// once. A missing card field makes the body invalid (wire protocol, §4). The result is then `None`.
 fn registering(body: &[u8], cut: bool) -> Option<Registering> {
     let text = lenient::repaired(body);
     let names = ["id", Field::Url.as_str(), Field::AgentCard.as_str(), "delivery_mode"];
@@ -515,7 +515,7 @@ pub(in super::super) async fn update_card(State(api): State<Api>, request: Reque
     let token_owner = report.verified_owner(&api, &id).await?;
     api.0.buckets.cards.check(token_owner.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
-    // The request carries only the card and does not count as a heartbeat, so without a usable card it is refused.
+    // The request carries only the card and does not count as a heartbeat. So it is refused if the card is not usable.
     let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| report.refused(&api))?;
     answered(api.0.store.note_card(token_owner, card, api.0.clock.now()).await?)?;
     Ok(json(r#"{"status":"updated"}"#))

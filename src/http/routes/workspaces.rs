@@ -199,12 +199,13 @@ struct Shared<'a> {
 
 /// Returns the reason why the user of a container cannot work in the directory, with advice. `None` if the user can.
 ///
-/// `service` is the host's user of a rootless Podman. The ids in its containers are subordinate ids: only root in the
-/// container is that host user, and only Podman knows the host ids of the other users. So in the rootless case nothing
-/// is reported about directories that belong to another user.
+/// `service` is the uid as which a rootless Podman runs on the host; `None` if Podman runs as root. In rootless
+/// containers, only root is that host user. The other users have subordinate ids on the host, which only Podman knows.
+/// So in the rootless case nothing is reported about directories that belong to another user.
 fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>) -> Option<String> {
     let Shared { path, owner, group, mode } = *shared;
-    // Only the bits of the user's own class count: an owner without the write bit cannot write even if others can.
+    // Only the permission bits of the user's own class (owner, group or others) apply: an owner without the write bit
+    // cannot write, even if others can.
     let bits = match service {
         Some(service) if user.uid == 0 || owner != service => return None,
         None if user.uid == 0 => return None,
@@ -735,7 +736,7 @@ pub(in super::super) async fn remove(
                 .into_iter()
                 .map(|(id, name)| Child { id: id.to_string(), name: name.to_string() })
                 .collect();
-            // Exactly these keys (wire protocol, §5): nothing was removed, so there is no count of removals.
+            // The protocol requires exactly these keys (§5). Nothing was removed, so there is no count of removals.
             let outcome = json!({
                 "status": "confirmation_required",
                 "children_count": children.len(),
