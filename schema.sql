@@ -41,7 +41,7 @@ CREATE TABLE workspaces (
     restart_when_wedged     INTEGER NOT NULL DEFAULT 0,
     paused_with             BLOB,  -- workspace whose pause also paused this one; its resume resumes both
     online_since            INTEGER,  -- start of the current up-period; ten minutes of it reset the restart budget
-    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: times of the unexpected exits in the restart budget
+    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: times of exits that count against the restart budget
     restart_due_at          INTEGER,  -- when an offline workspace is restarted
     purge_ordered_at        INTEGER,  -- when a permanent deletion was ordered that is not complete yet
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
@@ -58,7 +58,7 @@ CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_po
 CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
-CREATE INDEX workspaces_holding -- covers the passes' queries; each row itself occupies a page
+CREATE INDEX workspaces_holding -- covers the sweep passes' queries, which then do not read the wide rows
     ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
@@ -143,7 +143,7 @@ CREATE TABLE trash_items (
     item  TEXT PRIMARY KEY,       -- container id or volume name
     trash BLOB NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
     kind  TEXT NOT NULL CHECK (kind IN ('container', 'volume')),
-    name  TEXT NOT NULL           -- the name to restore
+    name  TEXT NOT NULL           -- original name, which a restore sets again
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX trash_items_of_entry ON trash_items (trash);

@@ -124,8 +124,8 @@ impl Store {
                 let refused = changed.then_some(last_report.refused);
                 tx.set_last_report(id, last_report);
                 // An agent that recovers too often stays degraded until its event allowance permits another recovery.
-                // Otherwise an error rate near the limit would change the status and emit an event with every
-                // heartbeat.
+                // Otherwise an error rate near the limit could change the status, and add an event to the history, with
+                // every heartbeat.
                 let recovers = member.status == Status::Degraded && moves.contains(&Cause::HeartbeatReceived);
                 if !moves.is_empty() && (!recovers || may_cause_event(tx, (id, &member), at)?) {
                     let degraded = degraded(&heartbeat);

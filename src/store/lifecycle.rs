@@ -117,7 +117,8 @@ pub struct ContainerEnd {
 }
 
 impl Store {
-    /// Pauses a workspace and its descendants. In each descendant, `paused_with` refers to the workspace.
+    /// Pauses a workspace and its descendants. In each descendant that was not paused before, `paused_with` refers to
+    /// the workspace.
     ///
     /// # Errors
     /// When the store cannot answer.

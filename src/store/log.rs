@@ -83,7 +83,7 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
         Ok(Some(own)) if own.state == "checkpoint" && own.base == mark.base => Ok(()),
         Ok(_) => Err(OpenError::ForeignLog {
             path: path.to_owned(),
-            found: "the marks in the two files differ".to_owned(),
+            found: "their checkpoint marks differ".to_owned(),
         }),
         // The file itself is unreadable, so moving the log away would not help.
         Err(error) => Err(OpenError::Damaged { path: path.to_owned(), found: error.to_string() }),
@@ -99,8 +99,8 @@ pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
     {
         tracing::warn!(
             database = %path.display(),
-            "the database was not closed and its log (-wal) is missing: it may be a copy of ostler.db alone, without \
-             the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler first"
+            "the database was not closed and its log (-wal) is missing: the file may be a copy of ostler.db alone, \
+             without the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler first"
         );
     }
 }
@@ -212,12 +212,14 @@ impl OpenFile {
             Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "log not removed: another program is reading the database");
+                    tracing::debug!(%error, "write-ahead log not removed: another program is reading the database");
                 }
             },
-            Ok(false) => tracing::warn!("log not moved into the database: another program is reading it"),
+            Ok(false) => tracing::warn!(
+                "write-ahead log not moved into the database: another program is reading the database"
+            ),
             Err(error) => {
-                tracing::warn!(%error, "the log could not be moved into the database");
+                tracing::warn!(%error, "the write-ahead log could not be moved into the database");
             }
         }
     }

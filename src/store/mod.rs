@@ -90,8 +90,8 @@ const STATEMENTS: usize = 192;
 /// containers repeatedly reads pages that fill about half of it.
 const READER_CACHE_KIB: i64 = 16 * 1024;
 
-/// Number of events that a subscriber may lag behind. A slower subscriber loses events and must read them from the
-/// store.
+/// Number of events that a subscriber may lag behind. A slower subscriber misses events; it can read missed events from
+/// the store, except transient ones.
 const FEED_CAPACITY: usize = 1024;
 
 /// The store could not answer. This error never means that a row is missing or that a guard does not hold.
@@ -263,8 +263,8 @@ pub enum OpenError {
     /// The write-ahead log beside the file belongs to another database.
     #[error(
         "{wal} does not belong to {path} ({found}): the database was replaced, but the log of the previous one was \
-         left. Nothing was changed. To use the copy, move ostler.db-wal and ostler.db-shm away (keep them) and start \
-         again. To use the previous database, move the previous ostler.db back beside its log",
+         left. Nothing was changed. To use the present ostler.db, move ostler.db-wal and ostler.db-shm away (keep them) \
+         and start again. To use the previous database, move the previous ostler.db back beside its log",
         wal = log::log_of(path).display()
     )]
     ForeignLog {

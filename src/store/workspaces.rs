@@ -550,7 +550,8 @@ impl Store {
             .await
     }
 
-    /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix.
+    /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix, unless the name
+    /// itself looks like an id prefix. A complete id takes precedence over a name.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -1203,7 +1204,7 @@ fn return_below(
         tx.sql
             .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
             .execute([row.id, parent])?;
-        let payload = json!({ "parent_id": parent, "reason": "its parent was undeleted, so it was moved back below it" });
+        let payload = json!({ "parent_id": parent, "reason": "its parent was undeleted, so the workspace was moved back below the parent" });
         tx.emit(at, EventKind::Updated, Some(row.id), payload, None)?;
         under.returned.push(row.name);
     }

@@ -23,7 +23,7 @@ fn mode(path: &Path) -> u32 {
         & 0o7777
 }
 
-/// Every file of a directory with its bytes, except SQLite's shared memory, which SQLite creates again at every start.
+/// Every file of a directory with its bytes, except SQLite's shared memory, which SQLite rebuilds.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files
@@ -484,7 +484,7 @@ async fn writes_are_refused_when_the_open_database_was_replaced() {
 }
 
 #[tokio::test]
-async fn store_opens_after_a_first_attempt_on_a_full_disk() {
+async fn store_opens_once_a_full_disk_has_space_again() {
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();

@@ -74,7 +74,7 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
 
 /// A file under the backup's name must be a complete copy, because messages advise users to restore it.
 #[test]
-fn migration_is_not_begun_when_its_backup_does_not_fit() {
+fn migration_does_not_begin_when_disk_has_no_space_for_backup() {
     let disk = SmallDisk::new("2m");
     std::fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);

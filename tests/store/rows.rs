@@ -49,7 +49,7 @@ async fn schema_refuses_two_live_rows_with_the_same_name() {
 }
 
 #[tokio::test]
-async fn undelete_requires_a_new_name_when_its_own_is_taken() {
+async fn undelete_fails_when_the_name_is_taken_unless_renamed() {
     let fixture = Fixture::new().await;
     let old = fixture.container("alpha").await;
     fixture.remove(old, minute(1)).await;

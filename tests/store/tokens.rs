@@ -212,7 +212,7 @@ async fn token_used_or_issued_within_the_grace_period_is_not_stale() {
 }
 
 #[tokio::test]
-async fn start_between_listing_and_sweep_keeps_its_token() {
+async fn token_of_a_start_between_listing_and_sweep_stays_valid() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     assert_eq!(fixture.candidates(vec![]).await, [id]);

@@ -76,7 +76,7 @@ async fn undelete_respects_children_removed_or_stopped_separately() {
 }
 
 #[tokio::test]
-async fn undelete_with_only_leaves_the_descendants_removed() {
+async fn descendants_stay_removed_when_only_one_workspace_is_undeleted() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     assert_eq!(tree.undelete(tree.root, true, 2).await, []);
