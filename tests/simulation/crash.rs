@@ -93,7 +93,7 @@ fn count_steps(scenario: &Scenario) -> usize {
     while step(&site) {
         steps += 1;
     }
-    assert!(over.load(Ordering::Relaxed), "{}: the operation completes", scenario.name);
+    assert!(over.load(Ordering::Relaxed), "{}: the operation did not complete", scenario.name);
     steps
 }
 

@@ -113,7 +113,7 @@ fn engine_events_of_every_cause_arrive_in_order() {
     assert!(record.events.iter().all(|(about, _)| *about == container), "{:?}", record.events);
     assert!(record.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", record.workspaces);
     assert!(record.times.is_sorted() && record.times.last() <= Some(&site.sim.now()), "{:?}", record.times);
-    assert!(!record.over, "the stream stays open");
+    assert!(!record.over, "the stream ended");
 }
 
 #[test]

@@ -321,7 +321,7 @@ impl Sim {
     /// Advances time while no timer exists.
     pub(crate) fn idle(&self, time: Duration) {
         let mut core = self.core();
-        assert!(core.timers.is_empty(), "a timer exists");
+        assert!(core.timers.is_empty(), "time cannot pass idly: a timer exists");
         core.awake += u64::try_from(time.as_millis()).unwrap();
         core.wall += i64::try_from(time.as_millis()).unwrap();
     }

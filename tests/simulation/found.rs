@@ -109,7 +109,7 @@ fn deletion_stays_unfinished_if_another_engine_answers() {
     assert_eq!(
         kept.map(|entry| entry.state),
         Some(TrashState::Deleting),
-        "another engine reported the objects absent, and the entry was deleted"
+        "the entry counts as deleted, because another engine reported its objects absent"
     );
     site.world.lead_here();
     site.calmly(|ops| async move { ops.delete(entry).await }).expect("it is deleted now");
@@ -123,7 +123,7 @@ fn stop_fails_when_another_engine_answers() {
     let id = site.online("w");
     until_held(&site, "list_containers", |ops| async move {
         let answer = ops.stop(id).await;
-        assert!(answer.is_err(), "it still runs in our engine, and was reported stopped: {answer:?}");
+        assert!(answer.is_err(), "it was reported stopped, but still runs in our engine: {answer:?}");
     });
     site.world.lead_elsewhere();
     site.sim.quiesce();
@@ -227,7 +227,7 @@ fn restore_completes_when_its_rename_went_to_another_engine() {
     site.world.state().run(&container);
     site.snapshot();
     site.converge();
-    assert!(!runs(&site, id), "it is paused, and runs under its trash name");
+    assert!(!runs(&site, id), "it is paused, but its container runs under its trash name");
     at_rest(&site).expect("the state is consistent");
 }
 
@@ -275,8 +275,8 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
         now_or_panic(site.reader.undelete_workspace(id, None, false, site.sim.now()))
             .expect("it is undeleted");
         site.converge();
-        assert_eq!(site.status(id), Status::Paused, "undeleted when the earlier start had reached {at}");
-        assert!(!runs(&site, id), "the row is paused, and its container runs");
+        assert_eq!(site.status(id), Status::Paused, "the earlier start continued after an undelete at {at}");
+        assert!(!runs(&site, id), "the row is paused, but its container runs");
     }
 }
 
@@ -298,7 +298,7 @@ fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
     site.heartbeat(id, healthy());
     site.sim.jump(3 * 3_600_000);
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Online, "its heartbeat is recent");
+    assert_eq!(site.status(id), Status::Online, "it changed its status although its heartbeat is recent");
 }
 
 #[test]
@@ -385,8 +385,8 @@ fn late_stop_of_a_parent_also_stops_its_started_children() {
     site.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
     site.sim.quiesce();
     assert_eq!(site.status(lead), Status::Paused);
-    assert_eq!(site.status(worker), Status::Paused, "a child of a paused parent must not start");
-    assert!(!runs(&site, worker), "it runs below a paused parent");
+    assert_eq!(site.status(worker), Status::Paused, "a child of a paused parent was started");
+    assert!(!runs(&site, worker), "its container runs although its parent is paused");
 }
 
 #[test]
@@ -406,7 +406,10 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
     let answer = answer.lock().unwrap();
     assert!(answer.contains("volume missing") && answer.contains("--new-volume"), "{answer}");
     let work = volume_name(id, VolumeKind::Work);
-    assert!(!site.world.state().volumes.contains_key(&work), "an empty volume replaced it");
+    assert!(
+        !site.world.state().volumes.contains_key(&work),
+        "the lost work volume was replaced with an empty one"
+    );
 }
 
 /// The undelete is ordered before the container of the removed workspace is stopped.
@@ -419,6 +422,9 @@ fn undelete_reports_paused_once_the_container_is_stopped() {
     let undelete = site.as_operator("POST", &format!("/workspaces/{id}/undelete"), None);
     let (status, answer) = site.sim.calmly(undelete);
     let state = site.container(id).unwrap().state;
-    assert!(status == 200 && !state.may_run(), "it is {state:?}: {answer}");
+    assert!(
+        status == 200 && !state.may_run(),
+        "undelete was answered while the container was {state:?}: {answer}"
+    );
     assert_eq!(site.status(id), Status::Paused);
 }

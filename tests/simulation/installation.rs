@@ -433,7 +433,7 @@ impl Installation {
         let made = request(name, IMAGE);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
+        assert_eq!(self.status(id), Status::Online, "a plain workspace did not come online after its start");
         id
     }
 
@@ -442,7 +442,11 @@ impl Installation {
         let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Provisioning, "it waits for its agent");
+        assert_eq!(
+            self.status(id),
+            Status::Provisioning,
+            "it does not wait for the first heartbeat of its agent"
+        );
         id
     }
 
@@ -450,7 +454,7 @@ impl Installation {
     pub(crate) fn create_online(&self, made: CreateRequest) -> WorkspaceId {
         let id = self.create_started(made);
         assert_eq!(self.heartbeat(id, healthy()), Some(ReportResult::Noted));
-        assert_eq!(self.status(id), Status::Online, "its heartbeat was received");
+        assert_eq!(self.status(id), Status::Online, "it did not come online with its first heartbeat");
         id
     }
 

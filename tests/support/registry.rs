@@ -354,7 +354,7 @@ impl Registry {
     pub(crate) async fn online_with(&self, name: &str, more: Value) -> AgentClient<'_> {
         let client = self.begun(name, more).await;
         client.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
-        assert_eq!(client.status().await, "online", "a heartbeat brings it online");
+        assert_eq!(client.status().await, "online", "its heartbeat did not bring it online");
         client
     }
 

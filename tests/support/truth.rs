@@ -83,7 +83,7 @@ pub(crate) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
     // A process that has just started may not have saved its token yet.
     let (file, process) = until("the process has saved its token", || tokens_of(container));
     let live = live_digests(site, workspace);
-    assert_eq!(live.len(), 1, "a running workspace has one live instance token");
+    assert_eq!(live.len(), 1, "a running workspace does not have exactly one live instance token");
     assert!(file == process, "the process was started with another token than the one in the file");
     assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not accept the token in the file");
 }
@@ -147,7 +147,11 @@ pub(crate) fn assert_truthful(site: &Site) {
             let Some(row) = live.get(&container.workspace) else {
                 panic!("no live row has this container, and it is not in the trash: {container:?}")
             };
-            assert_eq!(text(&row["container_id"]), container.id, "a second container of {row:#}");
+            assert_eq!(
+                text(&row["container_id"]),
+                container.id,
+                "a container is not the one of its row: {row:#}"
+            );
         }
     }
     // External workspaces have no container and no volumes in this engine.

@@ -125,7 +125,7 @@ fn second_container_is_stopped_in_recovery_only_if_approved() {
     let plan = held(&site, "settle");
     assert!(
         site.world.state().containers[&newer].state.may_run(),
-        "it was stopped before an operator approved it"
+        "the container was stopped before an operator approved the plan"
     );
     now_or_panic(site.reader.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
     site.run("settle");
@@ -154,7 +154,11 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
             Status::Degraded,
             "a silent agent was not marked degraded while the plan was held"
         );
-        assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before an operator approved it");
+        assert_eq!(
+            site.row(*id).incarnation.0,
+            1,
+            "an agent was restarted before an operator approved the plan"
+        );
     }
     assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan got another id");
     now_or_panic(site.reader.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
@@ -179,7 +183,10 @@ fn restarts_for_missed_heartbeats_count_for_an_hour() {
         site.run("check_heartbeats");
         site.sim.quiesce();
     }
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    assert!(
+        first.iter().all(|id| site.row(*id).incarnation.0 == 2),
+        "a restart within the limit of three was not carried out"
+    );
     sweep_without_heartbeats(&site, Duration::from_mins(15));
     held(&site, "check_heartbeats");
     assert!(
@@ -210,11 +217,19 @@ fn failed_restart_is_neither_charged_nor_reported() {
             }
         });
         sweep_without_heartbeats(&site, Duration::from_mins(18));
-        assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was restarted");
+        assert_eq!(
+            site.row(id).incarnation.0,
+            1,
+            "{step}: a restart that the engine refused changed the incarnation"
+        );
         assert_eq!(restarts_reported(&site, id), 0, "{step}: a failed restart was reported");
         engine_off.store(false, Ordering::Relaxed);
         sweep_without_heartbeats(&site, Duration::from_mins(1));
-        assert_eq!(site.row(id).incarnation.0, 2, "{step}: failed restarts were charged to the budget");
+        assert_eq!(
+            site.row(id).incarnation.0,
+            2,
+            "{step}: no restart, because failed ones were charged to the budget"
+        );
         assert_eq!(restarts_reported(&site, id), 1, "{step}");
     }
 }
@@ -237,7 +252,7 @@ fn restarts_in_progress_count_against_the_limit() {
     site.sim.pass(RESTART_SILENT_AFTER.saturating_sub(Duration::from_secs(10)));
     let begun = site.run("check_heartbeats");
     let restarts = begun.actions.iter().filter(|one| one.planned.action.key().starts_with("restart"));
-    assert_eq!(restarts.count(), 3, "the first three are due: {begun:#?}");
+    assert_eq!(restarts.count(), 3, "not exactly the first three restarts began: {begun:#?}");
     site.sim.pass(Duration::from_secs(12));
     assert!(
         first.iter().all(|id| restarts_reported(&site, *id) == 0),
@@ -245,7 +260,10 @@ fn restarts_in_progress_count_against_the_limit() {
     );
     held(&site, "check_heartbeats");
     site.sim.quiesce();
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    assert!(
+        first.iter().all(|id| site.row(*id).incarnation.0 == 2),
+        "a restart within the limit of three was not carried out"
+    );
     assert!(
         others.iter().all(|id| site.row(*id).incarnation.0 == 1),
         "a fourth restart began while three were in progress"
@@ -278,5 +296,8 @@ fn concurrent_passes_share_one_breaker_limit() {
     });
     let hour_ago = site.sim.now() - Duration::from_hours(1);
     let affected = now_or_panic(site.reader.swept_since(hour_ago)).unwrap().len();
-    assert_eq!(affected, 3, "the limit of seven workspaces is three, for all passes together: {runs:#?}");
+    assert_eq!(
+        affected, 3,
+        "of seven workspaces, all passes together must affect three, the limit: {runs:#?}"
+    );
 }

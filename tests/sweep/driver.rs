@@ -38,7 +38,7 @@ pub(super) fn online(site: &Installation, name: &str) -> WorkspaceId {
     let made = request(name, IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(4));
-    assert_eq!(site.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
+    assert_eq!(site.status(id), Status::Online, "a plain workspace did not come online after its start");
     id
 }
 
@@ -278,7 +278,7 @@ fn pass_never_runs_twice_at_once() {
     probed.pass(20);
     assert_eq!(probed.begun(), [0, 20], "requests during a run must cause exactly one more run, after it");
     for answer in answers {
-        assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "every caller gets the result");
+        assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "a caller did not get the result");
     }
 }
 
@@ -286,7 +286,7 @@ fn pass_never_runs_twice_at_once() {
 fn timer_that_fires_during_a_run_causes_one_more_run() {
     let probed = Probed::one(&[PERIOD + Duration::from_secs(15)]);
     probed.pass(80);
-    assert_eq!(probed.begun(), [0, 75], "a timer that fires during a run is not skipped");
+    assert_eq!(probed.begun(), [0, 75], "a timer that fired during a run was skipped");
     assert_eq!(probed.most_at_once(), 1);
 }
 
@@ -298,7 +298,7 @@ fn dry_run_does_not_delay_real_runs() {
     probed.pass(31);
     assert_eq!(probed.begun(), [0, 30, 60], "the run that the timer starts must not wait for a dry run");
     probed.pass(40);
-    assert!(dry.lock().unwrap().is_some(), "the dry run is answered");
+    assert!(dry.lock().unwrap().is_some(), "the dry run was not answered");
 }
 
 #[test]
@@ -333,10 +333,10 @@ fn pass_without_engine_snapshot_does_not_wait_for_the_engine() {
         if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
     });
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 60], "a slow listing delays a pass that needs none");
+    assert_eq!(probed.begun(), [0, 60], "a slow listing delayed a pass that needs no listing");
     probed.wake.after("store", Duration::ZERO);
     probed.pass(1);
-    assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waits for a listing that it does not need");
+    assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waited for a listing that it does not need");
 }
 
 #[test]
@@ -345,5 +345,5 @@ fn passes_due_at_the_same_time_share_one_listing() {
     probed.pass(61);
     let listings =
         probed.site.world.state().log.iter().filter(|call| call.method == "list_containers").count();
-    assert_eq!(listings, 2, "one listing for both passes at the start, and one at their period");
+    assert_eq!(listings, 2, "expected one listing for both passes at the start, and one after their period");
 }

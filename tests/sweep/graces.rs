@@ -159,5 +159,5 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
     let store = site.daemon.agent_store.clone();
     let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
-    assert_eq!(trash, [], "a purged workspace has no trash entry");
+    assert_eq!(trash, [], "a purged workspace has a trash entry");
 }

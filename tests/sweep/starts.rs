@@ -37,7 +37,7 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
     let made = request("w", REMOTE_IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     while site.sim.held().first().is_none_or(|next| next.label != "pull_image") {
-        assert!(site.sim.step_calmly(), "the pull is requested");
+        assert!(site.sim.step_calmly(), "the pull was not requested");
         site.sim.run_ready();
     }
     let pull = site.sim.held()[0].id;
@@ -96,7 +96,7 @@ fn missing_image_is_a_start_error_and_leaves_nothing_behind() {
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(
         row.status_detail.is_some_and(|why| why.contains("`no-such-image`")),
-        "the detail names the image"
+        "the detail does not name the image"
     );
     assert_eq!(objects_of(&site, id), Vec::<String>::new());
 }
@@ -138,7 +138,7 @@ fn exhausted_port_range_is_a_start_error_with_its_reason() {
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(
         row.status_detail.is_some_and(|why| why.contains("no port is free")),
-        "the detail names the exhausted ports"
+        "the detail does not say that no port is free"
     );
     assert!(
         site.world
@@ -237,7 +237,7 @@ fn agent_that_starts_degraded_is_left_running() {
     assert_eq!(site.status(id), Status::Degraded);
     assert!(
         site.container(id).is_some_and(|container| container.state.may_run()),
-        "it was stopped for being degraded"
+        "the start stopped an agent because it was degraded"
     );
     assert_eq!(site.row(id).incarnation.0, 1);
 }
@@ -302,7 +302,7 @@ fn start_without_its_work_volume_requires_an_explicit_option() {
     let refused = site.calmly(|ops| async move { ops.start(id, false).await });
     assert!(matches!(refused, Err(OpError::Impossible(why)) if why.contains("volume missing")));
     site.converge();
-    assert_eq!(site.status(id), Status::Paused, "a paused row stays paused");
+    assert_eq!(site.status(id), Status::Paused, "a refused start changed the status");
     site.calmly(|ops| async move { ops.start(id, true).await })
         .expect("the explicit option permits the start");
     site.sim.quiesce();

@@ -110,13 +110,21 @@ impl Fleet {
         assert_eq!(moved(0), Status::Online);
         self.sweep_for(OFTEN * 3);
         let now = self.statuses();
-        assert_eq!(now[0], Status::Degraded, "{how}: it is silent for a whole window");
-        assert_eq!(now[5], Status::AwaitingAgent, "{how}: it is silent for a whole window");
-        assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
-        assert_eq!(wedged(&self), None, "{how}: its window is longer");
+        assert_eq!(now[0], Status::Degraded, "{how}: no status change after a whole window of silence");
+        assert_eq!(now[5], Status::AwaitingAgent, "{how}: no status change after a whole window of silence");
+        assert_eq!(
+            (now[3], now[4]),
+            (before[3], before[4]),
+            "{how}: a status changed before its longer window had passed"
+        );
+        assert_eq!(wedged(&self), None, "{how}: a change came before its longer window had passed");
         self.sweep_for(WEDGED_AFTER.saturating_sub(SILENT_AFTER));
         assert!(wedged(&self).is_some(), "{how}: not marked wedged after a whole window without progress");
-        assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
+        assert_eq!(
+            self.statuses()[3],
+            Status::Online,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(IDLE.saturating_sub(WEDGED_AFTER));
         assert_eq!(
             self.statuses()[3],
@@ -124,10 +132,22 @@ impl Fleet {
             "{how}: not hibernated after a whole window of idle time"
         );
         let limit = Runtime::agent().provisioning_limit;
-        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
+        assert_eq!(
+            self.statuses()[4],
+            Status::Provisioning,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(limit.saturating_sub(IDLE + OFTEN * 4));
-        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
-        assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
+        assert_eq!(
+            self.statuses()[4],
+            Status::Provisioning,
+            "{how}: a change came before its longer window had passed"
+        );
+        assert_eq!(
+            self.restarts(self.degraded),
+            1,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(OFTEN * 6);
         let late = Status::Failed(Failure::ProvisionTimeout);
         assert_eq!(
@@ -228,8 +248,8 @@ fn clock_briefly_set_back_changes_no_status() {
     site.sim.jump(3 * HOUR);
     site.sweep();
     site.sim.quiesce();
-    assert_eq!(site.status(agent), Status::Online, "its heartbeat is recent");
-    assert_eq!(site.status(starting), Status::Provisioning, "its start is recent");
+    assert_eq!(site.status(agent), Status::Online, "it changed its status although its heartbeat is recent");
+    assert_eq!(site.status(starting), Status::Provisioning, "its start timed out although it is recent");
 }
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
@@ -247,7 +267,7 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
     site.sim.pass(Duration::from_mins(1));
     site.run("restart_due");
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Provisioning, "its back-off is over");
+    assert_eq!(site.status(id), Status::Provisioning, "it was not restarted when its back-off was over");
 }
 
 /// The last activity of a workspace that was just woken is older than its idle limit.
@@ -267,5 +287,5 @@ fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     fleet.sweep_for(IDLE.saturating_sub(OFTEN * 2));
     assert_eq!(fleet.site.status(id), Status::Online, "it was hibernated before its full idle time");
     fleet.sweep_for(OFTEN * 4);
-    assert_eq!(fleet.site.status(id), Status::Hibernated, "it was idle for its full idle time");
+    assert_eq!(fleet.site.status(id), Status::Hibernated, "it was not hibernated after its full idle time");
 }

@@ -261,7 +261,7 @@ pub(super) const ALL: &[Scenario] = &[
             assert_eq!(
                 [left[0].len(), left[1].len()],
                 wanted,
-                "killed {point}, the workspace's and the admins' tokens"
+                "killed {point}, wrong numbers of tokens of the workspace and of admins"
             );
             for (owner, ids) in ["phone", "--admin"].iter().zip(left) {
                 for id in ids {

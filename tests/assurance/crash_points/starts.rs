@@ -228,7 +228,7 @@ pub(super) const ALL: &[Scenario] = &[
             // repeated. After the transaction it has the new one.
             let own = stage.site.instance();
             if point.starts_with("before become") {
-                assert_ne!(own, stage.kept, "the identity changed before that was committed");
+                assert_ne!(own, stage.kept, "the identity changed before the transaction was committed");
                 stage.site.ostler(["adopt", "--instance", &stage.kept]).well();
                 stage.site.stop();
                 stage.site.serve();

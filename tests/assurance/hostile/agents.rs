@@ -130,7 +130,10 @@ pub(super) async fn begin(
     let mut interval = tokio::time::interval(Duration::from_millis(50));
     while up.load(Ordering::Acquire) < count {
         interval.tick().await;
-        assert!(first.elapsed() < PATIENCE, "not all agents had a heartbeat answered before the attack");
+        assert!(
+            first.elapsed() < PATIENCE,
+            "before the attack, the first heartbeat of some agents was not answered"
+        );
     }
     async move { tasks.join_all().await }
 }

@@ -163,7 +163,7 @@ fn random_scenarios_violate_no_invariant() {
     let missed: Vec<_> = Status::ALL.into_iter().filter(|status| !reached.contains(status)).collect();
     assert!(
         seeds.len() < 60 || missed.is_empty(),
-        "in {} scenarios no workspace ever was {missed:?}",
+        "in {} scenarios no workspace ever had one of the statuses {missed:?}",
         seeds.len()
     );
 }
@@ -172,6 +172,6 @@ fn random_scenarios_violate_no_invariant() {
 fn scenario_history_is_identical_for_the_same_seed() {
     for seed in 0..6 {
         let (once, again) = (ScenarioRun::of(seed).live(), ScenarioRun::of(seed).live());
-        assert_eq!(once.history, again.history, "seed {seed}");
+        assert_eq!(once.history, again.history, "two runs of seed {seed} differ");
     }
 }
