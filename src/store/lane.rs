@@ -459,7 +459,7 @@ impl Writer {
                     if let Err(error) = &published {
                         tracing::error!(
                             %error,
-                            "mirror file has an older generation than the database: operations are refused until it can be written"
+                            "mirror file is older than the database: operations are refused until it can be written"
                         );
                     }
                     self.mirror_is_behind = published.is_err();

@@ -100,7 +100,8 @@ pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
         tracing::warn!(
             database = %path.display(),
             "the database was not closed and its log (-wal) is missing: the file may be a copy of ostler.db alone, \
-             without the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler first"
+             without the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler \
+             first"
         );
     }
 }

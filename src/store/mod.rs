@@ -263,8 +263,8 @@ pub enum OpenError {
     /// The write-ahead log beside the file belongs to another database.
     #[error(
         "{wal} does not belong to {path} ({found}): the database was replaced, but the log of the previous one was \
-         left. Nothing was changed. To use the present ostler.db, move ostler.db-wal and ostler.db-shm away (keep them) \
-         and start again. To use the previous database, move the previous ostler.db back beside its log",
+         left. Nothing was changed. To use the current ostler.db, move ostler.db-wal and ostler.db-shm away (keep \
+         them) and start again. To use the previous database, move the previous ostler.db back beside its log",
         wal = log::log_of(path).display()
     )]
     ForeignLog {
