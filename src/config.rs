@@ -72,7 +72,7 @@ pub struct Config {
 /// Values of the section `[engine]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Podman's socket; `None` searches the usual places.
+    /// Address of Podman's socket. If `None`, ostler looks for it at the usual paths.
     pub socket: Option<String>,
     /// Deadline of a call to the engine that only reads.
     pub read_deadline: Duration,
@@ -104,7 +104,7 @@ pub struct NetworkConfig {
     pub isolate: bool,
     /// TCP port for agents.
     pub port: u16,
-    /// Addresses to listen on, instead of loopback and the gateway of the workspaces' network.
+    /// Addresses to listen on. If empty, ostler listens on loopback and the gateway of the workspaces' network.
     pub listen: Vec<IpAddr>,
     /// URL that agents use to reach ostler; `None` if ostler determines it.
     pub platform_url: Option<String>,

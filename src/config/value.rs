@@ -1,6 +1,6 @@
 //! Parsing, validation and display of values: one [`Slot`] for each kind of value.
 //!
-//! Environment variables are text, so every slot also accepts its value as text.
+//! Environment variables are text, so every slot that an environment variable can set also accepts its value as text.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_times_ahead_of_the_clock_do_not_count() {
+    fn exit_times_in_the_future_do_not_count() {
         let ahead: Vec<_> = (1..9).map(|n| T + Duration::from_mins(n)).collect();
         assert!(matches!(RestartBudget::default().judge(&ahead, None, T), Next::Restart { .. }));
     }

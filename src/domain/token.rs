@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_has_43_characters_and_round_trips() {
+    fn token_has_43_characters_and_is_parsed_back() {
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(token.expose().len(), 43);
         assert_eq!(Token::parse(token.expose()).unwrap().digest(), token.digest());

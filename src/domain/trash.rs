@@ -7,7 +7,8 @@ use super::{
     time::Timestamp,
 };
 
-/// State of an entry between claim and deletion.
+/// State of an entry. A move to the trash begins with a claim: the entry is written before anything is changed in the
+/// engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashState {
@@ -112,7 +113,7 @@ pub struct TrashEntry {
     pub contents: TrashContents,
     /// State of the entry.
     pub state: TrashState,
-    /// Time of the claim.
+    /// Time at which the entry was written.
     pub created_at: Timestamp,
     /// Earliest time of deletion.
     pub keep_until: Timestamp,

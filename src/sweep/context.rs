@@ -279,8 +279,8 @@ impl Sweeper {
         self.listening.lasted(since, snapshot.asked_at(), snapshot.awake())
     }
 
-    /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back: decisions on that snapshot
-    /// are void then.
+    /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back. Decisions that depend on
+    /// the times of that snapshot must not be applied then.
     #[must_use]
     pub(super) fn jumped_since(&self, snapshot: &Snapshot) -> bool {
         let then = offset(snapshot.asked_at(), snapshot.awake());

@@ -53,7 +53,7 @@ pub struct PassStatus {
     pub period: Duration,
     /// Whether a run is in progress; dry runs do not count.
     pub running: bool,
-    /// Begin of the last run; before the first run, the time when that run became due.
+    /// Time at which the last run began; before the first run, the time at which that run became due.
     pub begun_at: Awake,
     /// The last finished run.
     pub last: Option<Run>,
@@ -135,7 +135,7 @@ impl Slot {
     }
 }
 
-/// Message: a run of a pass has ended.
+/// Message to the driver that a run of a pass has ended.
 struct Ended {
     pass: &'static str,
     /// Delay after which the pass requests another run, which may be before its next scheduled one.

@@ -42,7 +42,8 @@ pub trait Pass: Send + Sync {
     }
     /// Decides what is to be done. Changes nothing.
     async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError>;
-    /// Cleans up a bounded amount of rows in the store. Runs after the plan was applied; the breaker does not judge it.
+    /// Deletes or updates a bounded number of rows in the store. Runs after the plan was applied; the breaker does not
+    /// judge it.
     async fn housekeep(&self, _sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<(), SweepError> {
         Ok(())
     }

@@ -30,8 +30,8 @@ const AT_ONCE: usize = 16;
 
 /// Reason for holding a plan while the registry is recovering.
 const RECOVERING: &str = "the registry was lost or restored: nothing is started, stopped or moved to the trash \
-                          automatically until you decide. `ostler adopt --dry-run` shows the differences, `ostler \
-                          adopt` takes them over, and approving this plan applies it";
+                          automatically until you decide. `ostler adopt --dry-run` shows the differences. Either adopt \
+                          the containers with `ostler adopt`, or approve this plan to carry out its actions";
 
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,7 @@ pub struct Watch {
     pub instance: InstanceId,
 }
 
-/// Subscribes and reconnects for ever.
+/// Subscribes, and reconnects whenever the stream ends. Never returns.
 pub async fn watch_engine(watch: Watch) {
     let mut wait = FIRST_WAIT;
     let mut last = None;
