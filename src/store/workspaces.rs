@@ -1204,7 +1204,8 @@ fn return_below(
         tx.sql
             .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
             .execute([row.id, parent])?;
-        let payload = json!({ "parent_id": parent, "reason": "moved back below its parent, which was undeleted" });
+        let payload =
+            json!({ "parent_id": parent, "reason": "moved back below its parent, which was undeleted" });
         tx.emit(at, EventKind::Updated, Some(row.id), payload, None)?;
         under.returned.push(row.name);
     }
