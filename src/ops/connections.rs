@@ -15,8 +15,8 @@ use crate::{
     engine::{EngineResult, Sockets},
 };
 
-/// Time after the last proxied request in which a closed connection may be one of ostler's own proxy. The proxy keeps
-/// an idle connection open for one minute, and the kernel remembers a closed one for another.
+/// Time after the last proxied request in which a closed connection may be one of ostler's own proxy. The kernel
+/// remembers a closed connection for one minute, and the proxy closes an idle connection some time after the request.
 const OWN_CLOSED_FOR: Duration = Duration::from_mins(3);
 
 impl Ops {

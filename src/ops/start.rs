@@ -73,9 +73,9 @@ pub struct StartOrder {
 }
 
 impl StartOrder {
-    /// Of the causes that apply to a row with this status, the one with the fewest source statuses; `None` if the order
-    /// may not start it. If a stop changes the status after the order has read the row, this cause does not apply any
-    /// more, and the order's transaction fails. A cause with more source statuses could still apply.
+    /// The cause that applies to a row with this status; `None` if the order may not start it. No two of an operator's
+    /// causes apply to the same status. If a stop changes the status after the order has read the row, the cause does
+    /// not apply any more, and the order's transaction fails.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
         let operator = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
@@ -838,7 +838,8 @@ impl Inner {
             payload: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        // The cause with the fewest source statuses is used, so that a stop in between is not overwritten.
+        // The cause applies to the status that was read, and not to `paused`, so that a stop in between is not
+        // overwritten.
         let retry = match row.status {
             Status::Offline | Status::Failed(Failure::ProvisionTimeout) => Some(Cause::Restart),
             Status::Failed(Failure::StartError) => Some(Cause::StartByOperator),
