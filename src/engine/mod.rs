@@ -403,9 +403,10 @@ pub struct ServiceCommands {
 
 /// The operations that ostler needs from a container engine.
 ///
-/// If an object is already in the requested state, only [`stop_container`](Engine::stop_container) and the deletions
-/// succeed. A start that finds the container running is an error, [`ErrorKind::Conflict`], because the container was
-/// not started by this call.
+/// If an object is already in the requested state, [`stop_container`](Engine::stop_container),
+/// [`repair_volume`](Engine::repair_volume), [`ensure_network`](Engine::ensure_network) and the deletions succeed.
+/// Creating an object that exists, or starting a container that runs, is an error, [`ErrorKind::Conflict`], because
+/// this call did not create or start it.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Instructions to start and restart the service by hand.
