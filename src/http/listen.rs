@@ -1236,7 +1236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_cuts_requests_that_exceed_the_drain_time() {
+    async fn shutdown_aborts_requests_that_exceed_the_drain_time() {
         let server = start(LIMITS);
         let mut stuck = Peer::new(&server).await;
         stuck.ask("/slow").await;

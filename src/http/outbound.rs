@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn host_name_is_refused_if_any_of_its_addresses_is() {
+    async fn host_name_is_refused_if_any_of_its_addresses_is_refused() {
         for answer in [
             &["10.0.0.1:80"][..],
             &["1.1.1.1:80", "169.254.169.254:80"],

@@ -108,7 +108,7 @@ async fn invalid_activity_report_is_refused_with_the_protocol_error() {
 /// Existing clients expect 401 for an unknown workspace, as for another workspace, so that they cannot find out which
 /// ids exist. Only an admin gets 404.
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_workspace_is_refused_like_a_foreign_workspace() {
+async fn unknown_workspace_is_refused_like_another_workspace() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     for id in [two.id.as_str(), "00000000-0000-4000-8000-000000000000", "nonsense"] {
@@ -247,7 +247,7 @@ async fn failed_message_is_an_activity_row_with_status_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_are_stored_as_their_size_only() {
+async fn only_the_size_of_a_large_body_is_stored() {
     let registry = Registry::start().await;
     let large = format!(r#"{{"jsonrpc":"2.0","id":"1","result":"{}"}}"#, "x".repeat(20 << 10));
     let agent = Agent::replying(Reply::This(200, "application/json", large.clone().into_bytes())).await;

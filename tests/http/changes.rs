@@ -196,7 +196,7 @@ async fn removal_of_an_unknown_variable_is_noted() {
     let registry = Registry::start().await;
     let one = registry.online_with("one", json!({ "env": { "LEVEL": "1" } })).await;
     let changed = change(&registry, &one.id, json!({ "env": { "LEVLE": null } })).await.well();
-    assert_eq!(changed["notes"], json!(["its environment had no variable LEVLE"]));
+    assert_eq!(changed["notes"], json!(["the workspace's environment had no variable LEVLE"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

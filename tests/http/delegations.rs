@@ -481,7 +481,7 @@ async fn new_delegation_is_sent_once_if_it_is_queued_and_loaded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recording_a_known_id_depends_on_its_owner_and_status() {
+async fn response_to_a_recorded_known_id_depends_on_owner_and_status() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let record = async |of: &AgentClient<'_>, id: &str| {

@@ -95,7 +95,7 @@ async fn event_list_has_the_last_hundred_events_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stream_delivers_an_event_as_it_is_listed() {
+async fn stream_delivers_events_in_the_format_of_the_list() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut listener = Listener::begin(&registry, None).await;

@@ -264,7 +264,7 @@ async fn message_above_10_mib_is_refused() {
 /// If the connection is closed while a JavaScript client is sending, the client reports a broken pipe and never sees
 /// the response.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_refused_request_still_gets_its_answer() {
+async fn client_of_a_large_refused_request_gets_the_response() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, ok_reply()).await;
     let large = "x".repeat(24 << 20);
@@ -596,7 +596,7 @@ async fn agent_that_closes_or_sends_no_http_is_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn event_stream_of_an_agent_is_passed_on_unbuffered() {
+async fn event_stream_of_an_agent_is_forwarded_unbuffered() {
     let registry = Registry::start().await;
     let (events, reply) = mpsc::unbounded_channel();
     let (from, to, _agent) = pair(&registry, Reply::Events(reply)).await;

@@ -295,7 +295,7 @@ async fn removal_with_children_requires_confirmation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_shows_an_agent_its_status_pause_and_removal() {
+async fn state_route_reports_status_pause_and_removal() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
@@ -474,7 +474,7 @@ async fn undelete_by_name_ignores_purged_workspaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undelete_reports_a_removed_parent_and_later_reattaches() {
+async fn undelete_reattaches_a_child_that_was_restored_earlier() {
     let registry = Registry::start().await;
     let parent = registry.online("parent").await;
     let child = registry.online_below("child", &parent).await;

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn response_text_is_read_from_every_response_form() {
+    fn response_text_is_read_from_every_response_format() {
         for (answer, well, text) in [
             (
                 json!({ "result": { "parts": [{ "text": "a" }, { "kind": "data" }, { "text": "b" }] } }),
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_json_is_closed_into_valid_json() {
+    fn truncated_json_is_completed_to_valid_json() {
         for (cut, value) in [
             (r#"{"a":[1,{"b":"c"#, json!({ "a": [1, { "b": "c" }] })),
             (r#"{"a":[1,{"b":"c\u00"#, json!({ "a": [1, { "b": "c" }] })),

@@ -104,7 +104,7 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
             (None, None, _) => {
                 "only volumes remain: there is no container to rebuild the workspace from".into()
             }
-            (None, Some(_), None) => "its container's labels contain no readable spec".into(),
+            (None, Some(_), None) => "the labels of the container contain no readable specification".into(),
             (None, Some(_), Some(_)) => format!("can be adopted; {NOT_IN_LABELS}"),
         },
     }

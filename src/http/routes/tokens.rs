@@ -123,7 +123,7 @@ fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
             Err(HttpError::conflict(format!("`{reference}` is ambiguous: use a longer prefix of the id")))
         }
         (None, _) => Err(HttpError::not_found(format!(
-            "no live token of this workspace matches `{reference}`. List them with `ostler token ls`"
+            "no valid token of this workspace matches `{reference}`. List them with `ostler token ls`"
         ))),
     }
 }

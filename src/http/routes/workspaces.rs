@@ -103,8 +103,8 @@ pub(in super::super) async fn show(
         && api.ask_engine(api.0.ops.listens(&row)).await.flatten() == Some(false)
     {
         view.port_note = Some(format!(
-            "its agent sends heartbeats, but no process in its container accepts connections on port {AGENT_PORT}: \
-             messages to it fail"
+            "the agent sends heartbeats, but no process in the container accepts connections on port {AGENT_PORT}: \
+             messages to the agent fail"
         ));
     }
     if principal.is_admin() && row.kind == Kind::Container {
@@ -168,11 +168,11 @@ async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) ->
     let absent = |key: &&String| !row.spec.env.contains_key(*key);
     let removed = spec.env.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key);
     for key in removed.filter(absent) {
-        notes.push(format!("its environment had no variable {key}"));
+        notes.push(format!("the workspace's environment had no variable {key}"));
     }
     if spec.config.is_some() {
         notes.push(
-            "its next start overwrites the configuration file, including changes made in the container"
+            "the workspace's next start overwrites the configuration file, including changes made in the container"
                 .into(),
         );
     }
@@ -219,18 +219,18 @@ fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>)
         (true, Access::ReadWrite) if !writes => "cannot write to",
         (true, Access::ReadWrite | Access::ReadOnly) => return None,
     };
-    let why = format!("its user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
+    let why = format!("the container's user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
     Some(match (service, enters) {
         (Some(_), true) => format!(
-            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+            "{why}: with rootless Podman this user differs from yours on the host. Make it the owner with \
              `podman unshare chown {user} {path}`, or share it read-only as {path}:ro"
         ),
         (Some(_), false) => format!(
-            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+            "{why}: with rootless Podman this user differs from yours on the host. Make it the owner with \
              `podman unshare chown {user} {path}`, or let all users read it with `chmod o+rx {path}`"
         ),
         (None, true) => format!("{why}: run `chown {user} {path}`, or share it read-only as {path}:ro"),
-        (None, false) => format!("{why}: share another directory, or give that user access to this one"),
+        (None, false) => format!("{why}: share another directory, or give this user access to the directory"),
     })
 }
 
@@ -339,8 +339,8 @@ fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>
     }
 }
 
-const NEVER_IDLE: &str = "it is not hibernated automatically: ostler cannot see connections to its port. Run ostler \
-                          on the same host as Podman's service, in the same process and network namespaces";
+const NEVER_IDLE: &str = "the workspace is not hibernated automatically: ostler cannot detect connections to its port. \
+                          Run ostler on the same host as Podman's service, in the same process and network namespaces";
 
 /// Limits the length of a role, which is shown to operators and sent to every peer.
 fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
@@ -366,9 +366,9 @@ pub(in super::super) async fn create(
     notes.extend(notes_for(&api, &request).await);
     let ops = api.0.ops.clone();
     let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
-    notes.extend(
-        waits.map(|why| format!("it is started when Podman answers. Podman does not answer now ({why})")),
-    );
+    notes.extend(waits.map(|why| {
+        format!("the workspace is started when Podman answers. Podman does not answer now ({why})")
+    }));
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
     let connection = token.map(|token| {
         let platform_url = api.0.ops.settings().platform_url();
@@ -719,7 +719,7 @@ pub(in super::super) async fn remove(
         Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
             detail: waits.map(|error| {
                 format!(
-                    "its container is stopped and moved to the trash when Podman answers. Podman does not answer now \
+                    "the container is stopped and moved to the trash when Podman answers. Podman does not answer now \
                      ({error})"
                 )
             }),
