@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn healthy_heartbeat_sets_online_from_exactly_the_allowed_statuses() {
+    fn healthy_heartbeat_sets_online_from_exactly_allowed_statuses() {
         for status in Status::ALL {
             let recovers = moves(standing(status), &well()).contains(&Cause::HeartbeatReceived);
             assert_eq!(recovers, Cause::HeartbeatReceived.sources().contains(&status), "{status}");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_fields_are_kept_separately_for_register_and_heartbeat() {
+    fn refused_fields_of_register_and_heartbeat_are_kept_apart() {
         let mut fields = Fields::default();
         for field in Field::ALL {
             fields.insert(field);
