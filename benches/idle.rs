@@ -136,7 +136,7 @@ fn serve_engine(socket: &Path, directory: &Path) -> Arc<Stub> {
     stub
 }
 
-/// Creates a registry of so many online workspaces.
+/// Creates a registry of `count` online workspaces.
 fn registry(data: &Path, count: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {

@@ -270,10 +270,10 @@ impl<'t> Filler<'t> {
             self.token(number, 2, "api", None);
         }
         if let Some(location) = live {
-            // One in fifty has been silent for an hour; a quarter of the others is busy.
+            // One workspace in fifty has been silent for an hour; a quarter of the others is busy.
             let silent = location % 50 == 49;
             let heartbeat_at = if silent { NOW.0 - HOUR } else { NOW.0 - (location % 30_000).cast_signed() };
-            // Some of the idle ones have been idle for longer than their limit.
+            // Some of the idle workspaces have been idle for longer than their limit.
             let (tasks, active_at) = match location % 20 {
                 1 | 5 | 9 | 13 | 17 => (2, heartbeat_at),
                 10 => (0, NOW.0 - 2 * HOUR),

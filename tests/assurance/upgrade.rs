@@ -162,7 +162,7 @@ impl Old {
             "the copy has another schema version".into()
         });
 
-        // Opening it again changes nothing, in the database or the copy. Compares content instead of bytes: the last
+        // Opening the database again must change neither it nor the copy. Compares content instead of bytes: the last
         // connection to close may leave a log, which the next open checkpoints.
         let content =
             || Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(output)?).map_err(output);
@@ -442,7 +442,7 @@ fn close(store: Store, data: &Path) {
     }
 }
 
-/// The real daemon, without an engine: it opens its database before it connects to one.
+/// The real daemon, without an engine. It needs none here, because it opens its database before it connects to one.
 struct Daemon(std::process::Child);
 
 impl Daemon {

@@ -160,7 +160,7 @@ impl CommandHistory {
         history.insert(later, given);
     }
 
-    /// A command without an answer guarantees nothing.
+    /// Records that the daemon was killed: commands without an answer count as not granted, and end now.
     pub(super) fn interrupt(&mut self, checks: usize) {
         let orders = self.orders;
         for given in self.given.values_mut().flatten() {

@@ -97,7 +97,7 @@ fn count_steps(scenario: &Scenario) -> usize {
     steps
 }
 
-/// Kills the daemon after so many steps, and checks that the next start recovers.
+/// Kills the daemon after `steps` steps, and checks that the next start recovers.
 fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<(), String> {
     let mut site = Installation::new(7, TaskOrder::AsWoken);
     let mut witness = Witness::of(&site);

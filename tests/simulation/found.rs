@@ -48,7 +48,8 @@ where
     }
 }
 
-/// An unknown container in the trash whose restore has reached the rename back to its own name.
+/// Moves an unknown container to the trash and begins to restore it. The restore waits before it renames the container
+/// to its own name.
 fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
     let id = site.add_unknown();
     site.snapshot();

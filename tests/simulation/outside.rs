@@ -45,7 +45,7 @@ fn some_online(site: &Installation, most: usize, rng: &mut Rng) -> Vec<Workspace
     (0..=rng.below(most)).map(|number| site.online(&format!("w{number}"))).collect()
 }
 
-/// Runs all passes for a while; no heartbeats, and nothing is approved.
+/// Runs all passes for a while. No agent sends a heartbeat, and no plan is approved.
 fn sweep_for_a_while(site: &Installation) {
     for _ in 0..MINUTES {
         site.sweep();

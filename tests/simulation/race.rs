@@ -97,7 +97,7 @@ impl Race {
 }
 
 impl Play for Race {
-    /// The possible next steps: at most one of either side.
+    /// The possible next steps: at most one for each side.
     fn enabled(&self) -> Vec<Step> {
         self.site.sim.run_ready();
         let held = self.site.sim.held();

@@ -71,7 +71,7 @@ impl Service {
         if let Some(configuration) = configuration() {
             command.env("CONTAINERS_CONF", configuration);
         }
-        // A process group of its own: a keyboard interrupt must not end the keeper before its child.
+        // The keeper gets its own process group, so that a keyboard interrupt does not end it before its child.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut keeper = command.spawn().expect("a shell starts");
         let answers = BufReader::new(keeper.stdout.take().expect("its output is a pipe"));
@@ -108,7 +108,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // At the end of its input, the keeper ends the service, removes its files and exits.
+        // When its input ends, the keeper ends the service, removes the service's files and exits.
         drop(self.keeper.stdin.take());
         let _ended = self.keeper.wait();
     }

@@ -72,7 +72,7 @@ pub(crate) struct Options {
 }
 
 impl Default for Options {
-    /// Allows external agents on this machine, because tests run theirs there.
+    /// Allows external agents on this machine, because tests run their external agents here.
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
         let access = Access { root_siblings: true, wakes_per_hour: 12, external };

@@ -110,7 +110,7 @@ pub(crate) struct Daemon {
     directory: TempDir,
     process: Child,
     address: SocketAddr,
-    /// The socket of its engine, if it has one, and the cleanup of what it made there.
+    /// The socket of its engine, if it has one, and the cleanup of the objects that it created in that engine.
     engine: Option<(PathBuf, Cleanup)>,
 }
 

@@ -42,7 +42,7 @@ pub(super) fn online(site: &Installation, name: &str) -> WorkspaceId {
     id
 }
 
-/// Lets its container exit; returns the due time of the restart.
+/// Makes the workspace's container exit; returns the due time of the restart.
 fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestamp {
     let container = site.row(id).container.expect("it has a container");
     site.world.state().kill(&container, 1);
@@ -52,7 +52,7 @@ fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestam
     row.restart_due_at.expect("its restart has a due time")
 }
 
-/// Asserts that it is restarted within the tolerance around `due`.
+/// Asserts that the workspace is restarted within the tolerance around `due`.
 fn restarts_at(site: &Installation, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
     let before = site.row(id).incarnation;
     site.sim.pass((due - TOLERANCE).since(site.sim.now()));

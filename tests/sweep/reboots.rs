@@ -1,5 +1,5 @@
-//! After a reboot everything that ran is restarted: at once, parents first, a few at a time, and without charge to the
-//! restart budget.
+//! After a reboot every workspace that ran is restarted: at once, parents before children, only a few at the same time,
+//! and without charge to the restart budget.
 
 use std::{
     sync::{Arc, Mutex},

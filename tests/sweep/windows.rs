@@ -51,7 +51,7 @@ impl Fleet {
         site.heartbeat(busy, Heartbeat { active_tasks: 1, ..healthy() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
-        // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
+        // This runtime sends no heartbeats. A workspace of a runtime that sends them would be marked as silent first.
         let made = CreateRequest { policy, ..request("idle", IMAGE) };
         let idle = site.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
         site.sim.quiesce();

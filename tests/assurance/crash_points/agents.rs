@@ -1,4 +1,4 @@
-//! Agents' requests, and the consequences of missing ones.
+//! Agents' requests, and what ostler does when they are missing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

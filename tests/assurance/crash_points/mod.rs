@@ -159,7 +159,7 @@ struct Scenario {
     sweep: &'static str,
     /// More keys for the runtime `plain`, and sections after that.
     more: &'static str,
-    /// Any other change of the configuration.
+    /// Returns the configuration with any other changes.
     change: fn(&str) -> String,
     /// Maximum number of places that are tested on one site. Small batches keep all workers busy to the end, and the
     /// breaker limits what sweeps of one registry may reap within an hour.
@@ -215,7 +215,7 @@ fn assert_died(point: &str, status: ExitStatus, log: &str) {
     );
 }
 
-/// Kills at one place and checks that the next daemon recovers.
+/// Kills the process at one place and checks that the next daemon recovers.
 fn hit(stage: &mut Stage, scenario: &Scenario, point: &str) {
     (scenario.prepare)(stage);
     stage.site.stop();

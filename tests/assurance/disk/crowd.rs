@@ -68,7 +68,7 @@ enum Fate {
     Refused,
 }
 
-/// Heartbeats of one agent. Each carries its number, and is sent when the one before was answered.
+/// Heartbeats of one agent. Each heartbeat carries its number, and is sent when the previous one was answered.
 #[derive(Clone, Debug, Default)]
 struct Heartbeats {
     sent: i64,
@@ -311,8 +311,8 @@ fn workspace(name: &str, ballast: usize) -> NewWorkspace {
     }
 }
 
-/// The errors of a database that must contain everything answered in `before`, and nothing that was not requested by
-/// `after`. Changes between the two were in flight.
+/// Returns the errors of a database. It must contain every change that is answered in the ledger `before`, and no
+/// change that was not requested by the time of the ledger `after`. Changes between the two were in flight.
 pub(crate) fn wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> Vec<String> {
     read_wrongs(sql, before, after)
         .unwrap_or_else(|error| vec![format!("the database cannot be read: {error}")])
@@ -366,7 +366,7 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
             wrongs.push(format!("heartbeat {found} is stored with the task of another: {stored_task:.20}"));
         }
     }
-    // Changes of one transaction are present together.
+    // Changes of one transaction must be present together.
     for (query, what) in [
         (
             "SELECT (SELECT generation FROM registry) - (SELECT count(*) FROM workspaces)

@@ -1,7 +1,8 @@
 //! Damaged files: a log truncated at every byte, a log with one flipped bit, a truncated database.
 //!
-//! The database either opens in the exact state after the transactions that are complete, or is refused with a message
-//! and left unchanged: never a mixture of two states, never an empty registry in place of one with data.
+//! The database either opens in exactly the state after the last complete transaction, or is refused with a message and
+//! left unchanged. It never opens with a mixture of two states, and never as an empty registry in place of one with
+//! data.
 
 use std::{
     fs,

@@ -40,7 +40,7 @@ const SPEED: u32 = 4;
 /// Duration of the attack: several times the silence limit on its clock.
 const SHORT: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// The first seed of hostile requests; each task that sends some has its own.
+/// The first seed of hostile requests. Each task that sends such requests has its own seed.
 const SEED: u64 = 20_261_201;
 /// Number of tasks that send hostile requests.
 const NOISY: u64 = 4;
@@ -94,7 +94,7 @@ impl Notes {
     }
 }
 
-/// A loopback address; attackers use other ones than most agents.
+/// Returns a loopback address of this group. The attackers' groups differ from those of most agents.
 fn loopback(group: u8, number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, group, 1 + u8::try_from(number % 250).expect("below 250"))
 }
@@ -147,7 +147,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     let agents: Vec<_> =
         served.agents.iter().enumerate().map(|(number, caller)| Agent::new(number, caller)).collect();
     for caller in &served.silent {
-        // Each sends one heartbeat and no more.
+        // Each of these agents sends one heartbeat and no more.
         let first = Ask::post("/registry/heartbeat")
             .token(&caller.token)
             .json(caller.heartbeat_body())

@@ -561,7 +561,7 @@ fn nowhere(rng: &mut Rng, target: &Target) -> Request {
     Request { kind, bytes, head: false, whole: true, may_succeed: false }
 }
 
-/// Bytes that are no request, several requests, or one that never ends.
+/// Bytes that are not a request, or are several requests, or a request that never ends.
 fn malformed(rng: &mut Rng, target: &Target) -> Request {
     let (caller, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
     let auth = format!("Authorization: Bearer {}\r\n", caller.token);

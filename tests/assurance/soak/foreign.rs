@@ -28,7 +28,7 @@ impl Foreign {
             (format!("copy-{neighbour}"), format!("kept-{neighbour}"), format!("saved-{neighbour}"));
         let bystander = format!("bystander-{neighbour}");
         let (container, work) = (format!("ostler-{theirs}-1"), format!("ostler-{theirs}-work"));
-        // Registered before anything is created, so that it is removed however this ends.
+        // The cleanup is registered before anything is created, so that a panic leaves no objects behind.
         let cleanup = [&copy, &kept, &volume, &bystander, &container, &work]
             .into_iter()
             .fold(Cleanup::of_label(format!("ostler.instance={neighbour}")), Cleanup::and_name);

@@ -41,7 +41,7 @@ const MAX_UPTIME: Duration = Duration::from_secs(20);
 const BETWEEN_COMMANDS: usize = 120;
 /// Trees of a parent and its child, so that stops and starts affect another workspace.
 const TREES: usize = 3;
-/// Time limit for finishing what was begun: two periods of the slowest pass concerned.
+/// Time limit for completing all started work: two periods of the slowest pass that this work needs.
 const PATIENCE: Duration = Duration::from_mins(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let seed = seed_of(settings);
     let record = Record::new();
     let service = Service::start();
-    // Dropped last, however this ends.
+    // `sweeper` removes the objects after the site was dropped, even after a panic.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());

@@ -458,7 +458,8 @@ impl Truth<'_> {
         digests
     }
 
-    /// Events: one sequence without gaps, and for each workspace legal transitions that end in its row's status.
+    /// Checks the events: one sequence without gaps, and for each workspace allowed transitions that end in the status
+    /// of its row.
     fn check_history(&self, checks: &mut Checks<'_>) {
         let database = self.database();
         let (count, first, last): (i64, i64, i64) = database

@@ -1,8 +1,8 @@
 //! Simulated operators: each gives commands to a tree of its own and remembers the answers.
 //!
-//! No other operator commands those workspaces, so the result of the last answered command must hold in the end,
-//! whatever failed meanwhile. Without a clear answer (the daemon was killed, the engine was unavailable), either result
-//! is accepted.
+//! No other operator gives commands to those workspaces. So the final state must agree with the last answered command,
+//! whatever failed in the meantime. If a command got no clear answer (the daemon was killed, the engine was
+//! unavailable), the states before and after it are both accepted.
 
 use std::sync::atomic::Ordering;
 

@@ -622,7 +622,7 @@ impl Witness {
         let Some(id) = event.workspace_id.filter(|_| reported_status_of(event).is_some()) else {
             return Ok(());
         };
-        // The first other transition (a start at the engine or by a command) ends the exemption.
+        // Any transition of the workspace ends its exemption, for example a start at the engine or by a command.
         if !self.rebooted.remove(&id) || event.event_type != "WORKSPACE_OFFLINE" || self.late_starts {
             return Ok(());
         }

@@ -130,8 +130,8 @@ impl Scenario {
     }
 
     /// Points the socket back to our engine, after the other engine has answered all its requests, however late. If
-    /// the socket pointed away and back within one snapshot, the sentinel would be there before and after, and nothing
-    /// could detect the change.
+    /// the socket pointed away and back within one snapshot, the sentinel would exist before and after it, and the
+    /// daemon could not detect the change.
     pub(super) fn lead_back(&mut self) {
         let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {

@@ -1,8 +1,9 @@
 //! Random scenarios, each from a seed: operator commands, agents' requests and messages, sweeps, crashes, an engine
 //! and a disk with all kinds of faults, manual changes at the engine and the clock, in any order.
 //!
-//! Each step draws its choices from the seed and its own number. So a scenario can be run without some of its steps
-//! while the others stay the same. [`ScenarioRun::shorten`] uses this to reduce a scenario that violates an invariant.
+//! The choices of a step depend only on the seed and the step's number. So a scenario can be run without some of its
+//! steps while the others stay the same. [`ScenarioRun::shorten`] uses this to reduce a scenario that violates an
+//! invariant.
 
 mod behind_ports;
 mod book;
