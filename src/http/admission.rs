@@ -171,7 +171,7 @@ impl Load {
     }
 }
 
-/// Guard of a request in flight; counted until it is dropped.
+/// Guard of a request. The request counts as in flight until this guard is dropped.
 struct Entry {
     admission: Admission,
     owner: Owner,

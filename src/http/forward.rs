@@ -10,8 +10,8 @@
 //! byte it is unknown what the agent has done with the message, so it is never sent a second time.
 //!
 //! A port that Podman forwards in user space (rootless) accepts connections whether or not the agent listens, and
-//! closes them when it cannot reach the agent. For such ports [`Forwarder::prove`] requests the agent's card first:
-//! only a response proves that the agent listens.
+//! closes them when it cannot reach the agent. For such ports [`Forwarder::prove`] requests the agent's card first. The
+//! agent listens if it responds, or at least keeps the connection open.
 
 mod headers;
 mod message;
@@ -110,7 +110,7 @@ pub(crate) struct ForwardLimits {
 }
 
 impl ForwardLimits {
-    /// The limits of the wire protocol: 30 minutes in all, 5 minutes of silence, 64 MiB.
+    /// The limits of the wire protocol: 30 minutes in total, 5 minutes without a sign of life, 64 MiB.
     pub(crate) fn new(alive: Alive) -> Self {
         Self {
             total: Duration::from_mins(30),

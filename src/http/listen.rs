@@ -252,7 +252,7 @@ async fn serve_from(
     // head is disabled: it would arm a timer for each request, whereas `Activity` needs one for each connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
     let slots = Slots::new(limits);
-    // The state is bound once: a router without missing state does less work per request.
+    // The router's state is bound here once, because a router whose state is bound does less work per request.
     let router: Router = router.with_state(());
     let discards = Discards::new();
     let open = TaskTracker::new();
@@ -493,7 +493,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
         if !taken.remove(&self.activity) {
-            // Evicted: the slot was given to another connection already.
+            // This connection was evicted: its slot already belongs to another connection.
             taken.evicting -= 1;
             self.slots.eviction_done.notify_one();
         }
@@ -553,11 +553,11 @@ struct Activity {
     clock: SharedClock,
     /// The owner under which the connection is counted. Changed only while the table is locked.
     owner: Mutex<Owner>,
-    /// Cancelled to close the connection when its slot is needed.
+    /// Cancelled when the slot of this connection is needed for another one. The connection is then closed.
     eviction: CancellationToken,
     /// Requests in flight: from a complete head to the end of the response body.
     busy: AtomicUsize,
-    /// Time at which the last request ended, or the connection began, in awake milliseconds.
+    /// Time at which the last request ended, or the connection began, in milliseconds of awake time.
     quiet_since: AtomicU64,
 }
 
@@ -678,7 +678,7 @@ fn no_host() -> HttpError {
 #[allow(clippy::large_enum_variant, reason = "boxing the future would cost each heartbeat an allocation")]
 enum Route {
     Usual(RouteFuture<Infallible>),
-    /// The body is larger than 64 KiB, or of unknown length: what is left of it is discarded before the response.
+    /// The body is larger than 64 KiB, or of unknown length: the rest of the body is discarded before the response.
     Large(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>),
     /// The `Host` header is missing or repeated.
     NoHost,
@@ -1035,7 +1035,7 @@ mod tests {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: ").await;
-        // The server may refuse and close the connection while this is still being sent.
+        // The server may refuse the request and close the connection while the header is still being sent.
         let _reset = peer.0.write_all(&vec![b'a'; 200 * 1024]).await;
         let answer = peer.ends().await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");

@@ -1,4 +1,4 @@
-//! The local socket: a caller that can open it is an admin.
+//! The local socket. A caller that can open this socket is treated as an admin.
 //!
 //! The socket's mode (0600, in a directory of mode 0700) keeps other users out. The peer's uid is checked as well,
 //! because a mode can be changed by accident and does not apply to an inherited descriptor.

@@ -111,7 +111,7 @@ pub struct ApiParts {
     pub runtime_dir: PathBuf,
     /// Randomness, such as for the ids of messages without one.
     pub entropy: SharedEntropy,
-    /// The liveness epochs: since when heartbeats are received without interruption.
+    /// The liveness epochs. They record since when heartbeats have been received without interruption.
     pub listening: Listening,
     /// How connections to agents are opened.
     pub dial: Dial,

@@ -373,7 +373,7 @@ async fn overdue_delegation_fails_even_behind_many_newer_ones() {
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let overdue = begun_before(&one, &two.id, Duration::from_hours(7), false).await;
     for _ in 0..60 {
-        // Inserted directly, because the API would end the overdue delegation.
+        // The rows are inserted directly, because a request to the API would end the overdue delegation.
         let sql = "INSERT INTO delegations (id, workspace, target, task, sent_by_ostler, status, created_at)
                    SELECT randomblob(16), workspace, target, task, 0, 'pending', ?1 FROM delegations LIMIT 1";
         database(&registry).execute(sql, [registry.clock.now().0]).unwrap();

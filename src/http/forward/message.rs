@@ -24,8 +24,8 @@ impl From<serde_json::Error> for NotJson {
     }
 }
 
-/// The top-level members that a message needs. A duplicate member is an error, because two parsers could read two
-/// different messages.
+/// The top-level members that a message needs. A duplicate member is an error, because two parsers could interpret the
+/// message differently.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]

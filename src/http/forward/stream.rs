@@ -23,8 +23,8 @@ use crate::{
 
 /// The time limits of one response.
 ///
-/// One timer serves both limits: when it fires, the remaining time is computed and it is armed again. Received bytes
-/// only store their time.
+/// One timer serves both limits: when it fires, the remaining time is computed and it is armed again. When bytes are
+/// received, only the time is stored.
 pub(super) struct Watch {
     clock: SharedClock,
     end: Awake,

@@ -378,7 +378,7 @@ async fn idle_connection_is_not_reused_if_closed_or_expired() {
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
         if closes {
             drop(caller);
-            // The runtime has to process the close, as it does continuously under load.
+            // The async runtime has to process the close first. Under load it does so continuously.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }

@@ -26,7 +26,7 @@ const HOLD: Duration = Duration::from_mins(1);
 /// Delay after which the sender may retry if the target was not ready in time, in seconds.
 pub(super) const TRY_AGAIN: u64 = 15;
 
-/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` without it.
+/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` if the header is missing.
 pub(super) fn patience(headers: &HeaderMap) -> Duration {
     let asked = headers.get("x-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))
@@ -131,7 +131,8 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
     Ok(outcome)
 }
 
-/// Whether the message can be forwarded now; `None` means not yet.
+/// Returns the target and the guard of the in-flight message if the message can be forwarded now; `None` if it cannot
+/// be forwarded yet.
 fn can_forward(
     api: &Api,
     from: Option<WorkspaceId>,

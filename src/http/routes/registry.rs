@@ -290,7 +290,8 @@ enum Named {
     ByToken,
 }
 
-/// Returns how a body names its workspace. `None` if the id is missing or not a string.
+/// Returns how a body names its workspace. `None` if the id is not a string, or is missing although the body was not
+/// cut off.
 fn named(fields: &lenient::Fields, name: &str, cut: bool) -> Option<Named> {
     match fields.get(name) {
         lenient::Field::Value(Value::String(id)) => Some(Named::InBody(id)),
@@ -493,8 +494,8 @@ async fn reached(
         (Delivery::Push, None) if without_url => return Err(body_is_invalid()),
         (Delivery::Push, Some(url)) if !url.is_empty() => match api.check_url(&url).await {
             Ok(_) => (Some(url), None),
-            // A runtime registers only once, and a DNS failure at that moment is not the agent's fault: the
-            // registration succeeds and the stored URL stays.
+            // A runtime registers only once, and a DNS failure at that moment must not exclude the agent: the
+            // registration succeeds, and the stored URL is kept.
             Err(error @ UrlError::Unresolved { .. }) => {
                 tracing::warn!(workspace = %token_owner.workspace, %error, "registered without a url");
                 (None, Some(error.to_string()))
@@ -578,7 +579,7 @@ pub(in super::super) async fn peers(
     let wanted = query.q.unwrap_or_default().to_lowercase();
     let matches = |text: &str| text.to_lowercase().contains(&wanted);
     let platform_url = auth::platform_url(&api, &headers);
-    // Held until the rows have been converted into the response.
+    // The permit is held until the rows have been converted into the response.
     let _permit = api.list_permit().await;
     let peers = api.0.store.peers(id, api.access().root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {

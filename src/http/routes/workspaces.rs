@@ -59,7 +59,8 @@ pub(in super::super) async fn list(
     Ok(Json(all.into_iter().map(|one| view::workspace(one, &api.0.ops)).collect()))
 }
 
-/// Shows a workspace to an admin, to itself, and without private fields to workspaces that may communicate with it.
+/// Shows a workspace. An admin and the workspace itself see all fields. Workspaces that may communicate with it do not
+/// see its private fields.
 pub(in super::super) async fn show(
     State(api): State<Api>,
     principal: Principal,
@@ -161,7 +162,7 @@ fn closed_directory(
     closed(&shared, access, runtime.user, service)
 }
 
-/// Notes on the parts of a change that do not work as requested, or perhaps not as expected.
+/// Notes on the parts of a change that do not work as requested, or whose effect may be unexpected.
 async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) -> Vec<String> {
     let spec = &patch.spec;
     let mut notes = Vec::new();
