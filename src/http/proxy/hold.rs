@@ -26,7 +26,8 @@ const HOLD: Duration = Duration::from_mins(1);
 /// Delay after which the sender may retry if the target was not ready in time, in seconds.
 pub(super) const TRY_AGAIN: u64 = 15;
 
-/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` if the header is missing.
+/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` if the header is missing or not
+/// a number.
 pub(super) fn patience(headers: &HeaderMap) -> Duration {
     let asked = headers.get("x-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))

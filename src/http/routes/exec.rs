@@ -123,7 +123,7 @@ pub(in super::super) async fn start(
     let inside = api.0.engine.start_exec(&exec, query.tty).await?;
     let engine = Arc::clone(&api.0.engine);
     api.0.spawn.spawn(Box::pin(async move {
-        // Prevents that the workspace is hibernated while the command runs.
+        // Prevents hibernation of the workspace while the command runs.
         let _open = open;
         let end = match upgrade.await {
             Ok(outside) => pass_on(TokioIo::new(outside), inside, query.stays).await,
