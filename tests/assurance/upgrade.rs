@@ -170,9 +170,9 @@ impl Old {
         for _ in 0..2 {
             close(Store::open(data).map_err(output)?, data);
         }
-        section.expect(content()? == upgraded, || "opening it again changed it".into());
+        section.expect(content()? == upgraded, || "opening the database again changed it".into());
         section.expect(fs::read(self.backup(data)).ok() == copy.ok(), || {
-            "opening it again changed the copy".into()
+            "opening the database again changed its copy".into()
         });
         // Whether the log is deleted depends on which of the store's connections closes last.
         let more: Vec<_> = names(data).into_iter().filter(|name| name != LOG).collect();
@@ -223,7 +223,7 @@ impl Old {
         }
         section.count("logs of an upgrade cut around every frame", old + new);
         section.expect(old > 0 && new > 0, || {
-            format!("the cuts left {old} old and {new} new databases, and must leave both")
+            format!("the cuts left {old} old and {new} new databases, but both kinds must occur")
         });
         memory.leave()
     }
@@ -293,7 +293,7 @@ impl Old {
         section.count("of them with the old schema afterwards", old);
         section.count("of them with the new schema afterwards", new);
         section.expect(old > 0 && new > 0, || {
-            format!("the kills left {old} old and {new} new databases, and must leave both")
+            format!("the kills left {old} old and {new} new databases, but both kinds must occur")
         });
         Ok(())
     }
@@ -342,9 +342,11 @@ impl Old {
                         fs::copy(data.join(file), elsewhere.path().join(file)).map_err(output)?;
                     }
                     let old = self.expect_old_or_new(section, elsewhere.path(), "without free space")?;
-                    section.expect(old, || format!("with {spare} free pages, it is refused, but upgraded"));
+                    section.expect(old, || {
+                        format!("with {spare} free pages, the upgrade was refused, but the schema is new")
+                    });
                     section.expect(fs::read(data.join(FILE_NAME)).ok().as_ref() == Some(&self.bytes), || {
-                        format!("with {spare} free pages, it is refused, but changed")
+                        format!("with {spare} free pages, the upgrade was refused, but the file was changed")
                     });
                     let incomplete: Vec<_> = names(&data)
                         .into_iter()
@@ -367,7 +369,7 @@ impl Old {
         section.count("upgrades refused for lack of space, and unchanged", refused);
         section.count("upgrades with enough space", upgraded);
         section.expect(refused > 0 && upgraded > 0, || {
-            format!("{refused} refused, {upgraded} upgraded: both are needed")
+            format!("{refused} upgrades were refused and {upgraded} succeeded, but both must occur")
         });
         Ok(())
     }

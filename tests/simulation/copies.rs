@@ -178,7 +178,9 @@ fn run(seed: u64) -> Result<(), String> {
     sweep_for_a_while(&site);
     let after = (containers(&site), volumes(&site));
     if recovering(&site) && after != before {
-        return Err(format!("while it was recovering, {before:?} became {after:?}"));
+        return Err(format!(
+            "during the recovery the sweeps changed containers or volumes: {before:?}, then {after:?}"
+        ));
     }
 
     for _ in 0..4 {

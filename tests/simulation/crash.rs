@@ -120,7 +120,11 @@ fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<
     witness.check(&site)?;
     at_rest(&site)?;
     let end = now_or_panic(site.reader.workspace(id)).expect("the store answers").map(|row| row.status);
-    if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("at the end it is {end:?}")) }
+    if scenario.ends.contains(&end) {
+        Ok(())
+    } else {
+        Err(format!("the final status {end:?} is not allowed"))
+    }
 }
 
 fn kill_between_any_two_steps(scenario: &Scenario) {

@@ -162,7 +162,7 @@ fn event_subscription_replays_events_since_a_given_time() {
 }
 
 #[test]
-fn injected_faults_lose_duplicate_and_delay_events() {
+fn event_faults_lose_repeat_and_delay_events() {
     let (site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     let late = EventFault::Late(Duration::from_secs(30));

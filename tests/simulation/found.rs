@@ -62,7 +62,7 @@ fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
 }
 
 #[test]
-fn purge_spares_a_workspace_undeleted_and_removed_again() {
+fn purge_keeps_workspace_that_was_undeleted_and_removed_again() {
     let site = site();
     let id = site.online("w");
     // The purge has moved everything to the trash and is about to list what to delete.
@@ -282,7 +282,7 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
 }
 
 #[test]
-fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
+fn heartbeat_cancels_planned_degrade_while_clock_is_set_back() {
     let site = site();
     let id = site.create_online(request("w", IMAGE));
     for _ in 0..10 {

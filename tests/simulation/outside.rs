@@ -81,7 +81,10 @@ fn renamed_container_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> 
     let row = site.row(id);
     let runs = site.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
-        return Err(format!("{command:?} was answered {answer}, the row is {}, and `bob` runs", row.status));
+        return Err(format!(
+            "{command:?} was answered {answer}, the row is {}, but the renamed container `bob` runs",
+            row.status
+        ));
     }
     site.try_to_converge()?;
     at_rest(&site)

@@ -191,7 +191,7 @@ impl Pair {
             matches!(status, Status::Online | Status::Paused | Status::Hibernated)
                 || (status == late && scene.has(&[Act::Death]) && scene.has(&[Act::Slow]))
         };
-        if wanted { Ok(()) } else { Err(format!("at rest it is {status}")) }
+        if wanted { Ok(()) } else { Err(format!("the status {status} is not allowed at rest")) }
     }
 }
 

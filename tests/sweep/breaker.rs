@@ -168,7 +168,7 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
 }
 
 #[test]
-fn restarts_for_missed_heartbeats_count_for_an_hour() {
+fn restarts_of_silent_agents_count_against_limit_for_an_hour() {
     let site = Installation::new(7, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let heartbeat_of = |ids: &[WorkspaceId]| {

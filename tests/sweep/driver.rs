@@ -73,7 +73,7 @@ fn exited_workspace_restarts_when_due_at_any_time_of_the_period() {
 }
 
 #[test]
-fn crash_loop_keeps_every_backoff() {
+fn crash_loop_waits_for_every_backoff() {
     let site = driven();
     let id = online(&site, "w");
     for exit in 1..=4 {

@@ -51,7 +51,7 @@ fn hibernation_completes_when_its_caller_stops_waiting() {
 }
 
 #[test]
-fn refused_unawaited_hibernation_admits_messages_again() {
+fn refused_hibernation_without_waiting_caller_admits_messages() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
     abandoned_at_its_claim(&site, id);

@@ -155,7 +155,7 @@ fn exhausted_port_range_is_a_start_error_with_its_reason() {
 }
 
 #[test]
-fn stop_given_during_a_start_wins() {
+fn stop_given_during_a_start_leaves_workspace_paused() {
     for after in 0.. {
         let site = Installation::new(5, TaskOrder::AsWoken);
         let id = site.online("w");

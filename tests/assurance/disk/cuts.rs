@@ -54,13 +54,13 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     for (what, origin, cuts) in [
         ("short logs cut at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
         (
-            "longer logs cut around every frame and between",
+            "longer logs cut around every frame and in between",
             &grown,
             (0..=grown.log.len()).filter(around).collect(),
         ),
     ] {
         let cut = |at: &usize| Damage {
-            what: format!("the log cut at {at}"),
+            what: format!("the log truncated at byte {at}"),
             database: origin.database.clone(),
             log: Some(origin.log[..*at].to_vec()),
             state: origin.commits_in(*at),
@@ -96,13 +96,13 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
         // loss.
         lengths.retain(|length| *length > 0 || with_log);
         let shorten = |length: &usize| Damage {
-            what: format!("the database cut at {length}, log {with_log}"),
+            what: format!("the database truncated to {length} bytes, with its log: {with_log}"),
             database: bytes[..*length].to_vec(),
             log: with_log.then(|| grown.log.clone()),
             state: 0,
             may_refuse: true,
         };
-        try_all(section, location, "databases cut", &lengths, &shorten, last);
+        try_all(section, location, "truncated databases", &lengths, &shorten, last);
     }
     lose_all_but_the_mirror(runtime, section, location, &grown)?;
     cut_new_registry(runtime, section, location)?;
@@ -358,7 +358,7 @@ fn cut_new_registry(runtime: &Runtime, section: &mut Section, location: &Path) -
     for at in frames.flat_map(|frame| [frame - 1, frame, frame + 1]).filter(|at| *at <= log.len()) {
         let data = location.join("new-cut");
         let damage = Damage {
-            what: format!("the log of a new registry cut at {at}"),
+            what: format!("the log of a new registry truncated at byte {at}"),
             database: database.clone(),
             log: Some(log[..at].to_vec()),
             state: 0,

@@ -374,8 +374,9 @@ impl Truth<'_> {
     ) {
         let ids: BTreeSet<_> = live.iter().map(|row| text(&row["id"])).collect();
         for entry in trash {
-            checks
-                .that(TRASH, entry["state"] == "kept", || format!("a trash entry is not settled: {entry:#}"));
+            checks.that(TRASH, entry["state"] == "kept", || {
+                format!("a trash entry is not in its final state: {entry:#}")
+            });
         }
         for container in containers.iter().filter(|container| container.name.starts_with("ostler-")) {
             let known = match container.name.strip_prefix("ostler-trash-") {
@@ -505,7 +506,7 @@ impl Truth<'_> {
             let is = Status::parse(&status, failure.as_deref());
             let known_state = now.get(&name).copied().unwrap_or_default();
             checks.that(HISTORY, is.is_some_and(|is| known_state.contains(&is)), || {
-                format!("{name} is {status}, but its last event leads to {known_state:?}")
+                format!("{name} is {status}, but its last event allows only {known_state:?}")
             });
         }
     }

@@ -415,7 +415,8 @@ impl Witness {
             Ok(())
         } else {
             let before = &self.foreign;
-            Err(Rule::ForeignIsUntouched.broken(format!("they were {before:?} and are {now:?}")))
+            Err(Rule::ForeignIsUntouched
+                .broken(format!("foreign containers were {before:?} and are {now:?}")))
         }
     }
 

@@ -182,7 +182,8 @@ impl Scenario {
         for (id, status, since) in std::mem::take(&mut book.reported_statuses) {
             self.witness.coverage.count(Rule::AnswersAreTrue, 1);
             if !self.witness.was(id, &status, since) {
-                let how = format!("{id} was reported {status}, and was not since check {since}");
+                let how =
+                    format!("{id} was reported {status}, but has not had that status since check {since}");
                 return Err(Rule::AnswersAreTrue.broken(how));
             }
         }
