@@ -356,8 +356,8 @@ impl Installation {
         self.sim.spawn(owner, watch_engine(watch));
     }
 
-    /// Stops the daemon's process for `time`, then resumes it. Without a driver, which announces its ticks, a tick
-    /// counts as due at the moment the freeze began.
+    /// Stops the daemon's process for `time`, then resumes it. A driver announces its own ticks. Without a driver, this
+    /// function announces a tick for the moment at which the freeze begins.
     pub(crate) fn freeze(&self, time: Duration) {
         if !self.plan.driven {
             self.daemon.listening.expect_tick(self.sim.clock().awake());

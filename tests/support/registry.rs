@@ -56,7 +56,7 @@ pub(crate) const IMAGE: &str = "agent:1";
 /// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Host ports of containers: below the kernel's ephemeral ports, and outside the ranges that other tests use.
+/// Host ports of containers: below the kernel's ephemeral ports, and above the windows of `ports.rs`.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;
 const PORTS_EACH: u16 = 12;
 

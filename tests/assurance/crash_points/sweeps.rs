@@ -51,7 +51,7 @@ fn reap_unknown(stage: &Stage) {
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
-        name: "a container that runs while paused is stopped, and a second one is moved to the trash",
+        name: "the running container of a paused workspace is stopped, and a second one is moved to the trash",
         steps: &["sweep: apply an action", "2nd sweep: apply an action", "emit event"],
         set: set_stopped,
         prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
@@ -99,7 +99,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a start without a heartbeat in time is given up",
+        name: "a start times out because no heartbeat arrives",
         steps: &["change status under guard"],
         more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
         act: |stage| {
@@ -112,7 +112,7 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a plan that exceeds the breaker is held, approved and applied",
+        name: "a plan that exceeds the breaker's limit is held, approved and applied",
         steps: &["hold plan", "approve plan", "drop held plan"],
         places_per_site: 1,
         meanwhile: |stage| {

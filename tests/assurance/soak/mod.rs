@@ -63,7 +63,7 @@ const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
 /// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
 fn configuration() -> String {
-    // Outside the port range of the tests, which may run at the same time.
+    // Above the port windows of `support/ports.rs`, whose tests may run at the same time.
     let first = 29_000 + std::process::id() % 14 * 200;
     format!(
         "ports = \"{first}-{}\"\n\
