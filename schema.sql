@@ -5,8 +5,8 @@
 CREATE TABLE registry (
     only_row           INTEGER PRIMARY KEY CHECK (only_row = 1),
     instance           BLOB NOT NULL CHECK (length(instance) = 16),
-    generation         INTEGER NOT NULL,  -- raised by changes that an older copy must not undo unnoticed; mirrored
-    recovering_since   INTEGER,           -- set while unknown containers are held for an operator
+    generation         INTEGER NOT NULL,  -- raised by changes that must not be undone unnoticed; mirrored in a file
+    recovering_since   INTEGER,           -- set while unknown containers and volumes are kept until an operator decides
     engine_accepted_at INTEGER            -- when the engine with the sentinel volume was accepted
 ) STRICT;
 
@@ -41,13 +41,13 @@ CREATE TABLE workspaces (
     restart_when_wedged     INTEGER NOT NULL DEFAULT 0,
     paused_with             BLOB,  -- workspace whose pause also paused this one; its resume resumes both
     online_since            INTEGER,  -- start of the current up-period; ten minutes of it reset the restart budget
-    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: times of the unexpected exits in the restart budget
+    ends                    TEXT NOT NULL DEFAULT '[]',  -- JSON: times of exits that count against the restart budget
     restart_due_at          INTEGER,  -- when an offline workspace is restarted
     purge_ordered_at        INTEGER,  -- when a permanent deletion was ordered that is not complete yet
     delivery_mode           TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')),
     removed_with            BLOB,  -- workspace whose removal also removed this one; its undelete restores both
-    config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config has replaced the file in the volume
-    was_below               BLOB,  -- of a root: its removed parent; undeleting the parent makes this its child again
+    config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config is written to the config volume
+    was_below               BLOB,  -- of a root: its removed parent; an undelete of that parent moves it back
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -58,7 +58,7 @@ CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_po
 CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
 CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
-CREATE INDEX workspaces_holding -- covers the passes' queries; each row itself occupies a page
+CREATE INDEX workspaces_holding -- covers the sweep passes' queries, which then do not read the wide rows
     ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
     WHERE kind = 'container'
       AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
@@ -73,7 +73,7 @@ CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_wit
 CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
 CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
 
--- Values that a heartbeat changes: a narrow table without further indexes, one row per workspace that is not removed.
+-- Values that a heartbeat changes. A narrow table without further indexes; one row per workspace that is not removed.
 CREATE TABLE pulse (
     workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
     token_used_at INTEGER,  -- last use of the valid instance token
@@ -83,7 +83,7 @@ CREATE TABLE pulse (
     active_tasks            INTEGER NOT NULL DEFAULT 0,
     uptime_seconds          INTEGER NOT NULL DEFAULT 0,
     monthly_spend_cents     INTEGER NOT NULL DEFAULT 0,
-    wedged_since            INTEGER  -- when it was flagged; cleared by the next heartbeat
+    wedged_since            INTEGER  -- when the workspace was flagged as stalled; cleared by the next heartbeat
 ) STRICT;
 
 CREATE TABLE tokens (
@@ -116,13 +116,13 @@ CREATE TABLE events (
 CREATE INDEX events_of_workspace ON events (workspace, sequence);
 CREATE INDEX events_swept ON events (created_at) WHERE swept_by IS NOT NULL;
 
--- Size of the event history. The transaction that adds an event limits it. One row.
+-- Size of the event history. If an added event exceeds the limit, its transaction deletes older events. One row.
 CREATE TABLE history (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     bytes    INTEGER NOT NULL  -- payloads plus 128 bytes per event
 ) STRICT;
 
--- Reaped containers and volumes that can still be restored.
+-- Containers and volumes that were moved to the trash. They can be restored until their deletion begins.
 CREATE TABLE trash (
     id             BLOB PRIMARY KEY CHECK (length(id) = 16),
     workspace      BLOB NOT NULL CHECK (length(workspace) = 16),
@@ -143,12 +143,13 @@ CREATE TABLE trash_items (
     item  TEXT PRIMARY KEY,       -- container id or volume name
     trash BLOB NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
     kind  TEXT NOT NULL CHECK (kind IN ('container', 'volume')),
-    name  TEXT NOT NULL           -- the name to restore
+    name  TEXT NOT NULL           -- original name, which a restore sets again
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX trash_items_of_entry ON trash_items (trash);
 
--- Plans above the breaker's limit, one per pass, until an operator approves them or their cause disappears.
+-- Plans that exceed the breaker's limit, at most one per sweep pass. A plan is deleted when its cause disappears, or
+-- when its actions have been carried out after an operator's approval.
 CREATE TABLE held_plans (
     pass        TEXT PRIMARY KEY,
     id          BLOB NOT NULL CHECK (length(id) = 16),
@@ -168,10 +169,11 @@ CREATE TABLE reports (
     runtime_state    TEXT NOT NULL DEFAULT '',
     runtime_metadata TEXT,                      -- JSON
     refused          TEXT NOT NULL DEFAULT '',  -- names of fields that were received and are invalid
-    events_full_at   INTEGER                    -- when the allowance of events that its agent may cause is full again
+    events_full_at   INTEGER                    -- when the agent's allowance of events is full again
 ) STRICT;
 
--- What a workspace did and received; the newest rows are kept. Agent runtimes poll it.
+-- Activity of workspaces: messages, notices and agents' reports of their work. The newest rows are kept. Agent runtimes
+-- poll these rows for messages.
 CREATE TABLE activity (
     sequence      INTEGER PRIMARY KEY,
     id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- used as a cursor by clients
@@ -244,15 +246,16 @@ CREATE TABLE admin_tokens (
     expires_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
--- The checkpoint that the write-ahead log beside this file follows. src/store/log.rs compares the file with its log.
+-- Number and state of the last checkpoint, to detect a write-ahead log that belongs to another file. See
+-- src/store/log.rs.
 CREATE TABLE log_mark (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     base     INTEGER NOT NULL,
     state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
 ) STRICT;
 
--- Addresses by which workspaces reached this host when the engine last answered. After a start they are served until it
--- answers again. One row.
+-- Addresses by which workspaces reached this host when the engine last answered. If the engine does not answer when the
+-- daemon starts, these are used until it does. One row.
 CREATE TABLE host_reach (
     only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
     rootless INTEGER NOT NULL,

@@ -30,7 +30,7 @@ use support::{
     podman::{podman, podman_output},
 };
 
-/// Most time that ostler may take, as a multiple of the bare starts.
+/// Maximum time that ostler may take, as a multiple of the time that `podman start` alone takes.
 const GOAL: f64 = 1.3;
 /// Interval of the checks whether everything is online.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -106,7 +106,7 @@ fn main() {
     site.begin_to_serve();
     let is_up = |row: &Value| row["status"] == "online" && row["incarnation"] == 2;
     let online = loop {
-        // Each check starts a process, which takes time from the measured work.
+        // Each check starts a process, which uses processor time that the measured starts need. So checks are rare.
         std::thread::sleep(CHECK_INTERVAL);
         let rows: Option<Vec<Value>> = serde_json::from_str(&site.ostler(["ls", "--json"]).stdout).ok();
         if rows.as_ref().is_some_and(|rows| rows.len() == workspaces && rows.iter().all(is_up)) {

@@ -1,9 +1,9 @@
 //! Throughput of heartbeats and messages, compared with a bare route that receives the same bytes.
 //!
-//! Every contestant is a separate process and is called over loopback by one load generator, which shares the
-//! machine's processors with it. Connections are kept alive, and each request comes from another of ten thousand
-//! workspaces. The bare route is axum parsing the same JSON; the difference to it is ostler's own work. A heartbeat is
-//! answered when it is committed with `synchronous=FULL`.
+//! The servers that are compared are called contestants. Every contestant is a separate process and is called over
+//! loopback by one load generator, which shares the machine's processors with it. Connections are kept alive, and each
+//! request comes from another of ten thousand workspaces. The bare route is axum parsing the same JSON; ostler's own
+//! work is the difference between the two. A heartbeat is answered when it is committed with `synchronous=FULL`.
 //!
 //! The contestants take turns in rounds, so that changes in machine load affect them alike; ratios are computed within
 //! a round before taking the median. A round in which other processes used the processors is repeated, whatever its
@@ -38,11 +38,11 @@ use support::{
 };
 
 const WORKSPACES: usize = 10_000;
-/// Rounds that count.
+/// Number of undisturbed rounds to complete.
 const ROUNDS: usize = 7;
-/// Most rounds begun to get that many.
+/// Maximum number of rounds, including disturbed ones, that are run to get [`ROUNDS`] undisturbed ones.
 const ROUNDS_MAX: usize = 14;
-/// Largest share of the machine that other processes may use in a round that counts.
+/// Largest share of the processors that other processes may use in an undisturbed round.
 const FOREIGN_MAX: f64 = 0.1;
 
 /// Measurements of a contestant in one period of load.
@@ -142,7 +142,7 @@ fn race(lines: &mut [Line], rounds: usize, epoch: Duration) {
         let begun = std::time::Instant::now();
         let mut epochs: Vec<Option<Epoch>> = lines.iter().map(|_| None).collect();
         for location in 0..lines.len() {
-            // Rotates the order: no contestant is always first, or always after the same other.
+            // Each round begins with another contestant, so that no contestant always runs first.
             let number = (location + round) % lines.len();
             epochs[number] = Some(lines[number].run(Until::Past(epoch)));
         }
@@ -342,7 +342,7 @@ fn main() {
     let home = directory.path().to_str().unwrap();
     let ostler = Arc::new(Contestant::start("ostler", &[home, &agent.address.to_string()]));
     let database = directory.path().join(FILE_NAME);
-    // A message would wait for an agent that has never sent a heartbeat.
+    // One heartbeat of each workspace first, because ostler holds messages to an agent that has never sent one.
     load::run(ostler.address, 64, &heartbeats(), &mut Turn::default(), Until::Sent(WORKSPACES), || ());
     if !only("--messages") {
         race_heartbeats(&bare, &ostler, &database, rounds, epoch);

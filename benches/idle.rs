@@ -54,7 +54,7 @@ use support::{
 
 /// Workspaces of the idle daemon.
 const WORKSPACES: usize = 100;
-/// Workspaces of the daemon with the measured starts.
+/// Workspaces of the daemon whose starts are measured.
 const MANY: usize = 10_000;
 /// Number of measured starts.
 const STARTS: usize = 7;
@@ -136,7 +136,7 @@ fn serve_engine(socket: &Path, directory: &Path) -> Arc<Stub> {
     stub
 }
 
-/// Creates a registry of so many online workspaces.
+/// Creates a registry of `count` online workspaces.
 fn registry(data: &Path, count: usize) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
@@ -220,7 +220,7 @@ fn idle(home: &Path, listen: Duration) {
     let engine = serve_engine(&socket, home);
     let mut daemon = Daemon::start(home, &data, &socket);
     daemon.answers(home);
-    // After the work of the start and the first round of every pass.
+    // The measurement begins after the work of the start and the first run of every pass.
     thread::sleep(Duration::from_secs(5));
     let of = daemon.process.id();
     let (before, requested) = (Used::of(of), engine.requested.load(Ordering::Relaxed));

@@ -100,7 +100,7 @@ fn resident_kib(process: u32) -> f64 {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Selects a figure of a cost.
+/// Returns one of the figures in a [`Cost`].
 type Figure = fn(&Cost) -> f64;
 
 fn main() {

@@ -1,4 +1,4 @@
-//! Cost of the passes in the store, and proof that history does not raise it.
+//! Cost of the passes in the store, and proof that removed rows and old events do not raise it.
 //!
 //! One cycle is every store request of all passes, each run once, including the breaker's queries and five
 //! revocations. The rows have every status, and their agents send heartbeats: most within the last half minute, some
@@ -32,7 +32,7 @@ use rusqlite::{Connection, params};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-/// The time of the cycles; history lies before it.
+/// The time that all cycles use as the current time. Removed rows and old events have earlier times.
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 const HOUR: i64 = 3_600_000;
 /// Containers in every listing.
@@ -270,10 +270,10 @@ impl<'t> Filler<'t> {
             self.token(number, 2, "api", None);
         }
         if let Some(location) = live {
-            // One in fifty has been silent for an hour; a quarter of the others is busy.
+            // One workspace in fifty has been silent for an hour; a quarter of the others is busy.
             let silent = location % 50 == 49;
             let heartbeat_at = if silent { NOW.0 - HOUR } else { NOW.0 - (location % 30_000).cast_signed() };
-            // Some of the idle ones have been idle for longer than their limit.
+            // Some of the idle workspaces have been idle for longer than their limit.
             let (tasks, active_at) = match location % 20 {
                 1 | 5 | 9 | 13 | 17 => (2, heartbeat_at),
                 10 => (0, NOW.0 - 2 * HOUR),
@@ -391,7 +391,7 @@ fn main() {
     drop(contestants);
     let ((by_clock, ..), (processor, ..)) = (spread(&race_of_sizes.took[1]), spread(&race_of_sizes.spent[1]));
     let goal = format!(
-        "\ngoal: 10^5 rows in under {} ms: {:.2} ms by the clock, {:.2} ms of processor",
+        "\ngoal: 10^5 rows in under {} ms: {:.2} ms wall time, {:.2} ms processor time",
         GOAL.as_millis(),
         millis(by_clock),
         millis(processor)
@@ -399,7 +399,7 @@ fn main() {
     verdict(&goal, by_clock < GOAL);
 
     let history = if quick { 100_000 } else { 1_000_000 };
-    println!("\nThe same live rows, without and with {history} removed ones beside them.\n");
+    println!("\nThe same live rows, without and with {history} additional removed rows.\n");
     let live = 5_000;
     let contestants = [
         Registered::new("5000 live, 95 000 removed", &Shape { rows: 100_000, live }),

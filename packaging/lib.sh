@@ -130,7 +130,7 @@ engine_packages() {
 
 build_packages() {
 	cat <<-'LIST'
-		gcc: compiles the bundled SQLite, and links
+		gcc: compiles the bundled SQLite, and links the binary
 		libc6-dev: headers for gcc
 		make: builds the bundled allocator
 	LIST
@@ -212,7 +212,7 @@ is_socket_named() { [ -n "${OSTLER_ENGINE_SOCKET:-${CONTAINER_HOST:-}}" ]; }
 
 # ---- background processes ----------------------------------------------------------------------------
 
-# start_time_of PID: pid and start time identify a process; the kernel reuses a pid alone.
+# start_time_of PID: prints the start time. Pid and start time together identify a process; the kernel reuses pids.
 start_time_of() {
 	local stat fields
 	stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 1
@@ -222,11 +222,11 @@ start_time_of() {
 	printf '%s\n' "${fields[19]}"
 }
 
-# background_pid NAME: the pid, if the process that start_background started still runs.
+# background_pid NAME: prints the pid, if the process that start_background started still runs.
 background_pid() {
 	local pid started
 	read -r pid started 2>/dev/null <"$(state_dir)/$1.pid" || return 1
-	# Empty if the process ended before its start time could be read.
+	# The start time is empty if the process ended before it could be read.
 	[ -n "$started" ] || return 1
 	[ "$(start_time_of "$pid")" = "$started" ] || return 1
 	printf '%s\n' "$pid"
@@ -272,7 +272,7 @@ wait_until() {
 
 # ---- Podman ------------------------------------------------------------------------------------------
 
-# podman_at SOCKET ARGUMENT...: uses the socket, so that the answers are those that ostler gets.
+# podman_at SOCKET ARGUMENT...: runs podman over this socket, so that it uses the same Podman service as ostler.
 podman_at() {
 	local socket=$1
 	shift
@@ -303,7 +303,7 @@ start_podman_service() {
 		"podman system service does not answer on $socket: $(tail -n 3 "$(state_dir)/podman.log")" \
 		"read $(state_dir)/podman.log"
 	say "started podman system service on $socket (log: $(state_dir)/podman.log)"
-	[ -z "$conf" ] || say "it uses $conf"
+	[ -z "$conf" ] || say "the service uses $conf"
 }
 
 # probe_podman SOCKET IMAGE: runs a container with ostler's options (init, limits, its own network) and removes it.

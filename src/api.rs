@@ -1,7 +1,7 @@
 //! Request and response bodies, shared by the CLI and the HTTP server.
 //!
-//! These types define the JSON of `--json` and of the admin routes. They are plain data with public fields, ids and
-//! times are text, and they depend on no other layer. Fields are never renamed or removed; snapshot tests check this.
+//! These types define the JSON of `--json` and of the admin routes. They are plain data with public fields; ids and
+//! times are text. They depend on no other layer. Fields are never renamed or removed; snapshot tests check this.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -29,10 +29,10 @@ pub struct CreateWorkspace {
     /// Image; default: the runtime's image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Command that replaces the image's own.
+    /// Command that replaces the image's own command; empty: not replaced.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// 1 to 4; default 2.
+    /// Resource tier, 1 to 4; default 2.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<u8>,
     /// Id, unique id prefix or name of the parent workspace.
@@ -70,7 +70,7 @@ pub struct CreateWorkspace {
     pub delivery_mode: Option<String>,
 }
 
-/// `PATCH /workspaces/:id`. Absent fields stay unchanged.
+/// `PATCH /workspaces/:id`. A setting whose field is absent stays unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PatchWorkspace {
@@ -80,7 +80,7 @@ pub struct PatchWorkspace {
     /// The purpose of the workspace; empty or null clears it.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
     pub role: Option<String>,
-    /// 1 to 4.
+    /// Resource tier, 1 to 4.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tier: Option<u8>,
     /// Id, unique id prefix or name of the new parent; empty or null makes the workspace a root.
@@ -95,7 +95,7 @@ pub struct PatchWorkspace {
     /// The new command; empty selects the command of the runtime or of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
-    /// Environment variables to set; null removes one. Variables that are not named stay.
+    /// Environment variables to set. The value null removes a variable. Variables that are not listed stay unchanged.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, Option<String>>,
     /// Another host directory for `/workspace`. Allowed only if the workspace has a host directory already.
@@ -121,7 +121,8 @@ pub struct PatchWorkspace {
     pub restart_when_wedged: Option<bool>,
 }
 
-/// Reads null as an empty text, which differs from an absent key: existing clients make a root by `"parent_id": null`.
+/// Deserializes null as an empty string, so that null differs from an absent key. Existing clients send
+/// `"parent_id": null` to make a workspace a root.
 fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Option::<String>::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
 }
@@ -134,13 +135,14 @@ pub struct Patched {
     /// Whether the change takes effect only after a restart of the workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_restart: bool,
-    /// Whether the change takes effect only after its container is recreated.
+    /// Whether the change takes effect only after the workspace's container is recreated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub needs_recreate: bool,
-    /// Requested settings that do not work as asked, or not as expected.
+    /// Warnings about requested settings that do not work as requested, or have an effect that the caller may not
+    /// expect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Keys of the request that ostler does not know.
+    /// Keys of the request that ostler does not know and has ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
 }
@@ -150,7 +152,7 @@ pub struct Patched {
 pub struct Discovered {
     /// Id of the workspace.
     pub id: String,
-    /// URL for the caller's messages; it leads through ostler.
+    /// URL to which the caller sends messages for this workspace. It is a route of ostler, not the agent's own address.
     pub url: String,
     /// Name of the workspace.
     pub name: String,
@@ -165,11 +167,11 @@ pub struct PeerView {
     pub name: String,
     /// The purpose of the peer.
     pub role: Option<String>,
-    /// 1 to 4.
+    /// Resource tier, 1 to 4.
     pub tier: u8,
-    /// `provisioning`, `online`, …
+    /// Status, such as `provisioning` or `online`.
     pub status: String,
-    /// URL for the caller's messages; it leads through ostler.
+    /// URL to which the caller sends messages for this workspace. It is a route of ostler, not the agent's own address.
     pub url: String,
     /// Id of the parent workspace.
     pub parent_id: Option<String>,
@@ -191,7 +193,7 @@ pub struct AccessAnswer {
 pub struct StateView {
     /// Id of the workspace.
     pub workspace_id: String,
-    /// `provisioning`, `online`, …
+    /// Status, such as `provisioning` or `online`.
     pub status: String,
     /// Whether the workspace is paused.
     pub paused: bool,
@@ -211,11 +213,11 @@ pub struct GoneView {
 /// A row in `GET /workspaces/:id/activity`, in the format that existing clients read.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActivityView {
-    /// Id of the row; the cursor for `since_id`.
+    /// Id of the row. As the value of `since_id` in a later request, it selects only newer rows.
     pub id: String,
     /// Workspace under which the row is listed.
     pub workspace_id: String,
-    /// `a2a_receive`, `a2a_send`, `task_update`, …
+    /// Type of the row, such as `a2a_receive`, `a2a_send` or `task_update`.
     pub activity_type: String,
     /// Workspace that sent the message; null for a user.
     pub source_id: Option<String>,
@@ -239,7 +241,8 @@ pub struct ActivityView {
     pub error_detail: Option<String>,
     /// Time of the row, RFC 3339.
     pub created_at: String,
-    /// Sequence number among all rows; the argument of `ack`.
+    /// Sequence number, unique among the rows of all workspaces. An agent that polls sends it to
+    /// `POST /workspaces/:id/activity/ack` to acknowledge all its rows up to this one.
     pub seq: i64,
     /// Sender and text of a message that the proxy forwarded or stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -249,7 +252,7 @@ pub struct ActivityView {
 /// Sender and text of a message, for clients that do not parse the message itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActivityData {
-    /// `canvas_user` or `peer_agent`.
+    /// `peer_agent` if a workspace sent the message, `canvas_user` if a user did.
     pub source: String,
     /// The text parts of the message.
     pub text: String,
@@ -291,7 +294,7 @@ pub struct AdminTokenView {
     pub prefix: String,
     /// Time of issue, RFC 3339.
     pub created_at: String,
-    /// Time from which the token is invalid, RFC 3339; null: never.
+    /// Time at which the token expires, RFC 3339; null if it does not expire.
     pub expires_at: Option<String>,
 }
 
@@ -305,9 +308,9 @@ pub struct WorkspaceView {
     pub name: String,
     /// The purpose of the workspace.
     pub role: Option<String>,
-    /// 1 to 4.
+    /// Resource tier, 1 to 4.
     pub tier: u8,
-    /// `provisioning`, `online`, …
+    /// Status, such as `provisioning` or `online`.
     pub status: String,
     /// Kind of failure of a failed workspace: `provision_timeout`, `start_error` or `parked`.
     pub failure: Option<String>,
@@ -331,7 +334,8 @@ pub struct WorkspaceView {
     pub container_id: Option<String>,
     /// The port of 127.0.0.1 that the container publishes.
     pub host_port: Option<u16>,
-    /// Whether the container was created from another specification than the current row. `recreate` applies the row.
+    /// Whether the workspace's settings have changed since the container was created. `recreate` creates a container
+    /// with the current settings.
     pub drifted: bool,
     /// The operation in progress, such as `start: pulling image …`.
     pub operation: Option<String>,
@@ -355,7 +359,7 @@ pub struct WorkspaceView {
     pub current_task: Option<String>,
     /// The agent's spending of this month in cents, as last reported.
     pub monthly_spend: i64,
-    /// State that the agent last reported, in its own words.
+    /// Description of its state that the agent last reported. The agent may choose any text.
     pub runtime_state: String,
     /// The agent's self-description, as last reported.
     pub agent_card: Option<serde_json::Value>,
@@ -365,7 +369,7 @@ pub struct WorkspaceView {
     pub last_activity_at: Option<String>,
     /// Time at which the workspace was flagged as stalled (busy without progress), RFC 3339.
     pub wedged_since: Option<String>,
-    /// Fields of the agent's last report that were unusable.
+    /// Names of the fields in the agent's last report whose values were not usable.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields_refused: Vec<String>,
     /// Time of the next automatic restart of an offline workspace, RFC 3339.
@@ -377,11 +381,11 @@ pub struct WorkspaceView {
     /// Why messages to a running workspace fail, if that can be detected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
-    /// Container limits that this host does not enforce. This field and the next six are filled only when a single
-    /// workspace is requested by an admin.
+    /// Resource limits of the container that this host does not enforce. This field and the following ones up to
+    /// `config_bytes` are filled only when an admin requests a single workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_note: Option<String>,
-    /// Command that replaces the image's own.
+    /// Command that replaces the image's own command; empty: not replaced.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Names of the environment variables. Values may be secrets and are never shown.
@@ -404,7 +408,7 @@ pub struct WorkspaceView {
     pub delivery_mode: Option<String>,
 }
 
-/// Result of an order: `POST /workspaces/:id/{start,stop,restart,recreate,undelete}`, and of create.
+/// Result of an order: response to `POST /workspaces/:id/{start,stop,restart,recreate,hibernate,wake,undelete}`.
 ///
 /// An order is carried out even if the client disconnects. With `?wait=false` the response is sent as soon as the order
 /// is queued or refused.
@@ -421,7 +425,8 @@ pub struct OrderOutcome {
     /// Descendants that the order included, each with its result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub along: Vec<AffectedView>,
-    /// Whether the order is only queued, because the client does not wait. `status` is then what the row says so far.
+    /// Whether the order is only queued, because the client does not wait. `status` is then the status before the
+    /// order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accepted: bool,
 }
@@ -454,13 +459,13 @@ pub struct CreatedWorkspace {
     /// `true` for an external workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
-    /// How an external agent connects. Contains its token, which is shown only here.
+    /// How an external agent connects. Contains the agent's token, which is shown only here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
-    /// Requested settings that do not work as asked on this host.
+    /// Warnings about requested settings that do not work as requested on this host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
-    /// Keys of the request that ostler does not know.
+    /// Keys of the request that ostler does not know and has ignored.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ignored: Vec<String>,
 }
@@ -494,13 +499,14 @@ pub struct RemoveOutcome {
     /// Number of descendants that were removed too.
     #[serde(default)]
     pub cascade_deleted: usize,
-    /// Work that is still pending while the engine does not answer.
+    /// Work that ostler does only when the engine answers again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Whether the workspace's container and volumes are permanently deleted. Present if `?purge=true` was requested.
+    /// Whether the workspace's container and volumes have been permanently deleted. Present if `?purge=true` was
+    /// requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purged: Option<bool>,
-    /// Why they are not deleted yet; ostler keeps trying.
+    /// Why the container and volumes are not deleted yet. ostler retries the deletion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub purge_error: Option<String>,
     /// Children that a confirmed removal would include.
@@ -531,7 +537,7 @@ fn is_zero(number: &usize) -> bool {
 pub struct Undelete {
     /// New name for the restored workspace, if the old one is taken.
     pub name: Option<String>,
-    /// Restore only this workspace, not the descendants that the same removal included.
+    /// Restore only this workspace, not the descendants that were removed together with it.
     pub only: bool,
 }
 
@@ -539,7 +545,7 @@ pub struct Undelete {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Start {
-    /// Create a new, empty work volume if the old one is gone.
+    /// Create a new, empty work volume if the old one no longer exists.
     pub new_volume: bool,
 }
 
@@ -550,13 +556,14 @@ pub struct TokenView {
     pub id: String,
     /// The first characters of the token.
     pub prefix: String,
-    /// `instance` or `api`.
+    /// `instance`: belongs to the current container of the workspace. `api`: issued by an operator, or for an external
+    /// agent.
     pub kind: String,
     /// Time of issue, RFC 3339.
     pub created_at: String,
     /// Time of the last use, RFC 3339.
     pub last_used_at: Option<String>,
-    /// Time from which the token is invalid, RFC 3339; null: never.
+    /// Time at which the token expires, RFC 3339; null if it does not expire.
     pub expires_at: Option<String>,
 }
 
@@ -599,7 +606,7 @@ pub struct TrashView {
     pub id: String,
     /// Workspace that owned the container and volumes.
     pub workspace_id: String,
-    /// Name of that workspace at the time.
+    /// Name of that workspace when the entry was created.
     pub workspace_name: String,
     /// `removed`, `unknown`, `stray` or `replaced`.
     pub reason: String,
@@ -644,13 +651,15 @@ pub struct TrashOutcome {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Adopt {
-    /// Names, workspace ids or unique id prefixes of unknown workspaces. Empty with `all`: every one.
+    /// Names, workspace ids or unique id prefixes of the unknown workspaces to adopt. Ignored if `all` is set.
     pub which: Vec<String>,
-    /// Adopt every unknown workspace. Ends the recovery, unless something with a container could not be adopted.
+    /// Adopt every unknown workspace. Ends the registry's recovery, unless a workspace that has a container could not
+    /// be adopted.
     pub all: bool,
     /// Only report what would be done.
     pub dry_run: bool,
-    /// Take over the labels of this instance, into an empty registry.
+    /// Id of the instance whose identity this registry takes over, so that it can adopt the containers and volumes that
+    /// carry this id. Works only for an empty registry.
     pub instance: Option<String>,
 }
 
@@ -706,7 +715,8 @@ pub struct PassRun {
     pub started_at: String,
     /// Duration in milliseconds.
     pub took_ms: u64,
-    /// `done`, `dry_run`, `held`, `untrusted` (no listing to act on), `failed`, `timed_out` or `panicked`.
+    /// `done`, `dry_run`, `held`, `untrusted` (the engine returned no trusted listing), `failed`, `timed_out` or
+    /// `panicked`.
     pub outcome: String,
     /// Reason for the outcome, if there is one.
     pub detail: Option<String>,
@@ -727,7 +737,7 @@ pub struct ActionView {
     pub workspace: String,
     /// The evidence on which the action was decided.
     pub evidence: String,
-    /// `planned`, `applied`, `raced` (the row changed meanwhile: skipped), `failed`, `held`.
+    /// `planned`, `applied`, `raced` (not applied, because the row has changed since the plan), `failed`, `held`.
     pub result: String,
     /// Reason for the result, if there is one.
     pub detail: Option<String>,
@@ -744,7 +754,7 @@ pub struct HeldPlan {
     pub reason: String,
     /// Time at which it was held, RFC 3339.
     pub held_at: String,
-    /// The actions that an approval allows; no others.
+    /// The actions that are applied after an approval. An approval allows no other actions.
     pub actions: Vec<ActionView>,
 }
 
@@ -754,7 +764,7 @@ pub struct HeldPlan {
 pub struct RunSweeps {
     /// Names of the passes; empty selects all.
     pub passes: Vec<String>,
-    /// Plan without applying.
+    /// Report the planned actions without applying them.
     pub dry_run: bool,
 }
 
@@ -782,7 +792,7 @@ pub struct EventsReset {
 pub struct EventView {
     /// Sequence number of the event.
     pub id: i64,
-    /// `WORKSPACE_ONLINE`, …
+    /// Type of the event, such as `WORKSPACE_ONLINE`.
     pub event_type: String,
     /// Workspace that the event concerns; null if it concerns none.
     pub workspace_id: Option<String>,
@@ -825,8 +835,8 @@ pub struct CreateExec {
 ///
 /// `POST /exec/:id/start?tty=…&stays=…` then upgrades the connection (`Upgrade: tcp`, 101) to the command's stream.
 /// With a terminal the stream is raw. Otherwise it consists of frames: an 8-byte header (stream 1 or 2, three zero
-/// bytes, big-endian length) followed by the bytes. `stays=true` declares that the client keeps its sending side open
-/// until it leaves; ostler then ends the command when the client disconnects.
+/// bytes, big-endian length) followed by as many bytes of output. With `stays=true` the client declares that it keeps
+/// its sending side open until it disconnects. ostler then ends the command when the client disconnects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreatedExec {
     /// Id of the command.
@@ -894,14 +904,15 @@ pub struct RunningSetting {
 /// A key whose value in the file differs from the value in the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigDifference {
-    /// Name of the key, such as `sweep.unknown_grace`; `runtimes.NAME` if only one side has the runtime.
+    /// Name of the key, such as `sweep.unknown_grace`; `runtimes.NAME` if the runtime exists only in the daemon or only
+    /// in the file.
     pub key: String,
     /// Value in the daemon in TOML syntax; null if unset. Values of environment variables are hidden, so `running` and
     /// `configured` may look equal.
     pub running: Option<String>,
     /// Value in the file, or the default if the file does not set the key.
     pub configured: Option<String>,
-    /// How the change takes effect: `reload` or `restart`.
+    /// The action after which the value in the file takes effect: `reload` or `restart`.
     pub applied_by: String,
 }
 
@@ -921,7 +932,8 @@ pub struct Reloaded {
 pub struct Ready {
     /// Always `ready`.
     pub status: String,
-    /// Whether the registry was lost or restored, so that containers it does not know wait for an operator's decision.
+    /// Whether the registry was lost or restored, so that unknown containers are kept until an operator decides about
+    /// them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub recovering: bool,
 }

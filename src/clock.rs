@@ -1,7 +1,7 @@
 //! The only clock.
 //!
-//! Time is a parameter, so that a test can stop it, make it jump, and simulate a suspend. No other code may read the
-//! system's clocks or set timers; `.clippy.toml` enforces this.
+//! All other code receives its clock as a parameter, so that a test can stop time, make it jump, and simulate a
+//! suspend. No other code may read the system's clocks or set timers; `.clippy.toml` enforces this.
 
 use std::{
     future::Future,
@@ -26,26 +26,26 @@ pub trait Clock: Send + Sync {
     /// Resolves after `duration` of awake time.
     fn sleep(&self, duration: Duration) -> Boxed<()>;
 
-    /// How late a timer may fire. A later one shows that the process did not run in between: it was stopped, frozen or
-    /// swapped out, which no clock shows.
+    /// How late a timer may fire. A timer that fires even later shows that the process was stopped, frozen or swapped
+    /// out meanwhile, which cannot be seen from any clock.
     fn allowed_lateness(&self) -> Duration {
         ALLOWED_LATENESS
     }
 }
 
-/// Much longer than a busy machine delays a timer.
+/// Default of [`Clock::allowed_lateness`]: much longer than the delay of a timer on a busy machine.
 const ALLOWED_LATENESS: Duration = Duration::from_secs(5);
 
 /// A shared clock.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// Speed of time relative to real time. It is 1 except in test campaigns that cannot wait for minutes of missed
-/// heartbeats.
+/// Speed of the clock relative to real time. It is 1, except in test campaigns that would otherwise have to wait for
+/// minutes of missed heartbeats.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     times: u32,
-    /// Start of the changed speed, in milliseconds since the epoch. Fixed, so that the next process continues from
-    /// there.
+    /// Real time from which the changed speed applies, in milliseconds since the Unix epoch. Every process of a
+    /// campaign uses the same value, so that the clock of the next process continues where the previous one ended.
     since: u64,
 }
 
@@ -109,11 +109,11 @@ impl Clock for SystemClock {
     }
 }
 
-/// Waits for `work` for at most `limit`; `None` if the limit is reached first. The work is then dropped, which does not
-/// undo the requests that it sent.
+/// Waits for `work` for at most `limit`; `None` if the limit is reached first. The work is then dropped. This does not
+/// undo requests that it has sent.
 ///
-/// A limit that passed while this process was stopped proves nothing about the work, whose answer may be waiting to be
-/// read. The work then gets the limit once more.
+/// If this process was stopped while it waited, the end of the limit proves nothing: the answer to the work may already
+/// be waiting to be read. In this case the function waits for the whole limit once more.
 pub async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
     loop {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_limit_is_granted_again_if_process_was_stopped() {
+    async fn time_limit_starts_over_if_process_was_stopped_while_waiting() {
         let answer_on_poll = |wanted: u32| {
             let mut polls = 0;
             std::future::poll_fn(move |_| {
@@ -172,9 +172,13 @@ mod tests {
             })
         };
         let limit = Duration::from_secs(20);
-        assert_eq!(within(&Stopped::default(), limit, answer_on_poll(2)).await, Some(2), "it was waiting");
+        assert_eq!(
+            within(&Stopped::default(), limit, answer_on_poll(2)).await,
+            Some(2),
+            "the answer was waiting to be read"
+        );
         let clock = Stopped::default();
-        assert_eq!(within(&clock, limit, answer_on_poll(9)).await, None, "the second limit counts");
+        assert_eq!(within(&clock, limit, answer_on_poll(9)).await, None, "the second limit is not extended");
         assert_eq!(clock.awake(), Awake(640_000));
     }
 }

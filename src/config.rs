@@ -1,8 +1,9 @@
 //! Configuration: defaults, then a TOML file, then `OSTLER_*` variables, then flags, as validated values.
 //!
 //! One table, `keys::KEYS`, lists every key once: its path in the file, its documentation and the field that it sets.
-//! The file reader, the environment, `config show` and the template all use this table, so that they know the same
-//! keys. A derive would replace the table, but could not name the file, the line and the nearest valid key in an error.
+//! The file reader, the environment, `config show` and the template all use this table, so they always support the same
+//! keys. Deserialising with a serde derive would need no table, but its errors could not name the file, the line and
+//! the nearest valid key.
 //!
 //! All problems of a file are collected and reported together, so that an operator can fix them in one edit.
 
@@ -33,7 +34,7 @@ pub use difference::{Difference, differences};
 use keys::{KEYS, RUNTIME_KEYS};
 pub use template::template;
 
-/// Maximum length of a unix socket's path in bytes: `sun_path` has 108, and the last one is zero.
+/// Maximum length of the path of a unix socket, in bytes: `sun_path` has 108 bytes, and the last of them must be zero.
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Environment variable that names the configuration file.
@@ -48,13 +49,13 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Directory of the locks that must not survive a reboot.
     pub runtime_dir: PathBuf,
-    /// How ostler reaches the engine.
+    /// Connection to the engine, and limits on its use.
     pub engine: EngineConfig,
     /// How agents reach ostler.
     pub network: NetworkConfig,
     /// Host ports that ostler assigns to containers.
     pub ports: PortRange,
-    /// Which workspaces may exchange messages, and how often they may wake each other.
+    /// Limits on messages between workspaces, and on how often workspaces may wake each other.
     pub access: AccessConfig,
     /// Agents that run outside ostler's containers.
     pub external: ExternalConfig,
@@ -71,17 +72,17 @@ pub struct Config {
 /// Values of the section `[engine]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Podman's socket; `None` searches the usual places.
+    /// Address of Podman's socket. If `None`, ostler looks for it at the usual paths.
     pub socket: Option<String>,
-    /// Deadline of a call that reads.
+    /// Deadline of a call to the engine that only reads.
     pub read_deadline: Duration,
-    /// Deadline of a call that changes something.
+    /// Deadline of a call to the engine that changes something.
     pub change_deadline: Duration,
     /// Deadline of pulling an image.
     pub pull_deadline: Duration,
     /// Maximum number of concurrent container starts; 0 means the number of processors.
     pub concurrent_starts: u32,
-    /// Size in bytes at which a container's log is discarded and started again.
+    /// Size in bytes at which Podman discards a container's log and starts a new one.
     pub log_size: u64,
 }
 
@@ -103,9 +104,9 @@ pub struct NetworkConfig {
     pub isolate: bool,
     /// TCP port for agents.
     pub port: u16,
-    /// Addresses to listen on, instead of loopback and the gateway of the workspaces' network.
+    /// Addresses to listen on. If empty, ostler listens on loopback and the gateway of the workspaces' network.
     pub listen: Vec<IpAddr>,
-    /// URL of ostler that agents are given, instead of the one that ostler determines.
+    /// URL that agents use to reach ostler; `None` if ostler determines it.
     pub platform_url: Option<String>,
 }
 
@@ -114,7 +115,7 @@ pub struct NetworkConfig {
 pub struct AccessConfig {
     /// Whether workspaces without a parent may exchange messages.
     pub root_siblings: bool,
-    /// How often one workspace may wake another within an hour.
+    /// Maximum number of times per hour that one workspace may wake another.
     pub wakes_per_hour: u32,
 }
 
@@ -132,13 +133,13 @@ pub struct ExternalConfig {
 pub struct SweepConfig {
     /// How long a container must be absent before its instance tokens are revoked.
     pub absence_grace: Duration,
-    /// How long an unknown container or volume is watched before it is moved to the trash.
+    /// How long a container or volume without a row must be listed before it is moved to the trash.
     pub unknown_grace: Duration,
     /// How long entries stay in the trash.
     pub trash_retention: Duration,
     /// How long events are kept.
     pub event_retention: Duration,
-    /// Interval between container listings, in addition to container events.
+    /// Interval between listings of all containers. They find changes whose events were missed.
     pub check_interval: Duration,
 }
 
@@ -163,7 +164,7 @@ pub enum LogFormat {
 }
 
 impl Config {
-    /// The defaults, with these two directories.
+    /// The default configuration with these two directories.
     #[must_use]
     pub fn at(data_dir: PathBuf, runtime_dir: PathBuf) -> Self {
         Self {
@@ -198,7 +199,7 @@ impl Config {
         }
     }
 
-    /// The defaults, with this platform's directories.
+    /// The default configuration with the usual directories of this platform.
     #[must_use]
     pub fn defaults() -> Self {
         Self::at(default_data_dir(), default_runtime_dir())
@@ -211,7 +212,7 @@ impl Config {
     }
 }
 
-/// Omits the runtimes' values: their environment may contain secrets.
+/// Shows only the names of the runtimes, because their environment variables may contain secrets.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -231,7 +232,7 @@ impl fmt::Debug for Config {
     }
 }
 
-/// The configuration file that is used if none is named.
+/// The configuration file that is used if neither a flag nor an environment variable names one.
 #[must_use]
 pub fn default_file() -> PathBuf {
     project_dirs()
@@ -257,7 +258,8 @@ fn project_dirs() -> Option<directories::ProjectDirs> {
     directories::ProjectDirs::from("", "", "ostler")
 }
 
-/// Settings that take precedence over the file: environment and flags, passed as parameters.
+/// Settings that take precedence over the file: environment variables and flags. The caller passes them, so that tests
+/// need not change the environment.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// Value of the flag `--config`.
@@ -296,7 +298,7 @@ pub struct Loaded {
     pub config: Config,
     /// Every key with its effective value and its source, in the order of the template.
     pub settings: Vec<Setting>,
-    /// Harmless oddities that the operator should know.
+    /// Problems that do not prevent the use of the configuration, such as unknown environment variables.
     pub warnings: Vec<String>,
 }
 
@@ -307,7 +309,7 @@ pub struct Setting {
     pub key: String,
     /// The value in TOML syntax; `None` if unset.
     pub value: Option<String>,
-    /// `default`, `file:12`, `OSTLER_…` or a flag.
+    /// `default`, `file:LINE`, the name of an environment variable, or a flag.
     pub source: String,
 }
 
@@ -337,7 +339,7 @@ fn list(problems: &[Problem]) -> String {
     }
 }
 
-/// One problem: its place in the configuration, and a message.
+/// One problem: the source of the value that causes it, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     origin: Origin,
@@ -385,9 +387,9 @@ pub fn load(overrides: &Overrides) -> Result<Loaded, ConfigError> {
     gather(overrides)?.finish()
 }
 
-/// Path of the daemon's socket for commands that need nothing else, when [`load`] has failed: a mistake in the file
-/// must not keep an operator from stopping a workspace. Nothing may exist at that path. Keys with errors, or an
-/// unreadable file, leave the default.
+/// Path of the daemon's socket if [`load`] has failed. Commands that need only the socket use it: a mistake in the
+/// configuration file must not prevent an operator from stopping a workspace. A key with an error counts as unset, and
+/// so do all keys of an unreadable file. It is therefore possible that no socket exists at this path.
 #[must_use]
 pub fn socket_despite_errors(overrides: &Overrides) -> PathBuf {
     let loading = gather(overrides).unwrap_or_else(|_| {
@@ -410,7 +412,7 @@ fn gather(overrides: &Overrides) -> Result<Loading, ConfigError> {
     Ok(loading)
 }
 
-/// Reads the file. A file that was not named explicitly may be missing: `None`.
+/// Reads the file. `None` if it does not exist and `asked_for` is false, which means that the operator did not name it.
 fn read(path: &Path, asked_for: bool) -> Result<Option<String>, ConfigError> {
     match fs::read(path) {
         Ok(bytes) => match String::from_utf8(bytes) {
@@ -458,7 +460,8 @@ impl Loading {
             Ok(document) => self.table("", document.get_ref(), &file),
             Err(error) => {
                 let span = error.span().unwrap_or_default();
-                // The key is shown: `duplicate key` alone is not enough in a long file.
+                // The text at the error is added to the message. In a long file, `duplicate key` alone would not be
+                // enough to find the key.
                 let what = match text.get(span.clone()).map(str::trim) {
                     Some(found) if !found.is_empty() && !found.contains('\n') => format!(": `{found}`"),
                     Some(_) | None => String::new(),
@@ -560,7 +563,7 @@ impl Loading {
         }
     }
 
-    /// Checks that involve more than one key, and the length of the socket's path.
+    /// Checks that two settings do not conflict, and that the socket's path is not too long.
     fn check_together(&mut self) {
         let Config { ports, network, .. } = &self.config;
         if (ports.first..=ports.last).contains(&network.port) {
@@ -589,7 +592,8 @@ impl Loading {
 
     fn finish(mut self) -> Result<Loaded, ConfigError> {
         if !self.problems.is_empty() {
-            // Tables are read in the order of names; an operator fixes a file from the top.
+            // The problems were found in the order of the keys' names. They are reported in the order of lines, because
+            // operators read a file from the top.
             self.problems.sort_by_key(|problem| match problem.origin {
                 Origin::File { line, .. } => line,
                 Origin::Default | Origin::Variable(_) | Origin::Flag(_) => usize::MAX,

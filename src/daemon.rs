@@ -1,7 +1,9 @@
-//! The daemon's composition root: opens the store, builds all parts, starts the tasks, notifies systemd, drains.
+//! Assembles and runs the daemon: opens the store, builds all parts, starts the tasks, notifies systemd, and at
+//! shutdown lets operations in progress finish.
 //!
-//! The only module that uses every layer. A start that fails before the sweeps begin has changed no workspace. A
-//! missing engine does not fail the start: the daemon logs it, waits for the engine, and changes nothing until then.
+//! The only module that uses every layer. A start that fails before the sweeps begin has changed no workspace. The
+//! start succeeds even without an engine: the daemon logs a warning, waits for the engine, and changes nothing until
+//! the engine answers.
 
 mod gates;
 mod packets;
@@ -52,17 +54,18 @@ use crate::{
     wake::Wake,
 };
 
-/// Time limit at shutdown for each of: every listener, the operations in progress, closing the store. Operations that
-/// are not done by then are finished at the next start.
+/// Time limit of each step of the shutdown: ending one listener, finishing the operations in progress, closing the
+/// store. The next start of the daemon completes operations that did not finish in time.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long the start waits for the engine before it continues without it.
+/// How long the daemon's start waits for the engine before the start continues without one.
 const FIRST_ACCEPT: Duration = Duration::from_secs(3);
 
 /// Retry interval for an engine that has not been accepted yet.
 const ACCEPT_EVERY: Duration = Duration::from_secs(5);
 
-/// Open files: enough for all connections of two listening addresses, and for forwarded and pooled connections.
+/// Number of open files that the daemon should be allowed: enough for all connections of two listening addresses, and
+/// for forwarded and pooled connections.
 const DESCRIPTORS: u64 = 10_240;
 
 /// The parts of the daemon: everything that is built from a configuration.
@@ -78,11 +81,13 @@ struct App {
     listening: Listening,
 }
 
-/// Serves until a signal ends it. A reload reads the configuration with the same `overrides` (flags and environment).
+/// Runs the daemon until a signal ends it. A reload reads the configuration with the same `overrides` (flags and
+/// environment).
 ///
 /// # Errors
-/// If the daemon cannot start or cannot serve its socket. No workspace was changed then, unless only the socket could
-/// not be bound: that is the last step, and the sweeps have begun by then.
+/// If the daemon cannot start or cannot serve its socket. If the start failed before the socket was bound, no workspace
+/// was changed. The socket is bound last, after the sweeps have begun, so they may have changed workspaces if only this
+/// step failed.
 pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     raise_descriptors();
     let stop = CancellationToken::new();
@@ -106,8 +111,8 @@ pub async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
 
 /// Whether the daemon was started from a terminal.
 ///
-/// When a terminal is closed, the kernel sends SIGHUP: that one ends a daemon that was started from the terminal, as is
-/// usual. Any other SIGHUP requests a reload.
+/// When a terminal is closed, the kernel sends SIGHUP to the processes that were started from it. This SIGHUP ends the
+/// daemon, as it ends other programs by default. Any other SIGHUP requests a reload.
 struct Terminal(bool);
 
 impl Terminal {
@@ -126,8 +131,8 @@ impl Terminal {
 
 /// Raises the soft limit of open files towards the hard limit, to at most `DESCRIPTORS`.
 ///
-/// The default soft limit is 1024. Unauthenticated connections would use it up long before they reach the limit of
-/// connections served, and then neither agents nor the engine could be reached.
+/// The default soft limit is 1024. Unauthenticated connections would exhaust it long before they reach the daemon's own
+/// limit of connections. The daemon could then neither accept connections from agents nor connect to the engine.
 fn raise_descriptors() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let wanted = maximum.map_or(DESCRIPTORS, |most| most.min(DESCRIPTORS));
@@ -149,7 +154,7 @@ fn raise_descriptors() {
 /// Serves until `stop` is cancelled. Each notification of `reload` reloads the configuration.
 ///
 /// # Errors
-/// The same as for `serve`.
+/// See [`serve`].
 async fn serve_until(
     config: Config,
     overrides: Overrides,
@@ -164,7 +169,7 @@ async fn serve_until(
     let _instance = Lock::instance(&config.runtime_dir, registry.instance)?;
     let (wake, calls) = Wake::new();
     let app = build(&config, store, mirror, registry, clock, wake)?;
-    // One attempt before the sweeps begin, so that a first start does not log a warning.
+    // The engine is accepted before the sweeps begin: on a first start, they would otherwise log a warning.
     let accepted = within(&*app.clock, FIRST_ACCEPT, app.ops.accept_first_engine()).await;
     if let Some(Err(error)) = &accepted {
         tracing::warn!(%error, "engine not accepted yet; nothing is changed until it is");
@@ -194,8 +199,8 @@ async fn serve_until(
         tokio_task(api.clone().carry_out_delegations(), &stop),
         tokio_task(running.reload_when(reload), &stop),
     ];
-    // Agents connect as soon as the daemon is ready, so these addresses are bound first. Without an engine they are
-    // bound later.
+    // Agents connect as soon as the daemon is ready, so the addresses for workspaces are bound before that. If the
+    // engine was not accepted, they are bound later.
     if matches!(accepted, Some(Ok(_))) {
         let _opens_later = within(&*app.clock, FIRST_ACCEPT, open).await;
     }
@@ -219,14 +224,15 @@ async fn serve_until(
             "some operations did not finish before the shutdown limit; the next start completes them"
         );
     }
-    // Last: after this the database is a single file, and a copy of that file is complete.
+    // The store is closed last. The database is then a single file, and a copy of that file is complete.
     if within(&*app.clock, DRAIN, app.store.close()).await.is_none() {
         tracing::warn!("database not closed before the shutdown limit; its write-ahead log (-wal) remains");
     }
     ended.with_context(|| format!("cannot serve on the socket {}", socket.display()))
 }
 
-/// Awaits `served`, but for at most 1 s after `stop`: a client that keeps a stream open must not block the shutdown.
+/// Awaits `served`, but for at most 1 s after `stop` is cancelled: a client that keeps a stream open must not block the
+/// shutdown.
 async fn end_with(
     served: impl Future<Output = std::io::Result<()>>,
     stop: &CancellationToken,
@@ -268,7 +274,7 @@ async fn ping_watchdog(clock: SharedClock, store: Store, sweeps: DriverHandle) {
     }
 }
 
-/// Accepts the engine at a first start once it answers, then runs all passes.
+/// On a first start, accepts the engine once the engine answers, then runs all passes. Does nothing on later starts.
 async fn keep_accepting(ops: Ops, clock: SharedClock, sweeps: DriverHandle) {
     loop {
         match ops.accept_first_engine().await {
@@ -346,8 +352,9 @@ impl AgentListeners<'_> {
         Box::pin(async move { end.await.unwrap_or_default() })
     }
 
-    /// Keeps listening on the addresses at which workspaces reach this host: the gateways of their networks, which
-    /// need not exist yet, or, rootless, an address of this host. `opened` is completed once the first ones are bound.
+    /// Keeps listening on the addresses at which workspaces reach this host. With rootful Podman, these are the
+    /// gateways of the workspaces' networks, including networks that are created later. With rootless Podman, it is an
+    /// address of this host. `opened` is completed once the first addresses are bound.
     fn serve_workspace_addresses(
         &self,
         opened: oneshot::Sender<()>,
@@ -360,7 +367,7 @@ impl AgentListeners<'_> {
             port: self.config.network.port,
             stop: self.stop.clone(),
             listens: self.config.network.listen.is_empty(),
-            // If workspaces are given another address, the configured addresses need not cover the gateways.
+            // With `network.platform_url`, workspaces use that URL, so `network.listen` need not include the gateways.
             listen: match self.config.network.platform_url {
                 None => self.config.network.listen.clone(),
                 Some(_) => Vec::new(),
@@ -502,7 +509,7 @@ fn network_of(app: &App, config: &Config, packets: Arc<Packets>) -> Network {
 
 /// Connects to the engine, with deadlines on every call.
 ///
-/// If its socket does not exist yet, the usual path is used: the daemon starts all the same, and works once the engine
+/// If no socket of an engine exists yet, uses the default path: the daemon starts anyway, and works once the engine
 /// listens there.
 ///
 /// # Errors
@@ -527,11 +534,11 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
     Ok(Arc::new(Bounded::new(Arc::new(Podman::connect(&address)), Arc::clone(clock), deadlines)))
 }
 
-/// Plans passes without a daemon and applies nothing. Items that depend on time observed by a running daemon (graces)
-/// are shown as being watched.
+/// Plans passes without a daemon and applies nothing. Items whose grace period has to pass first are shown as being
+/// watched, because only a running daemon observes that time.
 ///
 /// # Errors
-/// If there is no database to read, no such pass, or no snapshot of the engine.
+/// If there is no database, a name in `passes` is unknown, or the engine gives no usable snapshot.
 pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
     let store = Store::open_read_only(&config.data_dir)?;
     let registry =
@@ -589,7 +596,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
             return doctor::fail(
                 "daemon",
                 format!("cannot check whether a daemon serves {socket_path}: {error}"),
-                "run this as the owner of the data directory, or choose your own one with --data-dir",
+                "run this as the owner of the data directory, or choose another directory with --data-dir",
             );
         }
         Ok(_) => {
@@ -624,7 +631,7 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
         Err(error) => {
             return fail(
                 &format!("{}: {error}", data_dir.display()),
-                "run this as the owner of the data directory, or choose your own one with --data-dir",
+                "run this as the owner of the data directory, or choose another directory with --data-dir",
             );
         }
         Ok(false) => {
@@ -634,8 +641,8 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
                     "registry",
                     format!("the database is missing; its mirror file records instance {}", record.instance),
                     "restore ostler.db from a backup if you have one. Otherwise `ostler serve` creates a new \
-                     registry that changes nothing by itself; `ostler adopt --dry-run` lists the workspaces it can \
-                     adopt",
+                     registry and changes nothing automatically; `ostler adopt --dry-run` lists the workspaces that \
+                     can be adopted",
                 ),
             };
         }
@@ -652,12 +659,12 @@ async fn registry_offline(data_dir: &Path) -> api::Check {
     }
 }
 
-/// The nearest ancestor of `path` that exists: the data directory is created by the first start.
+/// `path`, or its nearest ancestor that exists: before the first start, the data directory does not exist.
 fn existing_part(path: &Path) -> &Path {
     path.ancestors().find(|part| part.exists()).unwrap_or(path)
 }
 
-/// Accepts this data directory as the one to continue with, although it is a copy.
+/// Accepts this data directory although it is a copy, so that the daemon can be started with it.
 ///
 /// # Errors
 /// If the directory is in use or cannot be written.

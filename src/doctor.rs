@@ -91,7 +91,8 @@ impl Doctor {
 
     /// Runs all checks.
     pub async fn examine(&self) -> DoctorReport {
-        // Concurrent: an engine that hangs costs one deadline in total, not one for each check.
+        // The checks run concurrently: an engine that does not answer delays the report by one deadline in total, not
+        // by one for each check.
         let (engine, engine_use, listing, trash, network, of_store) = tokio::join!(
             engine(&*self.0.engine),
             engine_use(&*self.0.engine),
@@ -152,8 +153,8 @@ impl Doctor {
                             names.len(),
                             names.join(", ")
                         ),
-                        "no action needed: ostler leaves them alone. They may come from a committed image, which keeps \
-                         the labels",
+                        "no action needed: ostler does not change them. Their image may have been committed from a \
+                         workspace's container, whose labels it keeps",
                     ));
                 }
                 checks
@@ -181,8 +182,8 @@ impl Doctor {
         }
     }
 
-    /// Returns the rows and trash entries of the workspaces in `inventory`. Containers that were renamed by hand are
-    /// assigned to them in `inventory`.
+    /// Returns the rows and trash entries of the workspaces in `inventory`. In `inventory`, assigns containers that
+    /// were renamed by hand to their workspaces.
     async fn rows_of(&self, inventory: &mut Inventory) -> StoreResult<(Vec<SweepRow>, Vec<TrashEntry>)> {
         let mut workspaces = inventory.workspaces();
         workspaces.extend(inventory.named_by_foreign());
@@ -192,7 +193,7 @@ impl Doctor {
         Ok((rows, entries))
     }
 
-    /// Warns of workspaces that do not run and whose work volume is gone, if any.
+    /// Warns of workspaces that do not run and whose work volume is missing; `None` if there are none.
     ///
     /// Without this check a missing volume shows only at the next start.
     async fn lost_work(&self) -> StoreResult<Option<Check>> {
@@ -214,8 +215,8 @@ impl Doctor {
                 lost.push(format!("{} ({work})", row.name));
             }
         }
-        // A volume missing in another engine is not lost: after the last inspection, verify that this is the accepted
-        // engine.
+        // A volume that is missing in another engine is not lost. After the last inspection, verify that the engine is
+        // still the accepted one.
         let own = OwnContainers(&self.0.store);
         if lost.is_empty()
             || trusted::snapshot(&*self.0.engine, &*self.0.clock, self.0.instance, &own).await.is_err()
@@ -341,10 +342,11 @@ impl Doctor {
     }
 }
 
-/// The most unknown workspaces that one check names.
+/// Maximum number of unknown workspaces that one check names.
 const MOST_UNKNOWN: usize = 20;
 
-/// Warns of workspaces of this instance in the engine that have neither a row nor a trash entry, if any.
+/// Warns of workspaces that have containers or volumes of this instance in the engine, but neither a row nor a trash
+/// entry. `None` if there are no such workspaces.
 fn unknown(inventory: &Inventory, rows: &[SweepRow], entries: &[TrashEntry]) -> Option<Check> {
     let known: BTreeSet<_> =
         rows.iter().map(|row| row.id).chain(entries.iter().map(|entry| entry.workspace)).collect();
@@ -377,7 +379,7 @@ fn unknown(inventory: &Inventory, rows: &[SweepRow], entries: &[TrashEntry]) -> 
     ))
 }
 
-/// Warns of containers that an operator paused with `podman pause`, if any.
+/// Warns of containers that an operator paused with `podman pause`; `None` if there are none.
 fn paused(inventory: &Inventory, rows: &[SweepRow]) -> Option<Check> {
     let paused = inventory.with_paused();
     let names: Vec<_> = rows
@@ -391,7 +393,7 @@ fn paused(inventory: &Inventory, rows: &[SweepRow]) -> Option<Check> {
         warn(
             "paused",
             format!("paused with `podman pause`: {}", names.join(", ")),
-            "`podman unpause` resumes them, `ostler restart NAME` starts one as a new process. Until then they do not \
+            "`podman unpause` resumes them; `ostler restart NAME` restarts one instead. Until then they do not \
              answer, and ostler does not restart them for missing heartbeats",
         )
     })

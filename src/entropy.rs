@@ -25,8 +25,9 @@ pub trait Entropy: Send + Sync {
     fn token(&self) -> Token {
         let mut bytes = [0; TOKEN_BYTES];
         self.fill(&mut bytes);
-        // A token that starts with a hyphen, or its displayed prefix, would be parsed as an option on a command line.
-        // Clearing one of its first six bits avoids that; the other 255 bits stay random.
+        // On a command line, a token or a token's displayed prefix would be parsed as an option if it began with a
+        // hyphen. The first character encodes the first six bits. If they encode a hyphen, the first bit is cleared;
+        // the other 255 bits stay random.
         if bytes[0] >> 2 == HYPHEN {
             bytes[0] &= 0x7f;
         }
@@ -65,7 +66,7 @@ mod tests {
     fn generated_token_never_starts_with_a_hyphen() {
         for byte in 0..=u8::MAX {
             let token = Constant(byte).token();
-            assert!(!token.expose().starts_with('-'), "made of {byte:#x}: {}", token.prefix());
+            assert!(!token.expose().starts_with('-'), "generated from {byte:#x}: {}", token.prefix());
         }
     }
 }

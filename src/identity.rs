@@ -1,9 +1,10 @@
 //! The identity of this registry, and the locks that keep it unique on this machine.
 //!
-//! Two ostlers with one identity would reap each other's containers. Four rules prevent this. A data directory is
-//! locked. An identity is locked on the machine. A copied data directory is refused until the operator decides which of
-//! the two is used. A database that is new beside an existing mirror, or older than its mirror, counts as lost: ostler
-//! then keeps everything that the registry does not know until the operator decides.
+//! Two daemons with the same identity would remove each other's containers. Four rules prevent this. A daemon locks its
+//! data directory. A daemon locks its identity on the machine. A copied data directory is refused until the operator
+//! decides which of the two directories is used. The registry counts as lost if its database is new although a mirror
+//! file exists, or if the database is older than its mirror file: ostler then keeps all containers and volumes that the
+//! registry does not know until the operator decides.
 
 use std::{
     fs::{self, DirBuilder, File, TryLockError},
@@ -88,16 +89,17 @@ fn lock_holder(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// A held lock. It is released when it is dropped, and by the kernel however the process ends.
+/// A lock that this process holds. Dropping it releases it; if the process ends without that, the kernel releases it.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
-    /// The locked directory itself, if it can be locked: unlike a lock file, it cannot be deleted under its owner.
+    /// The locked directory; `None` if its file system cannot lock directories. The lock file alone is not enough:
+    /// after its deletion, another process could lock a new file.
     _directory: Option<File>,
 }
 
 impl Lock {
-    /// Takes the lock of a data directory, and creates the directory if it does not exist.
+    /// Locks a data directory, and creates the directory if it does not exist.
     ///
     /// # Errors
     /// [`IdentityError::Held`] with the id of the process that holds it.
@@ -119,7 +121,7 @@ impl Lock {
         Ok(Self { _directory: directory, ..Self::take(&path, what)? })
     }
 
-    /// Takes the lock of an identity on this machine.
+    /// Locks an identity on this machine.
     ///
     /// # Errors
     /// [`IdentityError::Held`] with the id of the process that holds it.
@@ -133,7 +135,7 @@ impl Lock {
         let location = |source| IdentityError::Location { path: path.to_owned(), source };
         let mut options = File::options();
         let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // Without this, a symbolic link of another user would have its target truncated below.
+        // Without this flag, `set_len` below would truncate the target of a symbolic link that another user created.
         let options = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
         let mut file = match options.open(path) {
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
@@ -183,8 +185,8 @@ fn is_own(metadata: &fs::Metadata) -> bool {
     metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
 }
 
-/// Refuses a runtime directory that another user created or can write to. Without `XDG_RUNTIME_DIR` it is below `/tmp`,
-/// where any user may have created a directory of this name first.
+/// Refuses a runtime directory that another user created or can write to. Without `XDG_RUNTIME_DIR` the runtime
+/// directory is below `/tmp`, where any user may have created a directory of this name first.
 fn refuse_insecure_directory(path: &Path) -> Result<(), IdentityError> {
     let metadata = fs::symlink_metadata(path)
         .map_err(|source| IdentityError::Location { path: path.to_owned(), source })?;
@@ -204,12 +206,12 @@ fn refuse_insecure_directory(path: &Path) -> Result<(), IdentityError> {
     Err(IdentityError::Untrusted { path: path.to_owned(), found })
 }
 
-/// Reads the mirror, and refuses a copied data directory as a start would. Changes and locks nothing.
+/// Reads the mirror file, and refuses a copied data directory as the start of a daemon does. Changes and locks nothing.
 ///
 /// Returns `None` if there is no mirror.
 ///
 /// # Errors
-/// Why a daemon must not serve this directory.
+/// The error says why a daemon must not serve this directory.
 pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityError> {
     let mirror = Mirror::Directory(data_dir.to_owned());
     let location =
@@ -221,10 +223,11 @@ pub fn refuse_copy(data_dir: &Path) -> Result<Option<MirrorRecord>, IdentityErro
     Ok(Some(record))
 }
 
-/// The registry in the database, if the mirror belongs to the same registry. Changes nothing.
+/// Returns the registry's row, and refuses a database and a mirror that belong to different registries. Changes
+/// nothing.
 ///
 /// # Errors
-/// Why a daemon must not serve the two together.
+/// The error says why a daemon must not serve this database with this mirror.
 pub async fn refuse_mixed(
     store: &Store,
     record: Option<&MirrorRecord>,
@@ -244,10 +247,11 @@ pub async fn refuse_mixed(
     Ok(registry)
 }
 
-/// Determines the identity of this registry: a new one, the existing one, or one that was lost.
+/// Determines the identity of this registry: the one in the database, that of a lost registry from its mirror, or a new
+/// one.
 ///
 /// # Errors
-/// Why the registry must not be served.
+/// The error says why the registry must not be served.
 pub async fn establish(
     store: &Store,
     mirror: &Mirror,
@@ -273,7 +277,8 @@ pub async fn establish(
         (None, Some(record)) => Registry {
             instance: record.instance,
             generation: record.generation,
-            // Set from its first transaction on: a crash before the event below must not disable the hold.
+            // Set in the first transaction: after a crash before `begin_recovery` below, the next start must keep
+            // unknown containers too.
             recovering_since: Some(now),
             engine_accepted_at: record.engine_accepted.then_some(now),
         },
@@ -285,7 +290,7 @@ pub async fn establish(
     }
     if let Some(record) = &known_record {
         let lost = if !was_there {
-            Some("the database is new, but its mirror file is not: the registry was lost")
+            Some("the database is new, although its mirror file exists: the registry was lost")
         } else if registry.generation < record.generation {
             Some("the database is older than its mirror file: it was restored from a copy")
         } else {
@@ -308,14 +313,16 @@ pub async fn establish(
         inode: mark.inode,
         born: mark.born,
     };
-    // Written only on a change: a full disk must not prevent serving a registry that can be read.
+    // The mirror is written only if its content changes: a full disk must not prevent serving a registry that can be
+    // read.
     if known_record.as_ref() != Some(&record) {
         crash_point::before("identity: write the mirror");
         let written = mirror.write(&record);
         crash_point::after("identity: write the mirror");
         match written {
-            // A crash left the mirror behind, and there is no space to update it. It still names this identity, and the
-            // store refuses every change that must be recorded in it.
+            // The mirror is outdated since a crash, and updating it fails, for example because the disk is full. The
+            // registry is served nevertheless: the mirror names this identity, and the store refuses every change that
+            // raises the generation.
             Err(error) if known_record.is_some_and(|known| known.instance == record.instance) => {
                 tracing::warn!(%error, "mirror file cannot be updated: operations are refused until it can be");
             }
@@ -325,8 +332,8 @@ pub async fn establish(
     Ok(store.registry().await?.unwrap_or(registry))
 }
 
-/// Whether the registry took over its identity and the process ended before the mirror was updated. It has created
-/// nothing since then, and holds everything it does not know.
+/// Whether the registry took over its identity with [`become_instance`], and the process ended before it updated the
+/// mirror. The registry then has no workspaces, has accepted no engine, and keeps unknown containers and volumes.
 async fn has_become_instance(store: &Store, registry: &Registry) -> Result<bool, StoreError> {
     let waits = registry.recovering_since.is_some() && registry.engine_accepted_at.is_none();
     Ok(waits && store.workspaces(Scope::Any).await?.is_empty())
@@ -334,9 +341,9 @@ async fn has_become_instance(store: &Store, registry: &Registry) -> Result<bool,
 
 /// Records the operator's decision to use this copy; the original is no longer used.
 ///
-/// The copy may be an old one: its mirror was copied with the database, so the two agree. The mirror's generation is
-/// therefore raised above that of the database, and the next start holds everything that the registry does not know. A
-/// directory that is no copy stays as it is.
+/// The copy may be old. A comparison with its mirror does not show that, because the mirror was copied with the
+/// database. The mirror's generation is therefore raised above that of the database, so that the next start keeps all
+/// containers and volumes that the registry does not know. A directory that is no copy is left unchanged.
 ///
 /// # Errors
 /// The directory is in use, its database cannot be read, or its mirror cannot be written.
@@ -346,7 +353,8 @@ pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     let location =
         |source| IdentityError::Location { path: data_dir.join(crate::store::MIRROR_FILE_NAME), source };
     let mark = mirror.location().map_err(location)?;
-    // The mirror of a database that was copied while it was served, or after a kill, may be behind it.
+    // The mirror may have a lower generation than the database if the directory was copied while a daemon used it, or
+    // after a daemon was killed.
     let database = if data_dir.join(crate::store::FILE_NAME).try_exists().map_err(location)? {
         Store::open_read_only(data_dir)?.registry().await?.map_or(0, |registry| registry.generation)
     } else {
@@ -365,11 +373,11 @@ pub async fn accept_copy(data_dir: &Path) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// Takes over another identity. Allowed only for an empty registry, and only if no process on this machine holds that
-/// identity. Takes effect at the next start.
+/// Takes over the identity `instance`. Allowed only for a registry without workspaces, and only if no process on this
+/// machine holds that identity. Takes effect at the next start.
 ///
 /// # Errors
-/// [`IdentityError::Held`] if another process holds the identity. `Ok(false)` means that the registry is not empty.
+/// [`IdentityError::Held`] if another process holds the identity. `Ok(false)` means that the registry has workspaces.
 pub async fn become_instance(
     store: &Store,
     mirror: &Mirror,
@@ -403,7 +411,7 @@ mod tests {
     fn refusal<T: std::fmt::Debug>(answer: Result<T, IdentityError>) -> String {
         match answer {
             Err(error) => error.to_string(),
-            Ok(lock) => panic!("the lock was acquired: {lock:?}"),
+            Ok(lock) => panic!("not refused: {lock:?}"),
         }
     }
 
@@ -498,14 +506,19 @@ mod tests {
             |mounted: &Mounted| fs::metadata(mounted.0.path()).unwrap().created().unwrap(),
         );
         let original = Mounted::new("size=4m");
-        // File systems read a clock that advances every few milliseconds.
+        // Two mounts in quick succession may get the same creation time: file systems use a clock that advances only
+        // every few milliseconds.
         let copy = loop {
             let copy = Mounted::new("size=4m");
             if born(&copy) != born(&original) {
                 break copy;
             }
         };
-        assert_eq!(inode(&original), inode(&copy), "the inodes of the roots already differ");
+        assert_eq!(
+            inode(&original),
+            inode(&copy),
+            "the test needs equal inodes, so that only the creation times differ"
+        );
         let store = Store::open(original.0.path()).unwrap();
         established(&store, original.0.path()).await.unwrap();
         store.close().await;
@@ -515,11 +528,15 @@ mod tests {
         let store = Store::open(copy.0.path()).unwrap();
         let refused = established(&store, copy.0.path()).await;
         assert!(matches!(refused, Err(IdentityError::Copied { .. })), "{refused:?}");
-        // As a copy of files that are in use may find it.
+        // If the files are copied while a daemon uses them, the copied mirror may have a lower generation than the
+        // database.
         Mirror::Directory(copy.0.path().to_owned()).update(|record| record.generation = -5).unwrap();
         accept_copy(copy.0.path()).await.unwrap();
         let registry = established(&store, copy.0.path()).await.unwrap();
-        assert!(registry.recovering_since.is_some(), "a restored backup is a copy too, and may be old");
+        assert!(
+            registry.recovering_since.is_some(),
+            "unknown containers are not kept, but the accepted copy may be an old backup"
+        );
     }
 
     #[tokio::test]
@@ -555,13 +572,13 @@ mod tests {
 
         let registry = established(&store, directory.path()).await.unwrap();
         assert_eq!(registry.instance, other);
-        assert!(registry.recovering_since.is_some(), "unknown containers would be removed");
+        assert!(registry.recovering_since.is_some(), "unknown containers would be moved to the trash");
         let record = Mirror::Directory(directory.path().to_owned()).read().unwrap().unwrap();
         assert_eq!((record.instance, record.engine_accepted), (other, false));
     }
 
     #[tokio::test]
-    async fn database_with_accepted_engine_refuses_a_foreign_mirror() {
+    async fn mirror_of_another_instance_is_refused_when_engine_was_accepted() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();

@@ -1,7 +1,8 @@
 //! ostler keeps long-lived, containerised agent workspaces on one machine.
 //!
-//! This page describes the structure of the code. Every module is a layer and may name only the layers in its row,
-//! which are below it. `tests/architecture` checks the sources against this table, and the table against its own copy.
+//! This page describes the structure of the code. Every module is a layer. It may name only the layers in its row of
+//! this table, all of which are below it. `tests/architecture` contains a copy of the table, and checks that the
+//! sources and this page agree with that copy.
 //!
 //! | layer | may name | purpose |
 //! |---|---|---|
@@ -27,11 +28,11 @@
 //! | `crash_point` | | places where a test can end the process |
 //! | `mutation` | | deliberate defects, which prove that tests detect them |
 //!
-//! Three rules follow. First, `domain` decides the actions of a sweep from rows and a listing before anything is
-//! done; `sweep` and `ops` carry them out and decide nothing. Second, everything that is not deterministic is passed
-//! in from above, so that the simulator can control it: time, randomness, tasks, the engine, and the time at which a
-//! transaction takes effect. Third, the store and the engine do not know each other: `ops` keeps them consistent by
-//! the order of its steps.
+//! Three rules follow. First, `domain` decides all actions of a sweep, from rows and a container listing, before the
+//! first of them is carried out; `sweep` and `ops` carry the actions out and decide nothing. Second, a layer receives
+//! everything that is not deterministic as a parameter, so that the simulator can control it: time, randomness, tasks,
+//! the engine, and the time at which a transaction takes effect. Third, the store and the engine do not use each other:
+//! `ops` keeps them consistent by the order of its steps.
 
 pub mod api;
 pub mod cli;

@@ -1,12 +1,13 @@
-//! The liveness epoch: since when ostler receives heartbeats without interruption.
+//! The liveness epoch: the time since which ostler could receive heartbeats without interruption.
 //!
-//! Missing heartbeats, idleness and slowness are measured only in time in which a heartbeat could have arrived. All
-//! these windows start over after a start, a suspend, a clock change, or a time in which heartbeats could not be
-//! written.
+//! How long a workspace misses heartbeats, is idle or makes no progress is measured only over time in which heartbeats
+//! could arrive. These time windows start over after a start of the daemon, a suspend, a clock change, or a time in
+//! which heartbeats could not be written.
 //!
-//! Neither clock shows that the process was stopped (SIGSTOP, a freezer, a debugger, swap): both continue. The driver
-//! therefore announces its next tick. The first clock reading that is late for it, in any task, starts a new liveness
-//! epoch. Requests that waited meanwhile are served in the new epoch, long before anything in it is judged.
+//! If the process is stopped (SIGSTOP, a freezer, a debugger, swap), both clocks continue, so neither of them shows it.
+//! The driver therefore announces the time of its next tick. If any task reads the clock well after that time and no
+//! tick has come, a new liveness epoch starts. Heartbeats that waited meanwhile are recorded in the new epoch, long
+//! before its windows are long enough for a decision.
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +24,7 @@ use crate::{
 #[derive(Debug)]
 struct Epoch {
     since: Awake,
-    /// Wall clock minus awake clock at the last reading, in milliseconds; it changes when time jumps.
+    /// Wall clock minus awake clock at the last reading, in milliseconds. A large change means that time has jumped.
     offset: i64,
     /// Number of the epoch.
     number: u64,
@@ -43,7 +44,7 @@ impl Epoch {
     }
 }
 
-/// Guard of a heartbeat write. It is dropped when the write is finished or given up.
+/// Guard of a heartbeat write. The caller drops it when the write has finished or was given up.
 pub struct Writing {
     listening: Listening,
     clock: SharedClock,
@@ -65,9 +66,8 @@ impl Drop for Writing {
 #[derive(Clone, Debug)]
 pub struct Listening(Arc<Mutex<Epoch>>);
 
-/// A clock whose every reading is checked for jumps and late ticks. A recorded time is then never older, by the clock
-/// used for judging it, than the epoch in which it is judged. This holds even if the clock was set back and corrected
-/// between two sweeps.
+/// A clock that checks every reading of the wall clock for jumps and late ticks. Each recorded time therefore belongs
+/// to a known epoch, even if the clock was set back and corrected between two sweeps: both jumps start a new epoch.
 struct Watched {
     clock: SharedClock,
     listening: Listening,
@@ -94,7 +94,7 @@ impl Clock for Watched {
 }
 
 impl Listening {
-    /// Starts the first epoch now. Every time that is later used for measuring a duration must be read from the
+    /// Starts the first epoch now. The caller must read every time that is later used to measure a duration from the
     /// returned clock.
     #[must_use]
     pub fn begin(clock: SharedClock) -> (Self, SharedClock) {
@@ -117,8 +117,9 @@ impl Listening {
         })))
     }
 
-    /// Registers a heartbeat write. While one takes longer than a timer may be late, every duration is zero. When it
-    /// completes, the windows start over, because other heartbeats sent meanwhile may have been given up.
+    /// Registers a heartbeat write. While a write takes longer than the allowed lateness of a timer, every measured
+    /// duration is zero. When such a write ends, the windows start over, because agents may have given up other
+    /// heartbeats meanwhile.
     #[must_use]
     pub fn writing(&self, clock: &SharedClock) -> Writing {
         let mut epoch = self.lock();
@@ -128,13 +129,13 @@ impl Listening {
         Writing { listening: self.clone(), clock: Arc::clone(clock), number }
     }
 
-    /// Announces the next tick. A clock reading that is later by more than the allowed lateness, before another tick is
-    /// announced, starts a new epoch.
+    /// Announces the time of the next tick. A new epoch starts if the clock shows a time that is later by more than the
+    /// allowed lateness before the next announcement.
     pub fn expect_tick(&self, at: Awake) {
         self.lock().tick_at = Some(at);
     }
 
-    /// Number of the epoch. If it has changed, everything that was being watched must be watched from the start.
+    /// Number of the epoch. If it has changed, the caller must discard earlier observations and start to observe again.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.lock().number
@@ -165,17 +166,18 @@ impl Listening {
         }
     }
 
-    /// Restarts the windows, without a new epoch number: a heartbeat could not be written.
+    /// Restarts the windows without a new epoch. Called when a heartbeat could not be written.
     pub fn interrupted(&self, awake: Awake) {
         self.lock().since = awake;
     }
 
-    /// How long a state has lasted, counting at most the time since the windows last started over.
+    /// How long a state has lasted: the time from `since` to `now`, but at most the time since the windows last started
+    /// over.
     #[must_use]
     pub fn lasted(&self, since: Timestamp, now: Timestamp, awake: Awake) -> Duration {
         let epoch = self.epoch(awake);
-        // A time ahead of the clock was recorded before the clock was set back. It counts from the start of the
-        // windows.
+        // If `since` is in the future, it was recorded before the clock was set back. The state then counts from the
+        // start of the windows.
         if is(Mutation::CountOwnDowntime) {
             return now.since(since);
         }
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(number_at(615_000), 0, "within the allowed lateness");
         assert_eq!(number_at(1_200_000), 1, "overdue by ten minutes");
         assert_eq!(listening.epoch(Awake(1_200_000)), Duration::ZERO);
-        assert_eq!(number_at(1_201_000), 1, "the same delay counts once");
+        assert_eq!(number_at(1_201_000), 1, "the same late tick starts only one epoch");
         listening.expect_tick(Awake(1_210_000));
         assert_eq!(number_at(1_209_000), 1);
     }
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!(
             listening.lasted(WALL + MINUTE * 9, WALL + MINUTE, later),
             MINUTE,
-            "the clock was set back after the timestamp"
+            "a timestamp from before the clock was set back counts from the start of the window"
         );
         assert_eq!(
             listening.lasted(WALL + MINUTE + JUMP, WALL + MINUTE, later),

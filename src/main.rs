@@ -12,9 +12,10 @@ use ostler::{
     daemon, telemetry,
 };
 
-// glibc's allocator keeps the memory of a few large messages in the arena of every thread that read one; mimalloc keeps
-// it in the pages of every size of every thread. jemalloc returns it to the kernel a second later
-// (`.cargo/config.toml`). After the worst load that one agent can cause, 13 MiB remain; with mimalloc it was 21 to 25.
+// The allocator decides how much memory the daemon keeps after a few large messages. glibc's allocator keeps freed
+// memory in the arena of each thread that read such a message. mimalloc keeps it in pages of each thread, separate for
+// each block size. jemalloc returns it to the kernel after one second (set in `.cargo/config.toml`). After the worst
+// load that one agent can cause, 13 MiB remain with jemalloc; with mimalloc it was 21 to 25 MiB.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -34,22 +35,24 @@ fn run(cli: Cli) -> Result<u8, Failure> {
     let overrides = Overrides {
         file: cli.global.config.clone(),
         data_dir: cli.global.data_dir.clone(),
-        // A variable that is not valid UTF-8 is no setting of ostler's.
+        // Variables that are not valid UTF-8 are ignored.
         env: std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
             .collect(),
     };
     let runtime = tokio::runtime::Runtime::new().context("the async runtime cannot be started")?;
     let ended = runtime.block_on(cli::run(cli, &Process { overrides, warned: Cell::new(false) }));
-    // A pending read of standard input that is no longer needed would delay the exit.
+    // Does not wait for blocking tasks: a pending read of standard input, whose result is no longer needed, would delay
+    // the exit.
     runtime.shutdown_background();
     ended
 }
 
-/// This process, which has access to the configuration and to the daemon's code.
+/// The [`Host`] of this process: it loads the configuration and runs the daemon's code here.
 struct Process {
     overrides: Overrides,
-    /// Whether the warnings were printed: a command may load the configuration twice.
+    /// Whether the configuration's warnings were printed. A command may load the configuration twice, but prints them
+    /// once.
     warned: Cell<bool>,
 }
 

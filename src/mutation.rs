@@ -1,10 +1,11 @@
-//! Deliberate defects, each of which disables one rule. They prove that the simulator detects the defect.
+//! Deliberate defects, each of which disables one rule of ostler. The simulator is run with each defect, to prove that
+//! its checks detect it.
 //!
-//! Only builds with the feature `assurance` contain them. In other builds [`is`] is always `false`, and the compiler
-//! removes the code it guards. A defect is active for one thread, because the simulator runs each scenario on its own
-//! thread.
+//! Only builds with the feature `assurance` contain the defects. In other builds [`is`] is always `false`, and the
+//! compiler removes the code it guards. A defect is active on one thread only, because the simulator runs each scenario
+//! on a thread of its own.
 
-/// A rule that is disabled.
+/// A defect: one rule that is disabled or broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mutation {
     /// The UPDATE that revokes stale tokens does not check their age.
@@ -17,17 +18,17 @@ pub enum Mutation {
     DenyList,
     /// The status change after a container's exit emits no event.
     SilentChange,
-    /// An undelete restores what is being deleted.
+    /// An undelete restores a workspace whose permanent deletion has begun.
     UndeleteDeleted,
-    /// An undelete leaves in the trash what the same removal moved there.
+    /// An undelete does not restore the descendants that the same removal included.
     UndeleteAlone,
     /// A heartbeat counts even if its token or incarnation became invalid in the meantime.
     AcceptAnyIncarnation,
     /// A move to the trash begins without checking the row again.
     ClaimUnguarded,
-    /// A purge deletes everything that the workspace has in the trash at that time.
+    /// A purge deletes trash entries without checking that it is still ordered.
     PurgeEverything,
-    /// The in-memory copy is not updated after a commit.
+    /// The in-memory copy of the rows is not updated after a commit.
     ForgetMemory,
     /// A listing is trusted although the sentinel is missing.
     TrustAnyEngine,
@@ -45,7 +46,7 @@ pub enum Mutation {
     LeaveInterrupted,
     /// The number of removals in one run of a pass is not limited.
     NoCap,
-    /// Missing heartbeats count although ostler was not receiving any.
+    /// Missing heartbeats count even for times in which ostler could not receive any.
     CountOwnDowntime,
     /// A start does not verify that the old process has stopped.
     LetOldProcessRun,
@@ -59,11 +60,11 @@ pub enum Mutation {
     UnknownIsGone,
     /// A workspace is marked hibernated before its container was verified as stopped.
     HibernatedBeforeStop,
-    /// A reported deletion is believed without checking which engine reported it.
+    /// A deletion counts as done without checking that the accepted engine reported it.
     BelieveAnyEngine,
-    /// An entry that cannot be restored stays in the state `restoring`.
+    /// A trash entry that cannot be restored stays in the state `restoring`.
     RestoreForever,
-    /// A claim is completed only while something of its workspace is listed.
+    /// An interrupted move to the trash is completed only for listed workspaces.
     FinishListedClaims,
     /// A container whose start was interrupted is started again, and never replaced.
     KeepHalfStarted,
@@ -73,25 +74,25 @@ pub enum Mutation {
     IgnoreLateTicks,
     /// An exit while the daemon was not running is charged to the restart budget.
     ChargeForReboots,
-    /// A message is given up at the first refused connection.
+    /// A message fails at the first refused connection instead of trying again.
     GiveUpAtFirstRefusal,
-    /// Only creations raise the generation stored in the mirror.
+    /// Only creations of workspaces raise the generation stored in the mirror.
     MirrorCreationsOnly,
-    /// The sweeps act on known workspaces while the registry is recovering.
+    /// The sweeps and wake-ups act although the registry is recovering.
     ActWhileRecovering,
     /// A row's own container counts only if it has the name that ostler gives it.
     NamesAreProof,
     /// An engine is recognised only by its sentinel, never by the containers that it lists.
     SentinelOnly,
-    /// A workspace with missing heartbeats is restarted although its container was paused by hand.
+    /// A workspace with missing heartbeats is restarted although a user paused its container in Podman.
     RestartPaused,
-    /// Stops that a row demands count as destructive.
+    /// Stops that a row's status requires count as destructive.
     StopsAreDestructive,
-    /// Every recovery of a flapping agent emits an event.
+    /// The number of events that the reports of one agent cause is not limited.
     ReportEveryFlip,
     /// Events are never deleted.
     KeepAllHistory,
-    /// A name takes precedence over a complete id.
+    /// A workspace's name takes precedence over a matching id of another.
     NamesBeforeIds,
 }
 
@@ -111,11 +112,15 @@ impl Mutation {
             "a status change excludes forbidden source statuses instead of listing the allowed ones",
         ),
         (Self::SilentChange, "silent-change", "the status change after a container's exit emits no event"),
-        (Self::UndeleteDeleted, "undelete-deleted", "an undelete restores what is being deleted"),
+        (
+            Self::UndeleteDeleted,
+            "undelete-deleted",
+            "an undelete restores a workspace whose permanent deletion has begun",
+        ),
         (
             Self::UndeleteAlone,
             "undelete-alone",
-            "an undelete leaves in the trash what the same removal moved there",
+            "an undelete does not restore the descendants that the same removal included",
         ),
         (
             Self::AcceptAnyIncarnation,
@@ -130,9 +135,9 @@ impl Mutation {
         (
             Self::PurgeEverything,
             "purge-everything",
-            "a purge deletes everything that the workspace has in the trash at that time",
+            "a purge deletes trash entries without checking that it is still ordered",
         ),
-        (Self::ForgetMemory, "forget-memory", "the in-memory copy is not updated after a commit"),
+        (Self::ForgetMemory, "forget-memory", "the in-memory copy of the rows is not updated after a commit"),
         (Self::TrustAnyEngine, "trust-any-engine", "a listing is trusted although the sentinel is missing"),
         (
             Self::ForgetInstance,
@@ -156,7 +161,7 @@ impl Mutation {
         (
             Self::CountOwnDowntime,
             "count-own-downtime",
-            "missing heartbeats count although ostler was not receiving any",
+            "missing heartbeats count even for times in which ostler could not receive any",
         ),
         (
             Self::LetOldProcessRun,
@@ -183,17 +188,17 @@ impl Mutation {
         (
             Self::BelieveAnyEngine,
             "believe-any-engine",
-            "a reported deletion is believed without checking which engine reported it",
+            "a deletion counts as done without checking that the accepted engine reported it",
         ),
         (
             Self::RestoreForever,
             "restore-forever",
-            "an entry that cannot be restored stays in the state `restoring`",
+            "a trash entry that cannot be restored stays in the state `restoring`",
         ),
         (
             Self::FinishListedClaims,
             "finish-listed-claims",
-            "a claim is completed only while something of its workspace is listed",
+            "an interrupted move to the trash is completed only for listed workspaces",
         ),
         (
             Self::KeepHalfStarted,
@@ -218,17 +223,17 @@ impl Mutation {
         (
             Self::GiveUpAtFirstRefusal,
             "give-up-at-first-refusal",
-            "a message is given up at the first refused connection",
+            "a message fails at the first refused connection instead of trying again",
         ),
         (
             Self::MirrorCreationsOnly,
             "mirror-creations-only",
-            "only creations raise the generation stored in the mirror",
+            "only creations of workspaces raise the generation stored in the mirror",
         ),
         (
             Self::ActWhileRecovering,
             "act-while-recovering",
-            "the sweeps act on known workspaces while the registry is recovering",
+            "the sweeps and wake-ups act although the registry is recovering",
         ),
         (
             Self::NamesAreProof,
@@ -243,12 +248,24 @@ impl Mutation {
         (
             Self::RestartPaused,
             "restart-paused",
-            "a workspace with missing heartbeats is restarted although its container was paused by hand",
+            "a workspace with missing heartbeats is restarted although a user paused its container in Podman",
         ),
-        (Self::StopsAreDestructive, "stops-are-destructive", "stops that a row demands count as destructive"),
-        (Self::ReportEveryFlip, "report-every-flip", "every recovery of a flapping agent emits an event"),
+        (
+            Self::StopsAreDestructive,
+            "stops-are-destructive",
+            "stops that a row's status requires count as destructive",
+        ),
+        (
+            Self::ReportEveryFlip,
+            "report-every-flip",
+            "the number of events that the reports of one agent cause is not limited",
+        ),
         (Self::KeepAllHistory, "keep-all-history", "events are never deleted"),
-        (Self::NamesBeforeIds, "names-before-ids", "a name takes precedence over a complete id"),
+        (
+            Self::NamesBeforeIds,
+            "names-before-ids",
+            "a workspace's name takes precedence over a matching id of another",
+        ),
     ];
 }
 

@@ -1,7 +1,7 @@
 //! The only place where tasks are spawned.
 //!
-//! The daemon passes tokio's runtime, the simulator its own executor, so that a seed decides which task runs next.
-//! Tasks are also counted here, for a daemon that drains before it exits.
+//! The daemon spawns tasks on tokio's runtime. The simulator spawns them on its own executor, in which a seed decides
+//! which task runs next. Tasks are also counted here, so that the daemon can wait for all of them before it exits.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Spawn for TokioTasks {
     }
 }
 
-/// Executes effects outside this process's memory: transactions and engine calls.
+/// Carries out effects that change something outside this process's memory: transactions and engine calls.
 ///
 /// Only the simulator and tests use a stage; the real store and engine use none. The simulator holds every effect until
 /// its seed selects it. In this way it tries the orders in which the store and the engine may answer.

@@ -5,8 +5,8 @@ use std::{io, sync::OnceLock};
 use anyhow::{Context as _, anyhow};
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
-/// Crates that log complete engine responses at `trace`, which may include output of workspaces. That must not reach
-/// the log; they log nothing else of use.
+/// Filter directives for crates that log complete engine responses at `trace`. The responses may include output of
+/// workspaces, which must not appear in the log. At `trace` these crates log nothing else that is useful.
 const SILENCED: [&str; 2] = ["containers_api=debug", "podman_api=debug"];
 
 /// Replaces the filter of the log. Boxed because the filter's type depends on the output format, chosen at the start.
@@ -16,7 +16,7 @@ static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Starts logging the records that pass `filter`: as JSON with one object per line, or as human-readable text.
 ///
-/// The caller chooses the format, because only the binary knows whether a user is watching.
+/// The caller chooses the format, because only the binary knows whether a user reads the log directly.
 ///
 /// # Errors
 /// `filter` is invalid, or logging was already started.

@@ -1,8 +1,8 @@
 //! Requests a pass before its regular time.
 //!
-//! Code that changes something that a pass must handle requests the pass here, with a delay. The driver then wakes once
-//! for it, instead of polling every second. A lost request delays the work by one period at most, because passes find
-//! their work by themselves.
+//! Code whose change must be handled by a pass requests a run of that pass here, with a delay. The driver then runs the
+//! pass at that time and does not have to poll every second. If a request is lost, the work is delayed by one period at
+//! most: a scheduled run finds the same work in the store and in the listing.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 pub struct Call {
     /// Name of the pass.
     pub pass: &'static str,
-    /// How long after the request the pass is to run.
+    /// Delay between the request and the run.
     pub after: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Wake {
         (Self(Some(calls)), wake_ups)
     }
 
-    /// Creates a sender that drops all requests: for plans that are never carried out.
+    /// Creates a sender that discards all requests. Used where plans are computed and never carried out.
     #[must_use]
     pub fn disconnected() -> Self {
         Self(None)
@@ -38,7 +38,7 @@ impl Wake {
     /// Requests a pass after this delay.
     pub fn after(&self, pass: &'static str, after: Duration) {
         if let Some(calls) = &self.0 {
-            // The driver has ended, and no pass will run.
+            // Sending fails only if the driver has ended; no pass runs any more then.
             let _ended = calls.send(Call { pass, after });
         }
     }

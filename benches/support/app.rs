@@ -1,4 +1,4 @@
-//! ostler as its daemon builds it, with an engine that runs nothing.
+//! ostler with the same components as in the daemon, but with a fake engine that contains nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -112,7 +112,7 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
     store.begin_start(begin).await.unwrap().unwrap();
 }
 
-/// Everything that the routes need. The sweeps are not driven; another benchmark measures their cost.
+/// Creates everything that the routes need. No pass runs; `benches/sweep.rs` measures the cost of the passes.
 fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) -> Api {
     let (listening, clock) = Listening::begin(Arc::clone(clock));
     let engine: Arc<dyn Engine> = Arc::new(FakeEngine::connect(

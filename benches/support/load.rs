@@ -37,7 +37,7 @@ impl Outcome {
         self.latencies.len() as f64
     }
 
-    /// The latency, in ms, that `per_mille` of a thousand answers do not exceed.
+    /// The latency, in ms, that `per_mille` out of every thousand answers do not exceed.
     pub(crate) fn millis(&self, per_mille: usize) -> f64 {
         f64::from(self.latencies[(self.latencies.len() - 1) * per_mille / 1000]) / 1000.0
     }
@@ -63,7 +63,7 @@ struct Shared {
 #[derive(Default)]
 pub(crate) struct Turn(usize);
 
-/// Sends requests over so many connections, which are opened before the measurement begins.
+/// Sends requests over `connections` connections, which are opened before the measurement begins.
 pub(crate) fn run(
     to: SocketAddr,
     connections: usize,

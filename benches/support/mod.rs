@@ -1,8 +1,8 @@
 //! Shared by the server benchmarks: contestants in separate processes, resource usage of a process, and a load
 //! generator.
 //!
-//! A contestant is this same binary, started again with the name of what it serves. Its processor time, writes and
-//! memory are therefore its own, and can be read from `/proc`.
+//! A contestant is one of the compared servers. It is this same binary, started again with the name of the server as an
+//! argument. It is a separate process, so `/proc` shows its processor time, writes and memory alone.
 
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
@@ -151,7 +151,7 @@ pub(crate) fn commits(database: &Path) -> u32 {
 
 /// A heartbeat as the bare route parses it: all fields that ostler reads, unused.
 #[derive(Deserialize)]
-#[allow(dead_code, reason = "reading is all that is done with it")]
+#[allow(dead_code, reason = "the fields are only parsed")]
 struct BareHeartbeat {
     workspace_id: String,
     error_rate: f64,

@@ -122,9 +122,9 @@ Examples:
     #[command(after_help = "\
 Runtimes, access, `[external]`, restart budgets, grace periods, retention times, the size of new
 logs and the log level apply at once, to everything that begins after the reload. Other changes,
-such as ports, addresses, directories and the engine's socket, are listed and apply when the daemon
-is restarted. A configuration with an error changes nothing. SIGHUP has the same effect, but the
-result is written to the daemon's log.
+such as ports, addresses, directories and the engine's socket, apply only after a restart of the
+daemon; the command lists them. A configuration with an error changes nothing. SIGHUP has the same
+effect, but the daemon writes the result to its log.
 
 Examples:
   ostler config show                compare the file with the running daemon

@@ -2,8 +2,8 @@
 //!
 //! It opens one connection per request: on a Unix socket that costs microseconds, and no connection can be stale.
 //! Requests have no deadline, because an operation may take as long as an image takes to pull. A daemon that exited is
-//! detected by its closed socket; one that is frozen is detected because it does not answer `/health` on a second
-//! connection.
+//! detected by its closed socket. A frozen daemon is detected by a second connection, on which it does not answer
+//! `/health`.
 
 use std::{
     io,
@@ -31,10 +31,10 @@ use super::failure::{Exit, Failure};
 
 /// How long to wait for a response before probing whether the daemon is alive.
 const ASK_AFTER: Duration = Duration::from_secs(5);
-/// Time limit of that probe: longer than a busy machine needs for the simplest response.
+/// Time limit of that probe: longer than a daemon on a busy machine needs for the simplest response.
 const SILENT_AFTER: Duration = Duration::from_secs(15);
 
-/// The body of a request without one.
+/// Passed as the body of a request that has none.
 pub(super) const NOTHING: Option<&()> = None;
 
 /// Sends requests to the daemon.
@@ -225,7 +225,8 @@ impl Client {
                 request(Method::GET, "/health", Vec::new()).map_err(|_| io::ErrorKind::InvalidInput)?;
             sender.send_request(request).await.map(drop).map_err(io::Error::other)
         };
-        // Any error shows that the daemon reacts, if only by shutting down; the request's own connection reports more.
+        // An error is not silence: the daemon reacted, for example by shutting down. The connection of the original
+        // request reports the cause.
         timeout(SILENT_AFTER, response).await.is_err()
     }
 
@@ -277,7 +278,7 @@ async fn collect(response: Response<Incoming>) -> Result<Answer, Failure> {
 }
 
 impl Answer {
-    /// Parses the body, or returns the failure that an error status stands for.
+    /// Parses the body. If the status is an error, returns the failure that corresponds to it.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         if !self.status.is_success() {
             return Err(self.refusal());
@@ -324,7 +325,7 @@ pub(super) fn workspace(reference: &str) -> String {
     format!("/workspaces/{}", segment(reference))
 }
 
-/// The same path, which also finds removed workspaces.
+/// Like [`workspace`], but a path that also finds removed workspaces.
 pub(super) fn workspace_even_removed(reference: &str) -> String {
     format!("{}?removed=true", workspace(reference))
 }

@@ -1,4 +1,4 @@
-//! Failures of commands: reported once, in `main`, with an exit code that scripts can distinguish and the next step.
+//! Failures of commands. `main` reports a failure once, with the next step and an exit code that scripts can check.
 
 use std::io;
 
@@ -12,7 +12,7 @@ pub enum Exit {
     Failed = 1,
     /// Wrong usage, input or configuration.
     Usage = 2,
-    /// The named thing does not exist.
+    /// The object that the command names does not exist.
     NotFound = 3,
     /// Not possible in the current state.
     Conflict = 4,
@@ -20,7 +20,7 @@ pub enum Exit {
     Unreachable = 5,
 }
 
-/// Why a command failed.
+/// Why a command ended early.
 #[derive(Debug)]
 pub enum Failure {
     /// A failure to report to the user.
@@ -32,9 +32,9 @@ pub enum Failure {
         /// What to do next, if the error itself does not say so.
         next: Option<String>,
     },
-    /// The reader closed standard output, as `head` does. It is not reported, and the exit code is 0.
+    /// The reader closed standard output, as `head` does. This is not reported, and the exit code is 0.
     StdoutClosed,
-    /// Ctrl-C while waiting. The daemon continues with the operation; the exit code is 130.
+    /// The user pressed Ctrl-C while the command waited. The daemon continues with the operation; the exit code is 130.
     Interrupted,
 }
 
@@ -85,7 +85,7 @@ impl Failure {
     }
 }
 
-/// A failure with exit code 1 and its causes.
+/// A failure with exit code 1, and the error with its causes.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::from_error(Exit::Failed, error)

@@ -1,11 +1,12 @@
-//! Incremental parsers: for the frames in which stdout and stderr share one stream, for lines, and for server-sent
+//! Incremental parsers of three formats: frames that carry stdout and stderr in one stream, lines, and server-sent
 //! events.
 //!
-//! They are fed bytes as they arrive, in pieces that may end anywhere, and keep incomplete items for the next piece.
+//! A parser is given bytes as they arrive, in pieces that may end anywhere, and keeps an incomplete item until the next
+//! piece.
 
 use std::borrow::Cow;
 
-/// The output that bytes belong to.
+/// The output stream that bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
     Stdout,
@@ -95,7 +96,8 @@ impl Frames {
     }
 }
 
-/// Splits bytes into lines. A line takes time linear in its length, however many pieces it arrives in.
+/// Splits bytes into lines. The time for a line is linear in its length, regardless of the number of pieces that it
+/// arrives in.
 #[derive(Debug, Default)]
 pub(super) struct Lines(Vec<u8>);
 
@@ -126,7 +128,7 @@ impl Lines {
     }
 }
 
-/// Parses server-sent events and returns only their data, in which ostler repeats id and type.
+/// Parses server-sent events. Returns only their data, because ostler repeats an event's id and type in its data.
 #[derive(Debug, Default)]
 pub(super) struct Sse {
     lines: Lines,

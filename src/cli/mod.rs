@@ -1,8 +1,9 @@
 //! The command line: parses arguments, sends requests to the daemon over its socket, and prints the responses.
 //!
-//! It uses the same [`crate::api`] types as the server and nothing below them. The few commands that work without a
-//! daemon (`serve`, `config`, a dry run, the offline doctor) go through [`Host`], which `main` implements. A direct
-//! dependency on the daemon's modules would allow commands to read the database themselves.
+//! Of the other modules it uses only [`crate::api`], whose types the server uses too, and [`crate::domain`]. The few
+//! commands that work without a daemon (`serve`, `config`, a dry run, the offline doctor) go through [`Host`], which
+//! `main` implements. Commands must not depend on the daemon's modules directly: they could then read the database
+//! without the daemon.
 
 pub mod args;
 mod client;
@@ -38,7 +39,7 @@ pub trait Host {
     async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure>;
     /// Runs the checks that need no running daemon.
     async fn doctor(&self) -> Result<api::DoctorReport, Failure>;
-    /// Accepts a copied data directory as the one to continue with.
+    /// Accepts a data directory that is a copy, so that the daemon can be started with it.
     async fn accept_copy(&self) -> Result<(), Failure>;
     /// The effective configuration.
     fn configuration(&self) -> Result<Configuration, Failure>;
@@ -51,7 +52,7 @@ pub trait Host {
 /// The effective configuration, as in `config show --json`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Configuration {
-    /// The file it was read from, if there is one.
+    /// The file that the configuration was read from; `None` if it does not exist.
     pub file: Option<PathBuf>,
     /// All keys, with their values.
     pub settings: Vec<Setting>,
@@ -86,7 +87,7 @@ pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
         return Err(Failure::new(Exit::Usage, why));
     }
     let out = Output::new(json);
-    // Created only where it is needed: some commands have to work with a broken configuration.
+    // Created only by the commands that need it: the others have to work with an invalid configuration.
     let session = || Ok::<_, Failure>(Session { client: Client::new(host.socket()?), out, host });
     match cli.command {
         Command::Serve => host.serve().await.map(|()| 0),

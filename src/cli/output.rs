@@ -1,7 +1,7 @@
 //! The only writer of standard output and standard error.
 //!
-//! It decides between JSON and text and detects terminals: colours and spinners are only ever sent to a terminal. A
-//! closed pipe ends a command without an error message.
+//! It chooses between JSON and text and detects terminals: colours are sent only to a terminal. A closed pipe ends a
+//! command without an error message.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -16,7 +16,7 @@ use crate::domain::text::{Layout, terminal_safe};
 /// Spaces between two columns of a table.
 const GAP: u16 = 2;
 
-/// With fewer characters than this left, the last column of a table moves below its row.
+/// If fewer characters than this are left for the last column of a table, its cells are printed below their rows.
 const LAST_COLUMN_MIN: u16 = 24;
 
 /// Meaning of a text, from which its colour follows.
@@ -150,8 +150,8 @@ impl Output {
         table
     }
 
-    /// Interleaves the rows, which have one line each and start with the head, with the cells of the moved column. The
-    /// head of that column is left out.
+    /// Inserts each cell of the moved last column below its row. `rows` has one line for each row and begins with the
+    /// table's head; the head of the moved column is left out.
     fn with_lines_below(self, rows: Vec<String>, below: &[Cell]) -> Vec<String> {
         let mut lines = Vec::new();
         for (index, (row, cell)) in rows.into_iter().zip(below).enumerate() {
@@ -180,7 +180,7 @@ fn drop_empty_columns<const N: usize>(head: [Cell; N], rows: Vec<[Cell; N]>) -> 
     [head].into_iter().chain(rows).map(kept).collect()
 }
 
-/// The width that the other columns leave for the last one; `None` if the last one fits without wrapping.
+/// The width that the other columns leave for the last column; `None` if the last column fits without wrapping.
 fn room_for_last_column(table: &Table, width: u16) -> Option<u16> {
     let widths = table.column_max_content_widths();
     let (last, others) = widths.split_last()?;
@@ -218,7 +218,7 @@ fn table_cell(cell: &Cell) -> TableCell {
     }
 }
 
-/// Whether to use colours. By <https://no-color.org>, any non-empty value of `NO_COLOR` disables them.
+/// Whether to use colours. As <https://no-color.org> specifies, any non-empty value of `NO_COLOR` disables them.
 fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");

@@ -18,10 +18,10 @@ use super::{
     text::{self, printable},
 };
 
-/// How often the daemon is asked for the progress.
+/// Interval at which the command asks the daemon for the progress.
 const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A progress line on standard error; nothing if that is not a terminal. Removed when dropped.
+/// A progress line on standard error, which is erased on drop. Prints nothing if standard error is not a terminal.
 pub(super) struct Spinner(Option<ProgressBar>);
 
 impl Spinner {
@@ -59,7 +59,7 @@ impl Drop for Spinner {
     }
 }
 
-/// Awaits `order` and shows meanwhile the operation that the daemon carries out for the workspace.
+/// Awaits `order`. Meanwhile, shows the operation that the daemon carries out for the workspace.
 pub(super) async fn while_carried_out<T>(
     session: &Session<'_>,
     reference: &str,

@@ -1,4 +1,4 @@
-//! The terminal of a command run by `exec`: raw mode, which is always restored.
+//! The user's terminal while `exec` runs a command: its size, and raw mode, which is always undone.
 
 use std::io;
 
@@ -7,8 +7,8 @@ use rustix::{
     termios::{self, OptionalActions, Termios},
 };
 
-/// Sets raw mode on standard input until dropped. A panic drops it too, but death by a signal does not: the caller has
-/// to handle signals while it holds this.
+/// Keeps standard input in raw mode; dropping this value restores the previous mode. A panic drops it too, but a signal
+/// that kills the process does not: the caller must handle signals while it holds this value.
 pub(super) struct RawMode(Termios);
 
 impl RawMode {

@@ -9,13 +9,13 @@ use crate::{
 
 use super::output::Tone;
 
-/// From this many days on, a date is shown instead of the number of days.
+/// From an age of this many days on, a date is shown instead of the number of days.
 const DAYS_COUNTED: i64 = 60;
 
-/// Time since an RFC 3339 time: `12s`, `5m`, `3h`, `12d`, then the date.
+/// Time since an RFC 3339 time, such as `12s`, `5m`, `3h` or `12d`. From `DAYS_COUNTED` days on, the date instead.
 pub(super) fn age(time: &str) -> String {
     let Ok(then) = time.parse::<Timestamp>() else { return printable(time) };
-    // Only displayed and never used in a decision, so the clock is not a parameter.
+    // Reads the system clock directly, because the age is only displayed and never used in a decision.
     let seconds = Timestamp::now().as_second().saturating_sub(then.as_second()).max(0);
     match seconds {
         0..60 => format!("{seconds}s"),
@@ -46,18 +46,18 @@ pub(super) fn local(time: &str) -> String {
     }
 }
 
-/// The local time with its age, `(3h ago)`; without it from `DAYS_COUNTED` days on.
+/// The local time, followed by its age such as `(3h ago)` if that is below `DAYS_COUNTED` days.
 pub(super) fn local_and_age(time: &str) -> String {
     let age = age(time);
     if age.contains('-') { local(time) } else { format!("{} ({age} ago)", local(time)) }
 }
 
-/// Makes foreign text safe for a terminal, on one line. See [`terminal_safe`].
+/// Makes text from an untrusted source safe for a terminal, on one line. See [`terminal_safe`].
 pub(super) fn printable(text: &str) -> String {
     terminal_safe(text, Layout::Line).into_owned()
 }
 
-/// Makes foreign text safe for a terminal, keeping its lines. See [`terminal_safe`].
+/// Makes text from an untrusted source safe for a terminal, keeping its lines. See [`terminal_safe`].
 pub(super) fn printable_lines(text: &str) -> String {
     terminal_safe(text, Layout::Lines).into_owned()
 }
@@ -81,12 +81,12 @@ pub(super) fn tone(status: &str) -> Tone {
     }
 }
 
-/// The first 8 characters of an id, which are enough to type.
+/// The first 8 characters of an id, which usually identify an object as an argument of a command.
 pub(super) fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
 
-/// A size in the largest binary unit in which it is at least 1, rounded down.
+/// A size, rounded down, in the largest binary unit in which its number is at least 1.
 pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),

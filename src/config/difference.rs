@@ -22,8 +22,8 @@ pub struct Difference {
 impl Config {
     /// This configuration, with those settings of `new` that take effect without a restart.
     ///
-    /// The other settings have been in use since the start, such as sockets, locks, deadlines of the engine client and
-    /// periods.
+    /// The other settings, such as sockets, locks, deadlines of the engine client and periods of passes, are read only
+    /// when the daemon starts.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
         Self {
@@ -59,8 +59,8 @@ pub(super) fn values(config: &mut Config) -> Vec<(String, Option<String>)> {
     values
 }
 
-/// The keys whose values differ, in the order of the template. The values are compared, not their text, which hides the
-/// values of environment variables.
+/// The keys whose values differ, in the order of the template. Compares the values and not their texts, because the
+/// texts do not contain the values of environment variables.
 #[must_use]
 pub fn differences(before: &Config, after: &Config) -> Vec<Difference> {
     // A key gives access to its field through a mutable reference only.
@@ -94,7 +94,7 @@ pub fn differences(before: &Config, after: &Config) -> Vec<Difference> {
     found
 }
 
-/// A runtime on one line, with the keys that differ from `plain`.
+/// Formats a runtime in one line, with only the keys whose values differ from those of `plain`.
 fn inline(runtime: &mut Runtime) -> String {
     let mut plain = Runtime::plain();
     let set = RUNTIME_KEYS.iter().filter_map(|key| {

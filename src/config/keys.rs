@@ -6,9 +6,9 @@ use super::{Config, value::Slot};
 
 /// A key of `T`.
 pub(super) struct Key<T> {
-    /// Dotted path from the root, or within its runtime.
+    /// Dotted path: from the root of the file, or from the section of a runtime.
     pub(super) path: &'static str,
-    /// Documentation, as the template shows it.
+    /// Documentation of the key in the template.
     pub(super) doc: &'static str,
     /// Value that the template shows if the key is unset by default.
     pub(super) example: &'static str,
@@ -23,7 +23,7 @@ impl<T> Key<T> {
     }
 }
 
-/// The keys outside `[runtimes]`, in the order of the template. Those without a section come first, as TOML requires.
+/// The keys outside `[runtimes]`, in the order of the template. Keys without a section come first, as TOML requires.
 pub(super) const KEYS: &[Key<Config>] = &[
     Key {
         path: "data_dir",
@@ -97,7 +97,7 @@ pub(super) const KEYS: &[Key<Config>] = &[
     },
     Key {
         path: "network.platform_url",
-        doc: "URL of ostler that agents are given, instead of the one that ostler determines.",
+        doc: "URL that agents use to reach ostler. If unset, ostler determines it.",
         example: "\"http://192.168.1.10:7717\"",
         slot: |config| Slot::Url(&mut config.network.platform_url),
     },
@@ -214,19 +214,19 @@ pub(super) const KEYS: &[Key<Config>] = &[
 pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
     Key {
         path: "image",
-        doc: "Image of workspaces that are created without one.",
+        doc: "Image of workspaces for which `ostler create` names no image.",
         example: "\"docker.io/library/alpine:3\"",
         slot: |runtime| Slot::Text(&mut runtime.image),
     },
     Key {
         path: "command",
-        doc: "Command of workspaces that are created without one. If unset, the image's own command.",
+        doc: "Command of workspaces for which `ostler create` names none. If unset, the image's own command.",
         example: "[\"agent\", \"--listen\", \"0.0.0.0:8000\"]",
         slot: |runtime| Slot::Words(&mut runtime.command),
     },
     Key {
         path: "user",
-        doc: "User that the agent runs as; owns the workspace's volumes and token file.",
+        doc: "User that the agent runs as. This user owns the workspace's volumes and token file.",
         example: "",
         slot: |runtime| Slot::User(&mut runtime.user),
     },
@@ -239,25 +239,26 @@ pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
     },
     Key {
         path: "memory",
-        doc: "Memory limit, instead of the tier's.",
+        doc: "Memory limit. If unset, the limit of the workspace's tier.",
         example: "\"512MiB\"",
         slot: |runtime| Slot::Memory(&mut runtime.memory_bytes),
     },
     Key {
         path: "cpus",
-        doc: "CPU limit in cores, instead of the tier's.",
+        doc: "CPU limit in cores. If unset, the limit of the workspace's tier.",
         example: "1.5",
         slot: |runtime| Slot::Cores(&mut runtime.cpus),
     },
     Key {
         path: "pids",
-        doc: "Limit on processes and threads, instead of the tier's.",
+        doc: "Limit on processes and threads. If unset, the limit of the workspace's tier.",
         example: "512",
         slot: |runtime| Slot::Count(&mut runtime.pids),
     },
     Key {
         path: "provisioning_limit",
-        doc: "Time limit of a start; after it the start has failed.",
+        doc: "Time limit of a start until the workspace is online. A start that takes longer is marked as\n\
+              failed.",
         example: "",
         slot: |runtime| Slot::Duration(&mut runtime.provisioning_limit),
     },
@@ -275,7 +276,7 @@ pub(super) const RUNTIME_KEYS: &[Key<Runtime>] = &[
     },
     Key {
         path: "config_template",
-        doc: "Content of /configs/config.yaml for workspaces that are created without one.",
+        doc: "Content of /configs/config.yaml for workspaces that are created without a configuration.",
         example: "\"\"\"\nmodel: local\n\"\"\"",
         slot: |runtime| Slot::Text(&mut runtime.config_template),
     },
@@ -292,7 +293,8 @@ pub(super) fn is_section(path: &str) -> bool {
     KEYS.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }
 
-/// Checks a runtime's name. It appears in commands and labels; `external` is reserved for agents outside containers.
+/// Checks the name of a runtime. The name is used in commands and labels; `external` is reserved for agents outside
+/// containers.
 pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_');
     if name == "external" {
@@ -309,7 +311,7 @@ pub(super) fn check_runtime_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Text that follows an unknown key: the nearest known key, or the keys of the same section.
+/// Text to append to the error about an unknown key: the most similar known key, or all keys of the same section.
 pub(super) fn advice(path: &str, section: &str) -> String {
     let sections = KEYS.iter().filter_map(|key| key.path.split_once('.')).map(|(section, _)| section);
     let sections = sections.chain(["runtimes"]).filter(|_| section.is_empty());
@@ -344,7 +346,8 @@ fn names<'a, T: 'a>(keys: impl Iterator<Item = &'a Key<T>>) -> String {
     names.join(", ")
 }
 
-/// The most similar known key: a typing error, or the right word in another section.
+/// Returns the most similar known key, if one is similar enough: as a whole (a typing error), or in its last part (a
+/// key of another section).
 fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |path: &'a str| path.rsplit('.').next().unwrap_or(path);
     let given_last = given.rsplit('.').next().unwrap_or(given);

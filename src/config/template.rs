@@ -19,7 +19,8 @@ const RUNTIMES: &str = "
 
 /// Every key with its documentation and default, all commented out.
 ///
-/// The file changes no setting until it is edited, and unedited keys keep following the defaults of later versions.
+/// The file changes no setting until it is edited. Keys that stay commented out follow the defaults, even if a later
+/// version changes them.
 #[must_use]
 pub fn template() -> String {
     let mut lines = vec![HEAD.to_owned()];

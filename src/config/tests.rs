@@ -1,4 +1,4 @@
-//! Tests of the settings: their sources, their precedence, and what is rejected.
+//! Tests of the configuration: sources of values, their precedence, and rejected values.
 
 use super::*;
 
@@ -184,7 +184,7 @@ fn data_directory_too_long_for_a_socket_is_refused() {
     assert!(error.contains("has 113 bytes, but the kernel allows at most 107"), "{error}");
 }
 
-/// The template shows the values in force, with and without its comment signs.
+/// The template yields the default configuration, both as written and with its settings uncommented.
 #[test]
 fn config_template_equals_the_defaults() {
     let template = template();
@@ -231,7 +231,7 @@ fn durations_and_memory_sizes_round_trip() {
     }
 }
 
-/// The values may be secrets.
+/// The values of environment variables may be secrets.
 #[test]
 fn runtime_environment_is_shown_without_values() {
     let config = read_text("[runtimes.agent.env]\nAPI_KEY = \"hunter2\"\n").unwrap();
@@ -289,7 +289,7 @@ fn config_error_explains_invalid_values_and_duplicate_keys() {
     }
 }
 
-/// A file that gives every key a value other than its default.
+/// A configuration file in which every key has a value that differs from its default.
 const EVERYTHING_ELSE: &str = r#"
 data_dir = "/other"
 runtime_dir = "/else"
@@ -366,10 +366,14 @@ fn config_key_is_applied_on_reload_or_waits_for_restart() {
             "sweep.check_interval",
             "log.format",
         ],
-        "these wait for a restart; a new key belongs here, or into `Config::reloaded`"
+        "these keys take effect at a restart; add a new key to this list or to `Config::reloaded`"
     );
     let applied = differences(&running, &next);
-    assert_eq!(applied.len() + waiting.len(), all.len(), "a key is applied or waits");
+    assert_eq!(
+        applied.len() + waiting.len(),
+        all.len(),
+        "every key is either applied at once or waits for a restart"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Parsing, validation and display of values: one [`Slot`] for each kind of value.
 //!
-//! Environment variables are text, so every slot also accepts its value as text.
+//! Environment variables are text, so every slot that an environment variable can set also accepts its value as text.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::domain::runtime::{Readiness, Tier, User};
 
 use super::LogFormat;
 
-/// A field of the configuration that holds one value. Two slots are equal if their values are.
+/// A field of the configuration that holds one value. Two slots are equal if their values are equal.
 #[derive(PartialEq)]
 pub(super) enum Slot<'a> {
     Path(&'a mut PathBuf),
@@ -39,7 +39,7 @@ pub(super) enum Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Sets the value. An error is a message that follows the key and a colon.
+    /// Sets the value. The error text is a phrase that the caller writes after the name of the key and a colon.
     pub(super) fn set(self, given: &DeValue<'_>) -> Result<(), String> {
         match self {
             Self::Path(slot) => *slot = path(given)?,
@@ -141,7 +141,7 @@ fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
 fn url(given: &DeValue<'_>) -> Result<String, String> {
     let what = "a URL that begins with http:// or https://";
     let url = text(given, what)?;
-    // Agents append paths to the URL: a trailing slash would lead to `//registry/register`.
+    // A trailing slash is removed: agents append paths to the URL, which would then contain `//registry/register`.
     let url = url.trim().trim_end_matches('/');
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let is_url = rest.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace));
@@ -206,7 +206,8 @@ fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let what = "a log filter, such as \"info\" or \"info,ostler::sweep=debug\"";
     let filter = text(given, what)?;
-    // A bare word that is not a level names a target: `warning` would log only a crate of that name.
+    // `EnvFilter` accepts a single word that is not a level as the name of a target: `warning` would show only the log
+    // of a crate of that name.
     for word in filter.split(',').map(str::trim) {
         let is_level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         if !word.is_empty() && !is_level && !word.contains(['=', ':', '[']) {
@@ -284,7 +285,7 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// A bare number is rejected: `memory = "512"` is not meant as bytes.
+/// A number without a unit is rejected: an operator who writes `memory = "512"` hardly means bytes.
 fn memory(given: &DeValue<'_>) -> Result<u64, String> {
     let written = text(given, MEMORY)?;
     let bytes = UNITS.iter().find_map(|(unit, size)| {
@@ -295,7 +296,7 @@ fn memory(given: &DeValue<'_>) -> Result<u64, String> {
     bytes.filter(|bytes| *bytes > 0 && i64::try_from(*bytes).is_ok()).ok_or_else(|| expected(MEMORY, given))
 }
 
-/// Minimum size of a container's log: below this, conmon would be busy with creating files.
+/// Minimum of `engine.log_size`, in bytes. With a smaller limit, conmon would have to replace the log file very often.
 const LOG_SIZE_MIN: u64 = 64 << 10;
 
 fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
@@ -329,7 +330,7 @@ fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
     table.iter().map(|(name, value)| variable(name.get_ref(), value.get_ref())).collect()
 }
 
-/// The value is not repeated in the error: it may be a secret.
+/// The error does not contain the value, which may be a secret.
 fn variable(name: &str, value: &DeValue<'_>) -> Result<(String, String), String> {
     if name.is_empty() || name.contains(['=', '\0']) {
         return Err(format!("`{name}` is not a valid name of an environment variable"));

@@ -1,4 +1,5 @@
-//! The listeners for workspaces: bound and closed as networks come and go, rebound when this host's address changes.
+//! The listeners for workspaces. They are bound and closed as networks are created and removed, and bound to the new
+//! address when this host's address changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +21,8 @@ use crate::{
     tasks::SharedSpawn,
 };
 
-/// How often addresses and packet rules are checked without a notification. With rootless Podman, a change of this
-/// host's address causes no notification.
+/// Interval at which addresses and packet rules are checked even without a notification. With rootless Podman, no
+/// notification reports a change of this host's address.
 const ADDRESS_EVERY: Duration = Duration::from_secs(30);
 
 /// The listeners for workspaces.
@@ -32,15 +33,17 @@ pub(super) struct Gates {
     pub(super) spawn: SharedSpawn,
     pub(super) port: u16,
     pub(super) stop: CancellationToken,
-    /// Whether to bind these addresses: `false` if `network.listen` names addresses.
+    /// Whether to bind the addresses for workspaces. `false` if `network.listen` names addresses: only those are bound
+    /// then.
     pub(super) listens: bool,
-    /// The configured addresses, which must cover those at which workspaces reach this host; empty if they need not.
+    /// The addresses in `network.listen`, which must include those at which workspaces reach this host. Empty if
+    /// `network.platform_url` gives workspaces another address.
     pub(super) listen: Vec<IpAddr>,
     /// Whether packets between workspaces are to be dropped.
     pub(super) isolate: bool,
     pub(super) packets: Arc<Packets>,
     pub(super) open: BTreeMap<IpAddr, CancellationToken>,
-    /// The reach that is stored for the next start of the daemon.
+    /// The addresses that are stored for the next start of the daemon.
     pub(super) kept: Option<HostReach>,
 }
 
@@ -55,7 +58,8 @@ impl Gates {
             Err(error) => warn_once(&mut last_warning, &error.to_string()),
         }
         let found = loop {
-            // Before the engine is asked: containers run on while it is down, and the call may take long to fail.
+            // Bound before the engine is asked: containers keep running while the engine is down, and the call may take
+            // long to fail.
             self.open_last(&mut last_warning);
             match self.ops.host_addresses().await {
                 Ok(found) => break found,
@@ -77,9 +81,10 @@ impl Gates {
                 if let Some(host) = known.host {
                     self.warn_of_uncovered(&[host], &mut last_warning);
                 }
-                // The new address is bound first: a container that starts meanwhile is given that one.
+                // The new address is bound before old ones are closed: a container that starts meanwhile is given the
+                // new one.
                 self.open_all(known.host, true, &mut last_warning);
-                // Running containers were given an earlier address. It stays bound while this host has it.
+                // Running containers may use an earlier address, so it stays bound as long as this host has it.
                 self.close_all_but(|open| known.host == Some(open) || is_own_address(open));
                 self.keep(HostReach { rootless: true, gateways: BTreeSet::new() }).await;
                 self.ops.gateways().note_served(known.version);
@@ -92,8 +97,8 @@ impl Gates {
                 self.warn_of_uncovered(&gateways, &mut last_warning);
                 self.close_all_but(|address| known.gateways.contains_key(&address));
                 self.open_all(known.gateways.keys().copied(), false, &mut last_warning);
-                // Stored before the waiting start continues: its container may run longer than this process does, and
-                // the engine may not answer the next process.
+                // Stored before `note_served` lets a waiting start continue. Its container may outlive this process,
+                // and the next process needs the addresses even if the engine does not answer it.
                 self.keep(HostReach { rootless: false, gateways: gateways.into_iter().collect() }).await;
                 self.ops.gateways().note_served(known.version);
             }
@@ -101,7 +106,8 @@ impl Gates {
                 // Fails if the daemon has given up waiting for this.
                 let _given_up = opened.send(());
             }
-            // The interval also retries a failed bind, and restores rules that another program flushed.
+            // After each interval, failed binds are retried, and packet rules that another program removed are
+            // restored.
             tokio::select! {
                 changed = gateways.changed() => if changed.is_err() { return },
                 () = self.clock.sleep(ADDRESS_EVERY) => {}
@@ -109,7 +115,8 @@ impl Gates {
         }
     }
 
-    /// Warns if `network.listen` leaves out addresses that workspaces use: it is obeyed even then, and cuts them off.
+    /// Warns if `network.listen` does not include addresses that workspaces use. The setting applies nevertheless, and
+    /// those workspaces cannot reach ostler.
     fn warn_of_uncovered(&self, addresses: &[IpAddr], last_warning: &mut String) {
         let missing: Vec<_> = uncovered(&self.listen, addresses).iter().map(ToString::to_string).collect();
         if !missing.is_empty() {
@@ -124,7 +131,7 @@ impl Gates {
 
     /// Binds the addresses that were served when the engine last answered and that this host still has.
     ///
-    /// Since then a network may have been deleted and its gateway assigned to another one; the engine's next answer
+    /// Since then a network may have been deleted and its gateway assigned to another network; the engine's next answer
     /// corrects that. Until then the packet rules in the kernel stay unchanged.
     fn open_last(&mut self, last_warning: &mut String) {
         let Some(last) = self.kept.clone() else { return };
@@ -147,7 +154,8 @@ impl Gates {
         }
         match self.ops.keep_reach(reach.clone()).await {
             Ok(()) => self.kept = Some(reach),
-            // Retried at the next round. Only a daemon start while the engine is down would lack it.
+            // Retried in the next round. The stored addresses are needed only if the daemon starts while the engine is
+            // down.
             Err(error) => tracing::warn!(%error, "could not store the addresses for workspaces"),
         }
     }

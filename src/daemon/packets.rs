@@ -1,9 +1,9 @@
-//! Drops packets between workspaces, with a table of its own in the kernel's packet filter (nftables).
+//! Drops packets between workspaces, with a table for ostler in the kernel's packet filter (nftables).
 //!
 //! Podman's `isolate` option is not sufficient: netavark 1.4 removes the jump to its isolation rules whenever any
 //! isolated container stops, and packets from networks without the option always pass. A packet that one nftables table
-//! drops stays dropped whatever other tables accept, so the order among them does not matter. This table names the
-//! subnets of workspaces only. It is replaced in one transaction, so no packet passes during a reload.
+//! drops stays dropped whatever other tables accept, so the order among them does not matter. ostler's table names only
+//! the subnets of workspaces. It is replaced in one transaction, so no packet passes during a reload.
 
 use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     engine::Subnet,
 };
 
-/// Time limit for `nft`. The task that serves the gateways of new networks waits for it.
+/// Time limit for `nft`. The task that serves the gateways of new networks waits for the command.
 const LOADING: Duration = Duration::from_secs(10);
 
 const NOT_DROPPED: &str = "packets between workspaces are not dropped, although `network.isolate` is set";
@@ -29,7 +29,7 @@ pub(super) struct Packets {
 
 impl Packets {
     pub(super) fn new(instance: InstanceId) -> Self {
-        // One table for each installation: none may remove the rules of another.
+        // Each installation has its own table, so that none removes the rules of another.
         let table = format!("ostler_{}", instance.to_string().replace('-', "_"));
         Self { table, state: Mutex::new(Err("no workspace has a network yet".into())) }
     }
@@ -60,11 +60,11 @@ impl Packets {
     }
 }
 
-/// Builds the `nft` script that replaces the table. `table` before `delete table` makes the deletion succeed if there
-/// was no table.
+/// Builds the `nft` script that replaces the table. The script first creates the table, because deleting a table that
+/// does not exist would fail.
 ///
-/// Packets within one subnet pass. They reach this chain where bridged traffic is filtered too, and a subnet that has
-/// meanwhile been assigned to another installation must keep working.
+/// Packets within one subnet must pass. On hosts that also filter bridged traffic, they reach this chain. A subnet in
+/// the table may meanwhile belong to another installation, whose containers must still reach each other.
 fn rules(table: &str, subnets: &[&Subnet]) -> String {
     let drops = subnets.iter().fold(String::new(), |mut drops, subnet| {
         // Writing into a String cannot fail.
@@ -130,7 +130,7 @@ mod tests {
         domain::time::{Awake, Timestamp},
     };
 
-    /// A clock whose sleeps return at once, so that every time limit has passed.
+    /// A clock whose sleeps return at once, so that every time limit expires immediately.
     struct Over;
 
     impl Clock for Over {

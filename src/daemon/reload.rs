@@ -20,9 +20,11 @@ use crate::{
 
 /// The configuration in force.
 pub(super) struct Running {
-    /// Locked for a whole reload: of two concurrent ones, the one that read the older file could be applied last.
+    /// Locked for a whole reload. Otherwise, of two concurrent reloads, the one that read the older file could be
+    /// applied last.
     config: Mutex<Config>,
-    /// The flags and environment that the daemon was started with. At each reading they take precedence over the file.
+    /// The flags and environment that the daemon was started with. Whenever the file is read, they take precedence over
+    /// it.
     overrides: Overrides,
     ops: Ops,
     instance: InstanceId,
@@ -46,13 +48,13 @@ impl Running {
         self.config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the configuration as a start of the daemon would now.
+    /// Reads the configuration as the daemon would if it started now.
     ///
     /// # Errors
     /// If the file is invalid, not a regular file, or gone although one was read before.
     fn read(&self, running: &Config) -> anyhow::Result<Config> {
-        // A pipe is empty at its second reading, which would look like a file without keys; a pipe without a writer
-        // blocks the reader.
+        // A pipe that is read a second time is empty, which would look like a file without keys. A pipe without a
+        // writer blocks the reader.
         let path = self.overrides.path();
         if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
             anyhow::bail!(
@@ -62,7 +64,8 @@ impl Running {
             );
         }
         let read = config::load(&self.overrides)?.config;
-        // Without a file the defaults would apply, and a file that is being replaced may be missing for a moment.
+        // `load` applies the defaults if there is no file. A file that is being replaced may be missing for a moment,
+        // and must not cause that.
         if let (Some(file), None) = (&running.file, &read.file) {
             anyhow::bail!("the configuration file {} no longer exists: restore it", file.display());
         }
@@ -74,7 +77,7 @@ impl Running {
         let read = self.read(&running)?;
         let next = running.reloaded(&read);
         if next.log.level != running.log.level {
-            // The only step that can fail comes first.
+            // The only step that can fail comes before the others, so that a failed reload changes nothing.
             telemetry::set_filter(&next.log.level).context("cannot apply `log.level`")?;
         }
         self.ops.replace_settings(settings_of(&next, self.instance));

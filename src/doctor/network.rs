@@ -1,4 +1,5 @@
-//! Checks whether workspaces reach ostler, by a request from inside one of them: it cannot be determined from the host.
+//! Checks whether workspaces reach ostler. This cannot be determined from the host, so the request is sent from inside
+//! a workspace.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,19 +28,21 @@ use crate::{
     store::{Described, Scope, StoreResult},
 };
 
-/// Time limit of the check from inside the containers, for all of them together. A tool in a container stops after 5 s.
+/// Time limit of the requests from inside containers, for all containers together. The HTTP client in a container stops
+/// after 5 s.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A heartbeat no older than this also proves that a workspace reaches ostler.
+/// A heartbeat that is not older than this also proves that a workspace reaches ostler.
 const RECENT_HEARTBEAT: Duration = Duration::from_mins(2);
 
-/// The most bytes of output that are read from a container, so that none can fill the daemon's memory.
+/// Maximum number of bytes of output that are read from a container, so that a container cannot fill the daemon's
+/// memory.
 const OUTPUT_MAX_BYTES: u64 = 16 << 10;
 
 /// How many characters of that output are shown.
 const OUTPUT_MAX_CHARS: usize = 200;
 
-/// The most addresses that one check names.
+/// Maximum number of addresses that one check names.
 const MOST_ADDRESSES: usize = 4;
 
 /// Shown if the output is empty.
@@ -47,8 +50,9 @@ const NO_ANSWER: &str = "no answer";
 
 const NO_SHELL: &str = "/bin/sh could not be run in any running workspace";
 
-/// Script that requests `/health` from inside a container, with whichever of curl, wget and python3 it has. Not every
-/// wget has a time limit, so it runs under `timeout` where one exists that takes its arguments this way.
+/// Script that requests `/health` from inside a container, with the first of curl, wget and python3 that the container
+/// has. Not every wget has an option for a time limit, so wget runs under `timeout` if the container has a `timeout`
+/// that accepts `timeout SECONDS COMMAND`.
 const ASK: &str = r#"url=${PLATFORM_URL:-}/health limit=
 exec 2>&1
 echo "asking $url"
@@ -62,10 +66,10 @@ else echo "no tool"; fi"#;
 /// How workspaces reach this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The addresses: a single one, or the gateway of each workspace's network.
+    /// The addresses: the gateway of each workspace's network or, with rootless Podman, this host's own address.
     pub addresses: BTreeSet<IpAddr>,
-    /// Whether packets from other machines reach them too. If the configuration names no addresses, ostler closes
-    /// connections that do not come from this host.
+    /// Whether packets from other machines reach these addresses too. If the configuration names no addresses, ostler
+    /// closes connections that do not come from this host.
     pub reachable_from_lan: bool,
     /// Workspaces whose container was given an address that this host no longer has.
     pub outdated: BTreeSet<WorkspaceId>,
@@ -94,7 +98,7 @@ pub struct Network {
     pub isolate: bool,
     /// `Ok` if packets between those networks are dropped, otherwise the reason why they are not.
     pub packets: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
-    /// When this process started to listen. An earlier heartbeat does not prove that this process is reached.
+    /// When this process started to listen. An earlier heartbeat does not prove that workspaces reach this process.
     pub since: Timestamp,
     /// The addresses that are bound for workspaces, besides those in the configuration and loopback.
     pub bound: AskBound,
@@ -107,7 +111,7 @@ pub struct Network {
 struct Attached {
     /// The workspace's name, or the container's if it belongs to no row.
     name: String,
-    /// The name of the workspace's own network.
+    /// The name of the workspace's own network; `None` if the container belongs to no row.
     own: Option<String>,
     networks: Vec<String>,
 }
@@ -117,7 +121,7 @@ struct Attached {
 enum InsideAnswer {
     /// This daemon answered at this URL.
     Ostler(String),
-    /// This daemon did not answer: the URL, and the output that came instead.
+    /// This daemon did not answer: the URL, and the output of the request.
     Otherwise(String, String),
     /// The request could not be made, for this reason.
     NotAsked(&'static str),
@@ -151,8 +155,8 @@ impl Doctor {
         Ok(checks)
     }
 
-    /// Lists this instance's containers with the networks that they are attached to in the engine. `network.isolate`
-    /// cannot answer this: it applies only to containers created after it was set.
+    /// Lists this instance's containers with the networks that they are attached to in the engine. The value of
+    /// `network.isolate` does not answer this: it applies only to containers created after it was set.
     async fn attached(&self, rows: &[Described]) -> Result<Vec<Attached>, String> {
         let instance = self.0.instance.to_string();
         let listed = self.0.engine.list_containers(LABEL_INSTANCE, Some(&instance)).await;
@@ -161,7 +165,7 @@ impl Doctor {
             let row = rows.iter().find(|one| one.row.container.as_ref() == Some(&container.id));
             let (name, own) = match row {
                 Some(one) => (one.row.name.to_string(), Some(network_name(one.row.id))),
-                // A running container without a row shares its network with others too.
+                // A running container without a row can also share a network with others.
                 None if container.state.may_run() => (format!("container {}", container.name), None),
                 None => return None,
             };
@@ -189,7 +193,7 @@ impl Doctor {
         newest_heartbeat(rows, self.0.clock.now(), self.0.network.since)
     }
 
-    /// Warns of agents that send heartbeats and accept no connections, if any.
+    /// Warns of agents that send heartbeats, but accept no connections; `None` if there are none.
     async fn not_listening(&self, rows: &[Described]) -> Option<Check> {
         let now = self.0.clock.now();
         let mut found = Vec::new();
@@ -220,10 +224,11 @@ impl Doctor {
         })
     }
 
-    /// Requests ostler from inside a workspace. Tries the workspaces of `running` in order until one gives a result.
+    /// Sends a request to ostler from inside a workspace. Tries the workspaces in `running` in order until one gives a
+    /// result.
     ///
     /// # Errors
-    /// If no workspace gave a result: the reason of the last one.
+    /// The reason of the last attempt, if no workspace gave a result.
     async fn ask_one(&self, rows: &[Described], running: &[&Described]) -> Result<Check, &'static str> {
         let mut why = "no workspace runs";
         for one in running {
@@ -276,7 +281,8 @@ impl Doctor {
     }
 }
 
-/// Rank in the order in which running containers are asked; `None` if the workspace has no running container.
+/// Position of the workspace's status in the order in which running containers are asked; `None` if the workspace has
+/// no running container.
 fn ask_rank(one: &Described) -> Option<u8> {
     if one.row.kind != Kind::Container {
         return None;
@@ -391,7 +397,8 @@ fn without_asking(
     }
 }
 
-/// Warns of containers that use an address which this host had when they started and no longer has, if any.
+/// Warns of containers that use an address which this host had when they started and no longer has. `None` if there are
+/// none.
 fn outdated_addresses(rows: &[Described], outdated: &BTreeSet<WorkspaceId>) -> Option<Check> {
     let is_outdated = |one: &&Described| ask_rank(one).is_some() && outdated.contains(&one.row.id);
     let names: Vec<_> = rows.iter().filter(is_outdated).map(|one| one.row.name.as_str()).collect();
@@ -475,10 +482,11 @@ fn listen_check(
 const ADD_LISTEN: &str = "add the address to `network.listen`, remove `network.listen`, or set \
                           `network.platform_url` to the URL at which workspaces reach ostler";
 
-/// Describes the addresses that workspaces are given and `network.listen` does not cover, if any.
+/// Describes the addresses that workspaces are given, but `network.listen` does not include. `None` if there are none.
 fn cut_off(network: &Network, reach: &Result<Reach, String>, is_reached: bool) -> Option<String> {
     let reach = reach.as_ref().ok().filter(|_| !network.is_url_configured)?;
-    // Another version of rootless Podman may route workspaces to another address. If one was reached, it does.
+    // Some versions of rootless Podman route workspaces to an address that is not in `reach`. If a workspace reached
+    // ostler, `network.listen` includes the address that this version uses.
     if is_reached && reach.rootless {
         return None;
     }
@@ -506,7 +514,7 @@ fn unserved(
             let missing: Vec<_> = reach.addresses.difference(bound).collect();
             let named = missing.iter().take(MOST_ADDRESSES);
             let named: Vec<_> = named.map(|address| SocketAddr::new(**address, port).to_string()).collect();
-            // Workspaces that are given another address by `network.platform_url` may need none of these.
+            // Workspaces may need none of these addresses if `network.platform_url` gives them another one.
             let verdict: fn(&str, String, String) -> Check =
                 if proof == Proof::Reached || network.is_url_configured { warn } else { fail };
             return (!missing.is_empty()).then(|| {
@@ -601,7 +609,7 @@ fn apart_from<'a>(shared: &str, attached: &'a [Attached]) -> Vec<&'a str> {
     attached.iter().filter(is_apart).map(|one| one.name.as_str()).collect()
 }
 
-/// The most workspaces that one check names.
+/// Maximum number of workspaces that one check names.
 const MOST_NAMES: usize = 20;
 
 fn names(all: &[&str]) -> String {
@@ -689,7 +697,7 @@ mod tests {
 
     const ADVERTISED: &str = "http://10.89.0.1:7717";
 
-    /// The stream as the engine sends it: one frame for each part, which may end anywhere in the text.
+    /// The stream as the engine sends it: one frame for each part. A part may end anywhere in the text.
     fn framed(parts: &[&str]) -> Vec<u8> {
         let mut stream = Vec::new();
         for part in parts {
@@ -718,7 +726,7 @@ mod tests {
     }
 
     #[test]
-    fn probe_counts_as_not_made_without_shell_or_http_client() {
+    fn probe_is_reported_as_not_made_without_shell_or_http_client() {
         for output in [
             &framed(&["OCI runtime exec failed: no such file"])[..],
             b"",
@@ -840,7 +848,10 @@ mod tests {
         assert!(check.found.contains("x3, x4") && !check.found.contains("x5"), "{check:?}");
         assert!(check.advice.is_some_and(|advice| advice.contains("ostler recreate")), "no advice");
         let check = tree(true, false, &[("x3", shared), ("x5", "x5-net")]);
-        assert_eq!(check.verdict, "ok", "one alone in a network reaches no other: {check:?}");
+        assert_eq!(
+            check.verdict, "ok",
+            "a workspace that is alone in its network reaches no other: {check:?}"
+        );
 
         let check = tree(false, false, &[("x3", shared), ("x5", "x5-net")]);
         assert_eq!(check.verdict, "warn", "{check:?}");
@@ -893,9 +904,13 @@ mod tests {
         let (verdict, found) = listening(&[], gateway);
         assert_eq!(verdict, "ok", "{found}");
         assert!(found.ends_with("127.0.0.1:7717 and 10.89.0.1:7717"), "{found}");
-        assert_eq!(listening(&["127.0.0.1", "10.89.0.1"], gateway).0, "ok", "the gateway is the host's own");
+        assert_eq!(
+            listening(&["127.0.0.1", "10.89.0.1"], gateway).0,
+            "ok",
+            "the gateway is an address of this host"
+        );
         let (verdict, found) = listening(&[], Ok(("192.168.1.10", true)));
-        assert_eq!(verdict, "ok", "rootless, other machines are turned away: {found}");
+        assert_eq!(verdict, "ok", "rootless: connections from other machines are closed: {found}");
         assert!(found.ends_with("192.168.1.10:7717; connections from other machines are closed"), "{found}");
         for (listen, reach) in [
             (&["192.168.1.10"][..], Ok(("192.168.1.10", true))),

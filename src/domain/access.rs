@@ -2,16 +2,19 @@
 
 use super::ids::WorkspaceId;
 
-/// Maximum number of ancestors that are followed. A longer chain, or a cycle, grants nothing.
+/// Maximum number of ancestors that are checked. A more distant ancestor has no access. The limit also ends the search
+/// if the tree contains a cycle.
 pub const STEPS_MAX: usize = 32;
 
 /// The tree of workspaces that are not removed.
 pub trait Tree {
-    /// The parent of a workspace; `None` if there is no such live workspace, `Some(None)` at a root.
+    /// The parent of a workspace. `None` if the workspace does not exist or is removed, `Some(None)` if it has no
+    /// parent.
     fn parent(&self, of: WorkspaceId) -> Option<Option<WorkspaceId>>;
 }
 
-/// Whether two workspaces may communicate. A missing workspace, a broken chain or a cycle denies.
+/// Whether two workspaces may communicate. They may not if one of them, or one between them in the tree, does not
+/// exist.
 #[must_use]
 pub fn may_communicate(tree: &impl Tree, one: WorkspaceId, other: WorkspaceId, root_siblings: bool) -> bool {
     let (Some(above_one), Some(above_other)) = (tree.parent(one), tree.parent(other)) else { return false };
@@ -59,20 +62,24 @@ mod tests {
         WorkspaceId(Uuid::from_u128(number))
     }
 
-    /// (child, parent); 0 for no parent.
+    /// Pairs of child and parent; the parent 0 means that there is none.
     fn rows(of: &[(u128, u128)]) -> Rows {
         Rows(of.iter().map(|(child, parent)| (id(*child), (*parent > 0).then(|| id(*parent)))).collect())
     }
 
     fn allowed(tree: &Rows, one: u128, other: u128) -> bool {
         let answer = may_communicate(tree, id(one), id(other), true);
-        assert_eq!(answer, may_communicate(tree, id(other), id(one), true), "{one} and {other} disagree");
+        assert_eq!(
+            answer,
+            may_communicate(tree, id(other), id(one), true),
+            "{one} and {other}: the result depends on the direction"
+        );
         answer
     }
 
     #[test]
     fn communication_rules_follow_the_protocol_table() {
-        // 1 -> 2 -> 4, 1 -> 3 -> 5; 6 -> 7
+        // Two trees, each arrow from parent to child: 1 -> 2 -> 4 and 1 -> 3 -> 5; 6 -> 7.
         let tree = rows(&[(1, 0), (2, 1), (3, 1), (4, 2), (5, 3), (6, 0), (7, 6)]);
         assert!(allowed(&tree, 1, 1), "itself");
         assert!(allowed(&tree, 2, 3), "siblings");
@@ -89,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn parent_cycle_and_overlong_parent_chain_are_denied() {
+    fn parent_cycle_or_too_long_parent_chain_gives_no_access() {
         let cycle = rows(&[(1, 3), (2, 1), (3, 2), (9, 0)]);
         assert!(!allowed(&cycle, 1, 9));
         let steps = STEPS_MAX as u128;
@@ -100,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn siblings_with_a_missing_parent_are_denied() {
+    fn siblings_without_an_existing_parent_may_not_communicate() {
         assert!(!allowed(&rows(&[(2, 1), (3, 1)]), 2, 3));
     }
 }

@@ -1,4 +1,4 @@
-//! Activity: messages and actions of a workspace, in the rows that existing clients poll.
+//! Activity: messages and actions of a workspace, stored in rows that clients poll.
 
 use super::{ids::ActivityId, time::Timestamp};
 
@@ -6,29 +6,30 @@ use super::{ids::ActivityId, time::Timestamp};
 pub const TYPES: [&str; 7] =
     [SENT, RECEIVED, "task_update", "agent_log", "skill_promotion", "memory_write", "error"];
 
-/// A message that the agent reports as sent.
+/// A message that the agent has sent, according to its own report.
 pub const SENT: &str = "a2a_send";
 
-/// A message to the workspace; also a notice of the agent to its user, which clients find by its method.
+/// A message to the workspace, or a notice of the agent to its user. Clients recognise a notice by its method,
+/// [`NOTIFY`].
 pub const RECEIVED: &str = "a2a_receive";
 
 /// The method of an agent's notice to its user.
 pub const NOTIFY: &str = "notify";
 
-/// Number of rows if `limit` is absent or invalid.
+/// Maximum number of rows in one answer if `limit` is absent or invalid.
 pub const LIMIT_DEFAULT: u32 = 100;
 
-/// Largest number of rows in one answer.
+/// Upper limit of `limit`.
 pub const LIMIT_MAX: u32 = 500;
 
-/// Bytes stored of a forwarded message or answer. A larger one is replaced by a note of its size: the row is only
-/// history, and the message itself was delivered.
+/// Maximum size of a forwarded message or answer that is stored, in bytes. A larger one is delivered, but the row
+/// contains only its size instead of its content.
 pub const BODY_KEPT_BYTES: usize = 16 << 10;
 
 /// Sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
-    /// A user: `source_id` is null.
+    /// A user. Such rows have no `source_id`.
     User,
     /// A workspace.
     Agent,
@@ -37,9 +38,9 @@ pub enum Sender {
 /// Filter of an activity query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActivityQuery {
-    /// Only this type.
+    /// Only rows of this type.
     pub activity_type: Option<String>,
-    /// Only messages of a user, or only of a workspace.
+    /// Only messages from a user, or only messages from a workspace.
     pub sender: Option<Sender>,
     /// Only rows with this workspace as source or target.
     pub peer: Option<String>,
@@ -47,16 +48,17 @@ pub struct ActivityQuery {
     pub since: Option<Timestamp>,
     /// Only rows written before this time.
     pub before: Option<Timestamp>,
-    /// Only rows after this one, the oldest first; without it the newest come first.
+    /// Only rows after this one, the oldest first. If `None`, the newest come first.
     pub after: Option<ActivityId>,
     /// Maximum number of rows.
     pub limit: u32,
-    /// Whether the agent itself polls; then waiting messages are included regardless of their age.
+    /// Whether the workspace's own agent polls. Messages that wait for it are then included, whatever their age.
     pub is_poll: bool,
 }
 
 impl ActivityQuery {
-    /// Whether messages must (`true`) or must not (`false`) come from a user; `None` for both.
+    /// `true` if messages must come from a user, `false` if they must come from a workspace, `None` if both are
+    /// included.
     #[must_use]
     pub fn from_user(&self) -> Option<bool> {
         self.sender.map(|sender| sender == Sender::User)

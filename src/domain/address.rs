@@ -1,17 +1,19 @@
 //! Which addresses the proxy may connect to.
 //!
-//! An external agent supplies the url that ostler's proxy calls. Its author could make the daemon call services that
-//! only the daemon can reach: a cloud's metadata service, a database on loopback, a router on the local network. Every
-//! address that is not clearly on the public internet is refused. Private networks and loopback can be allowed, because
-//! agents on another machine of the same network are common.
+//! ostler's proxy connects to the url that an external agent registers. With a malicious url, the agent's author could
+//! make the daemon connect to services that only the daemon can reach: a cloud's metadata service, a database on
+//! loopback, a router on the local network. Every address that is not clearly on the public internet is therefore
+//! refused. An operator can allow private networks and loopback, because agents often run on another machine of the
+//! same network.
 //!
-//! IPv6 can embed an IPv4 address in several ways. If a host or a gateway would extract it again, the embedded address
-//! is judged, so that no notation of an address evades its rule.
+//! An IPv6 address can contain an IPv4 address in several ways. If a host or a gateway would extract the IPv4 address
+//! and connect to it, the rules for that IPv4 address apply. Writing an address in another form therefore never changes
+//! the result.
 //!
-//! Public addresses can be local too: a machine's own public address leads to the services on it, and with IPv6 every
-//! device of a home has a global address. Therefore this machine's own addresses count as loopback, and the networks
-//! that it is directly attached to count as private. An address that a router translates to this machine cannot be
-//! detected here.
+//! A public address can belong to this machine or to its local network: with IPv6, every device in a home can have a
+//! public address. Therefore this machine's own addresses count as loopback, and the networks that it is directly
+//! attached to count as private. One case cannot be detected here: a router's public address whose connections the
+//! router forwards to this machine.
 
 use std::{
     fmt,
@@ -30,7 +32,7 @@ pub struct Allow {
 /// Reason for refusing an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Names no host: 0.0.0.0, `::`. Kernels treat it as this machine.
+    /// The unspecified address, 0.0.0.0 or `::`. A connection to it reaches this machine.
     Unspecified,
     /// This machine.
     Loopback,
@@ -38,7 +40,7 @@ pub enum Refusal {
     Private,
     /// A public address on a network that this machine is directly attached to.
     Attached,
-    /// Link-local; clouds serve credentials there.
+    /// Link-local. Cloud providers serve credentials at such an address.
     LinkLocal,
     /// Carrier-grade NAT: 100.64/10.
     CarrierNat,
@@ -48,7 +50,7 @@ pub enum Refusal {
     Multicast,
     /// Broadcast.
     Broadcast,
-    /// Never a host on the internet: reserved, experimental, or assigned to a protocol.
+    /// Not assigned to hosts on the internet: reserved, experimental, or assigned to a protocol.
     Reserved,
 }
 
@@ -61,7 +63,7 @@ impl fmt::Display for Refusal {
             Self::Attached => {
                 "it is on a network that this machine is attached to, which `external.allow_private` does not allow"
             }
-            Self::LinkLocal => "it is link-local, where cloud providers serve credentials",
+            Self::LinkLocal => "it is a link-local address, and cloud providers serve credentials at such addresses",
             Self::CarrierNat => "it is in the shared address space of carriers (100.64.0.0/10)",
             Self::Documentation => "it is reserved for documentation",
             Self::Multicast => "it is a multicast address",
@@ -117,11 +119,11 @@ pub fn refused(ip: IpAddr, allow: Allow, around: &Surroundings) -> Option<Refusa
     (is_of_the_internet(ip) && around.is_attached(ip) && !allow.private).then_some(Refusal::Attached)
 }
 
-/// The addresses of `wanted` on which a daemon that listens on `listen` cannot be reached. If `listen` is empty, the
-/// daemon listens on every address that it needs.
+/// Returns the addresses of `wanted` at which a daemon that listens on `listen` cannot be reached. If `listen` is
+/// empty, the daemon chooses its addresses itself, and the result is empty.
 #[must_use]
 pub fn uncovered<'a>(listen: &[IpAddr], wanted: impl IntoIterator<Item = &'a IpAddr>) -> Vec<IpAddr> {
-    // `::` also accepts IPv4 unless the host's `net.ipv6.bindv6only` says otherwise.
+    // A socket on `::` also accepts IPv4 connections, unless `net.ipv6.bindv6only` is set on the host.
     let covers =
         |on: &IpAddr, ip: &IpAddr| on == ip || (on.is_unspecified() && (on.is_ipv6() || ip.is_ipv4()));
     let is_missing = |ip: &&IpAddr| !listen.is_empty() && !listen.iter().any(|on| covers(on, ip));
@@ -147,7 +149,8 @@ fn refused_v4(ip: Ipv4Addr, allow: Allow) -> Option<Refusal> {
         _ if ip.is_multicast() => Refusal::Multicast,
         _ if ip.is_broadcast() => Refusal::Broadcast,
         (100, 64..=127, _) => Refusal::CarrierNat,
-        // In order: "this network" and the reserved top; protocol assignments; the retired 6to4 relay; benchmarks.
+        // In this order: "this network" (0/8) and the reserved range above multicast; protocol assignments; the retired
+        // 6to4 relays; networks for benchmarks.
         (0 | 240..=255, _, _) | (192, 0, 0) | (192, 88, 99) | (198, 18 | 19, _) => Refusal::Reserved,
         _ => return None,
     };
@@ -169,7 +172,8 @@ fn refused_v6(ip: Ipv6Addr, allow: Allow) -> Option<Refusal> {
         _ if ip.is_unicast_link_local() => Refusal::LinkLocal,
         _ if ip.is_unique_local() => return (!allow.private).then_some(Refusal::Private),
         [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => Refusal::Documentation,
-        // Protocol assignments, including Teredo (which embeds an IPv4 address), benchmarks and ORCHID.
+        // Protocol assignments, including networks for benchmarks, ORCHID, and Teredo, whose addresses contain an IPv4
+        // address.
         [0x2001, 0..=0x1ff, ..] => Refusal::Reserved,
         [0x2000..=0x3fff, ..] => return None,
         // Only 2000::/3 has been assigned to hosts on the internet.
@@ -178,14 +182,15 @@ fn refused_v6(ip: Ipv6Addr, allow: Allow) -> Option<Refusal> {
     Some(refusal)
 }
 
-/// The embedded IPv4 address, if a host or a gateway on the path would extract it.
+/// Returns the IPv4 address in an IPv6 address, if a host or a gateway on the path would extract it and connect to it.
 fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let two = |high: u16, low: u16| {
         let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
         Ipv4Addr::new(a, b, c, d)
     };
     match ip.segments() {
-        // Mapped, and compatible (long retired, still parsed); translated (SIIT); NAT64; 6to4.
+        // In this order: IPv4-mapped and IPv4-compatible (long retired, but still supported); translated (SIIT); NAT64;
+        // 6to4.
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
@@ -227,7 +232,7 @@ mod tests {
         for elsewhere in ["8.8.5.1", "8.8.3.255", "2a00:1450:0:1::1", "1.1.1.1"] {
             assert_eq!(judge(elsewhere, NOTHING), None, "{elsewhere}");
         }
-        // An allowed private address stays allowed even if it belongs to this machine.
+        // A private address of this machine counts as private only, not also as loopback.
         assert_eq!(judge("192.168.1.5", PRIVATE), None);
         assert_eq!(judge("192.168.1.5", NOTHING), Some(Refusal::Private));
     }
@@ -294,7 +299,7 @@ mod tests {
             ("::169.254.169.254", Refusal::LinkLocal),
             ("64:ff9b::169.254.169.254", Refusal::LinkLocal),
             ("64:ff9b::255.255.255.255", Refusal::Broadcast),
-            // Local NAT64: the position of the IPv4 address in it is chosen by the network.
+            // A prefix for local NAT64: the network's operator chooses where the IPv4 address is in it.
             ("64:ff9b:1::a9fe:a9fe", Refusal::Reserved),
             ("2002:a9fe:a9fe::1", Refusal::LinkLocal),
             ("2002:6440:1::", Refusal::CarrierNat),

@@ -1,7 +1,7 @@
 //! Limits on every text that an agent can set, in one table.
 //!
-//! Text from an agent is stored, returned to its peers and shown to the operator. Without a limit on each text, one
-//! agent could fill the disk and every answer that contains it.
+//! ostler stores text from agents, returns it to other agents and shows it to operators. Without a limit on each text,
+//! one agent could fill the disk, and make every response that contains its text too large.
 
 /// Maximum length of a workspace name, in characters.
 pub const NAME_MAX_CHARS: usize = 63;
@@ -17,26 +17,31 @@ pub const TEXT_MAX_BYTES: usize = 2 << 10;
 pub const STATE_MAX_BYTES: usize = 64;
 /// Maximum size of `runtime_metadata`, in bytes of JSON; larger ones are refused.
 pub const METADATA_MAX_BYTES: usize = 16 << 10;
-/// Number of bytes of an agent's report that are read. The rest is discarded, see [`REPORT_DISCARDED_MAX_BYTES`].
+/// Number of bytes of an agent's report that are used. The bytes after that are received and discarded, see
+/// [`REPORT_DISCARDED_MAX_BYTES`].
 pub const REPORT_MAX_BYTES: usize = 64 << 10;
-/// Total number of bytes of a report that are received. Beyond it the answer is sent without waiting for the rest.
+/// Maximum number of bytes of a report that are received. If the report is longer, ostler answers without waiting for
+/// the rest.
 pub const REPORT_DISCARDED_MAX_BYTES: usize = 1 << 20;
 
-/// Maximum size of the event history, in bytes of payload plus [`EVENT_OVERHEAD_BYTES`] per event. Beyond it the oldest
-/// events of the workspace with the largest history are deleted.
+/// Maximum size of the event history, in bytes of payload plus [`EVENT_OVERHEAD_BYTES`] per event. If the history is
+/// larger, the oldest events of the workspace with the most bytes are deleted.
 pub const HISTORY_MAX_BYTES: i64 = 16 << 20;
-/// Bytes of an event besides its payload: its row and two index entries.
+/// Number of bytes that an event needs in addition to its payload: for its row and two index entries.
 pub const EVENT_OVERHEAD_BYTES: usize = 128;
-/// Number of consecutive events that a workspace's agent may cause before they are coalesced.
+/// Number of events that the agent of a workspace may cause at once. No further events are written until the allowance
+/// refills.
 pub const AGENT_EVENTS_BURST: i64 = 20;
-/// Time after which it may cause one more event, in milliseconds.
+/// Time in which the allowance refills by one event, in milliseconds.
 pub const AGENT_EVENT_EVERY_MS: i64 = 5 * 60 * 1000;
 
-/// The time at which a workspace's allowance of events is full again after one more event; `None` if it is used up.
+/// Takes one event from the allowance of a workspace's agent. Returns the time at which the allowance will be full
+/// again; `None` if the allowance is used up.
 ///
-/// Stored as one number, as in the generic cell rate algorithm. A stored time further in the future than a full
-/// allowance comes from a clock that was set back. It counts as an allowance with one event left: the caller stores a
-/// time near the new clock then, so that the agent's events are not suppressed until the clock has caught up.
+/// The caller stores this time, from which the current allowance can be computed (generic cell rate algorithm). A
+/// stored time that is further in the future than an empty allowance needs to refill was stored before the clock was
+/// set back. It then counts as an allowance of one event. After that event the caller stores a time near the present,
+/// and the agent's events are not suppressed until the clock reaches the old time.
 #[must_use]
 pub fn next_agent_event(full_at_ms: Option<i64>, now_ms: i64) -> Option<i64> {
     let latest = now_ms.saturating_add(AGENT_EVENTS_BURST * AGENT_EVENT_EVERY_MS);
@@ -53,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agent_events_are_limited_to_burst_then_one_per_5_minutes() {
+    fn agent_events_are_limited_to_a_burst_and_one_per_5_minutes() {
         let (mut full_at, mut now, mut count) = (None, 1_000_000, 0);
         for _second in 0..3600 {
             if let Some(next) = next_agent_event(full_at, now) {

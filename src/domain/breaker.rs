@@ -1,17 +1,18 @@
-//! The breaker: limits how many workspaces sweeps may affect at once.
+//! The circuit breaker: limits how many workspaces sweeps may affect within an hour.
 //!
-//! A planning error can affect many workspaces, and the code that plans cannot detect its own errors. The workspaces
-//! that actions affect destructively are therefore counted, in the plan and in the last hour together. Above the limit,
-//! all these actions of the plan are held until an operator approves them.
+//! An error in a pass could destroy the work of many workspaces at once, and the pass cannot detect its own error. The
+//! breaker therefore counts the workspaces that were affected by destructive actions in the last hour, together with
+//! those in the plan. If the count exceeds the limit, all actions of the plan that count against the breaker are held
+//! until an operator approves them.
 
 use std::collections::BTreeSet;
 
 use super::{ids::WorkspaceId, plan::Planned};
 use crate::mutation::{Mutation, is};
 
-/// Number of workspaces that may always be affected.
+/// Minimum of the limit, however few workspaces there are.
 pub const FLOOR: usize = 3;
-/// Share of the known workspaces that may be affected, in percent.
+/// The limit as a share of the known workspaces, in percent.
 pub const PERCENT: usize = 25;
 /// Maximum number of destructive actions in one run of a pass.
 pub const PER_RUN: usize = 5;
@@ -28,8 +29,8 @@ pub enum Verdict {
     },
 }
 
-/// Judges a plan. `recent` are the workspaces affected within the last hour; `known` is the number of live rows plus
-/// unknown workspaces; `approved` returns whether an operator approved an action.
+/// Judges a plan. `recent` are the workspaces that were affected within the last hour, `known` is the number of live
+/// rows plus the number of workspaces without a row, and `approved` returns whether an operator has approved an action.
 #[must_use]
 pub fn judge(
     plan: &[Planned],

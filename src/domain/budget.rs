@@ -1,8 +1,9 @@
 //! The restart budget: how often and how soon ostler restarts a container after an unexpected exit.
 //!
-//! A restart may itself cause the next exit. Restarts therefore back off, and after several in a row the workspace is
-//! parked until an operator starts it. The exits are stored in the row, so a crash of the daemon does not reset the
-//! count.
+//! A container that exits because of a permanent problem would exit again after every restart. The delay before a
+//! restart therefore grows with every exit. After several exits within a window, the workspace is parked: it is not
+//! restarted until an operator starts it. The exits are stored in the database, so a crash of the daemon does not reset
+//! their count.
 
 use std::time::Duration;
 
@@ -11,21 +12,21 @@ use super::time::Timestamp;
 /// Parameters of the restart budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RestartBudget {
-    /// Delay of the restart after the first exit; doubled for each further one.
+    /// Delay of the restart after the first exit; doubled after each further exit.
     pub first_backoff: Duration,
     /// Upper limit of the delay.
     pub longest_backoff: Duration,
     /// Time online after which earlier exits no longer count.
     pub reset_after: Duration,
-    /// Number of exits within the window that parks the workspace; at least 1.
+    /// Number of exits within the window at which the workspace is parked; at least 1.
     pub park_after_exits: usize,
-    /// Length of the window.
+    /// Length of the window in which exits are counted.
     pub window: Duration,
 }
 
 impl Default for RestartBudget {
-    /// Values of the design, §5: delays from 10 s, doubled up to 5 min; reset after 10 min online; parked at the fifth
-    /// exit within 30 min.
+    /// The values of the design, §5: a first delay of 10 s, doubled up to 5 min; a reset after 10 min online; parked at
+    /// the fifth exit within 30 min.
     fn default() -> Self {
         Self {
             first_backoff: Duration::from_secs(10),
@@ -40,14 +41,14 @@ impl Default for RestartBudget {
 /// The consequence of an exit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Restart it.
+    /// Restart the container.
     Restart {
         /// Earliest time of the restart.
         due_at: Timestamp,
         /// The exits that count from now on, including this one.
         ends: Vec<Timestamp>,
     },
-    /// Too many exits: park it until an operator starts it.
+    /// The budget is used up: park the workspace until an operator starts it.
     Spent {
         /// Number of exits, including this one.
         ends: usize,
@@ -55,8 +56,8 @@ pub enum Next {
 }
 
 impl RestartBudget {
-    /// Judges an exit. `before` are the exits counted so far; `online_for` is the length of the uninterrupted up-period
-    /// before this exit, if there was one.
+    /// Decides what follows from an exit at `now`. `before` are the exits counted so far; `online_for` is how long the
+    /// workspace was up before this exit, if it was.
     #[must_use]
     pub fn judge(&self, before: &[Timestamp], online_for: Option<Duration>, now: Timestamp) -> Next {
         let reset = online_for.is_some_and(|time| time >= self.reset_after);
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn fifth_exit_in_a_row_exhausts_the_restart_budget() {
+    fn fifth_exit_within_the_window_exhausts_the_restart_budget() {
         let budget = RestartBudget::default();
         let mut ends = Vec::new();
         let mut now = T;
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn restart_budget_resets_after_ten_minutes_online_or_window() {
+    fn restart_budget_resets_after_time_online_or_after_the_window() {
         let budget = RestartBudget::default();
         let before: Vec<_> = (0..4).map(|n| T + Duration::from_secs(n)).collect();
         let soon = T + Duration::from_mins(11);
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn exit_times_ahead_of_the_clock_do_not_count() {
+    fn exit_times_in_the_future_do_not_count() {
         let ahead: Vec<_> = (1..9).map(|n| T + Duration::from_mins(n)).collect();
         assert!(matches!(RestartBudget::default().judge(&ahead, None, T), Next::Restart { .. }));
     }

@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// Time that an open delegation waits for a result before it counts as failed.
+/// Maximum age of a delegation without a result. After that it is marked as failed.
 pub const DEADLINE: Duration = Duration::from_hours(6);
 
-/// Time that ostler waits for the agent's answer.
+/// Time limit for the answer of an agent to which ostler sends a task.
 pub const ANSWER_LIMIT: Duration = Duration::from_mins(30);
 
-/// Delay before a task is sent again whose agent could not be reached.
+/// Delay before a task is sent again if the agent could not be reached.
 pub const RETRY_AFTER: Duration = Duration::from_secs(8);
 
-/// Maximum number of bytes of an answer shown in a delegation.
+/// Maximum number of bytes of the agent's answer that are shown for a delegation.
 pub const PREVIEW_BYTES: usize = 300;
 
 /// State of a delegation.

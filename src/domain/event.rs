@@ -6,7 +6,7 @@ use super::{ids::WorkspaceId, time::Timestamp};
 
 macro_rules! event_kinds {
     ($($(#[$doc:meta])* $variant:ident = $word:literal,)*) => {
-        /// Kind of an event. The words are part of the wire protocol (§9) or defined by ostler.
+        /// Kind of an event. Its word is defined by the wire protocol (§9) or by ostler.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventKind { $($(#[$doc])* $variant,)* }
 
@@ -24,25 +24,25 @@ macro_rules! event_kinds {
 }
 
 event_kinds! {
-    /// Being created or started.
+    /// A workspace is being created or started.
     Provisioning = "WORKSPACE_PROVISIONING",
-    /// Became online.
+    /// A workspace became online.
     Online = "WORKSPACE_ONLINE",
-    /// External, awaiting its agent.
+    /// An external workspace awaits its agent.
     AwaitingAgent = "WORKSPACE_AWAITING_AGENT",
-    /// Its container is gone or has exited.
+    /// The container of a workspace is gone or has exited.
     Offline = "WORKSPACE_OFFLINE",
-    /// Up, but with errors, wedged or without heartbeats.
+    /// A workspace is up, but its agent reports errors, is stalled or misses heartbeats.
     Degraded = "WORKSPACE_DEGRADED",
     /// A start failed.
     ProvisionFailed = "WORKSPACE_PROVISION_FAILED",
-    /// Not restarted any more because the restart budget is used up.
+    /// A workspace is not restarted any more, because its restart budget is used up.
     Parked = "WORKSPACE_PARKED",
-    /// Paused.
+    /// A workspace was paused.
     Paused = "WORKSPACE_PAUSED",
-    /// Busy without progress for a while.
+    /// The agent of a workspace is busy, but makes no progress.
     Wedged = "WORKSPACE_WEDGED",
-    /// Restarted after missing heartbeats.
+    /// A workspace was restarted after missing heartbeats, or because its agent made no progress.
     RestartedSilent = "WORKSPACE_RESTARTED_SILENT",
     /// An editable field of the row was changed.
     Updated = "WORKSPACE_UPDATED",
@@ -58,11 +58,11 @@ event_kinds! {
     TaskUpdated = "TASK_UPDATED",
     /// A notice of an agent to its user. Emitted to subscribers, and stored as activity.
     AgentMessage = "AGENT_MESSAGE",
-    /// Hibernating: its container is being stopped.
+    /// A workspace hibernates: its container is being stopped.
     Hibernating = "WORKSPACE_HIBERNATING",
-    /// Hibernated.
+    /// The container of a hibernating workspace was stopped.
     Hibernated = "WORKSPACE_HIBERNATED",
-    /// Removed.
+    /// A workspace was removed.
     Removed = "WORKSPACE_REMOVED",
     /// A removal was undone.
     Undeleted = "WORKSPACE_UNDELETED",
@@ -70,17 +70,17 @@ event_kinds! {
     Adopted = "WORKSPACE_ADOPTED",
     /// A new incarnation began without a change of status.
     Started = "WORKSPACE_STARTED",
-    /// Its container could not be stopped; the stop will be retried.
+    /// A container could not be stopped; the stop will be retried.
     StopFailed = "CONTAINER_STOP_FAILED",
     /// A container that must not run was stopped.
     ContainerStopped = "CONTAINER_STOPPED",
-    /// A container or volumes were claimed for the trash.
+    /// A move of a container or volumes to the trash began.
     ContainerReaped = "CONTAINER_REAPED",
-    /// The move to the trash is complete.
+    /// A move to the trash is complete.
     TrashKept = "TRASH_KEPT",
-    /// Restored from the trash.
+    /// A container or volumes were restored from the trash.
     TrashRestored = "TRASH_RESTORED",
-    /// Deleted permanently from the trash.
+    /// The permanent deletion of a trash entry began or is complete.
     TrashDeleted = "TRASH_DELETED",
     /// An api token was issued.
     TokenIssued = "TOKEN_ISSUED",
@@ -96,9 +96,10 @@ event_kinds! {
     SweepHeld = "SWEEP_HELD",
     /// An operator approved a held plan.
     SweepApproved = "SWEEP_APPROVED",
-    /// The registry was lost or restored from a backup; unknown objects are left alone until they are decided on.
+    /// The registry was lost or restored from a backup. Sweeps start, stop and delete nothing until an operator has
+    /// decided what to do.
     RegistryRecovering = "REGISTRY_RECOVERING",
-    /// Every unknown object has been decided on.
+    /// The registry is no longer recovering.
     RegistrySettled = "REGISTRY_SETTLED",
     /// An engine was accepted as belonging to this instance.
     EngineAccepted = "ENGINE_ACCEPTED",
@@ -107,11 +108,11 @@ event_kinds! {
 /// An event as stored and sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Position in the single sequence of all events.
+    /// Number of the event. All events of an instance are numbered in one sequence.
     pub id: i64,
     /// Word of its [`EventKind`].
     pub event_type: String,
-    /// Workspace that it concerns; `None` for the whole instance.
+    /// Workspace that the event is about; `None` if it is about the whole instance.
     pub workspace_id: Option<WorkspaceId>,
     /// Details. Never contains a secret.
     pub payload: serde_json::Value,
@@ -124,7 +125,7 @@ pub struct Event {
 pub struct TransientEvent {
     /// Kind of the event.
     pub kind: EventKind,
-    /// Workspace that it concerns.
+    /// Workspace that the event is about.
     pub workspace_id: WorkspaceId,
     /// Details. Never contains a secret.
     pub payload: serde_json::Value,

@@ -1,7 +1,7 @@
-//! The content of a heartbeat and the status changes that it proves (wire protocol, §4).
+//! The content of a heartbeat, and the status changes that follow from it (wire protocol, §4).
 //!
-//! A runtime never reads the answer to its heartbeat, so everything known about an agent has to be derived from the
-//! heartbeats alone: that it is alive, its health and its current task.
+//! Runtimes do not read the answers to their heartbeats, so ostler cannot ask an agent anything in an answer. It learns
+//! from the heartbeats alone that the agent is alive, how healthy it is, and what its current task is.
 
 use super::{
     status::{Cause, Failure, Status},
@@ -9,9 +9,10 @@ use super::{
     workspace::Kind,
 };
 
-/// An agent is degraded from this error rate on.
+/// An agent with this error rate or a higher one is degraded.
 pub const DEGRADED_ERROR_RATE: f64 = 0.5;
-/// An agent recovers below this error rate. Lower than `DEGRADED_ERROR_RATE`, so that the status does not flap.
+/// A degraded agent recovers if its error rate is lower than this. The value is lower than `DEGRADED_ERROR_RATE`, so
+/// that the status does not alternate.
 pub const WELL_ERROR_RATE: f64 = 0.1;
 /// Largest spend that a heartbeat may report, in cents.
 pub const SPEND_MAX_CENTS: i64 = 1_000_000_000_000;
@@ -27,19 +28,19 @@ pub struct Heartbeat {
     pub sample_error: String,
     /// Number of tasks in progress.
     pub active_tasks: u32,
-    /// Uptime; 0 keeps the stored value.
+    /// Uptime in seconds; 0 keeps the stored value.
     pub uptime_seconds: i64,
     /// Description of the current task.
     pub current_task: String,
-    /// Spend of this month; 0 keeps the stored value.
+    /// Spend of this month in cents; 0 keeps the stored value.
     pub monthly_spend_cents: i64,
-    /// Empty if healthy, `wedged`, or a word of the runtime's own.
+    /// Empty if the agent is healthy; otherwise `wedged`, or a word that the runtime defines.
     pub runtime_state: String,
     /// The runtime's metadata; `None` keeps the stored value.
     pub metadata: Option<Metadata>,
     /// Fields that this heartbeat does not provide; their stored values are kept.
     pub unknown: Fields,
-    /// Fields that were sent but could not be used, for the operator.
+    /// Fields that were sent but could not be used. Shown to the operator.
     pub refused: Fields,
 }
 
@@ -111,7 +112,7 @@ impl Field {
 pub struct Fields(u16);
 
 impl Fields {
-    /// The fields of a register; all others belong to a heartbeat.
+    /// The fields of a register request. All other fields belong to a heartbeat.
     pub const OF_REGISTER: Self = Self(1 << Field::Url as u16 | 1 << Field::AgentCard as u16);
 
     /// Adds a field to the set.
@@ -131,13 +132,13 @@ impl Fields {
         self.0 == 0
     }
 
-    /// The set after a heartbeat with these refused fields; those of the register are unchanged.
+    /// Returns the set after a heartbeat with these refused fields. The fields of the register request are unchanged.
     #[must_use]
     pub fn after_heartbeat(self, refused: Self) -> Self {
         Self((self.0 & Self::OF_REGISTER.0) | (refused.0 & !Self::OF_REGISTER.0))
     }
 
-    /// The set after a register with these refused fields; those of the heartbeat are unchanged.
+    /// Returns the set after a register request with these refused fields. The fields of the heartbeat are unchanged.
     #[must_use]
     pub fn after_register(self, refused: Self) -> Self {
         Self((self.0 & !Self::OF_REGISTER.0) | (refused.0 & Self::OF_REGISTER.0))
@@ -149,7 +150,7 @@ impl Fields {
         Field::ALL.into_iter().filter(|field| self.contains(*field)).map(Field::as_str).collect()
     }
 
-    /// Parses the stored form. Names of another version are ignored.
+    /// Parses the stored form. Unknown names, which another version of ostler may have stored, are ignored.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut fields = Self::default();
@@ -173,13 +174,14 @@ impl std::fmt::Display for Fields {
 pub struct Metadata {
     /// JSON as it was sent.
     pub json: String,
-    /// Whether it has the capability `status_mgmt`; its error rate then says nothing about its health.
+    /// Whether the runtime has the capability `status_mgmt`: it determines its own health, and its error rate does not
+    /// make it degraded.
     pub manages_status: bool,
 }
 
 impl Heartbeat {
-    /// Whether this is the short heartbeat that runtimes send when the task changes; it says nothing about their
-    /// health.
+    /// Whether this is the short heartbeat that runtimes send when their task changes. It contains no information about
+    /// their health.
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.error_rate <= 0.0
@@ -207,14 +209,15 @@ pub struct Standing {
     pub kind: Kind,
     /// Kind of the token that authenticated the heartbeat.
     pub token: TokenKind,
-    /// Whether the runtime judges its health itself.
+    /// Whether the runtime determines its own health (capability `status_mgmt`).
     pub manages_status: bool,
 }
 
-/// The status changes that a heartbeat proves, in order: an agent that starts in bad health becomes online, then
-/// degraded.
+/// The status changes that follow from a heartbeat, in order. For example, an agent whose first heartbeat reports
+/// errors becomes online, and then degraded.
 ///
-/// A heartbeat with an `api` token of a container workspace belongs to no incarnation, so it proves nothing.
+/// A heartbeat with an `api` token of a container workspace changes nothing: the token belongs to no incarnation, so
+/// the sender may be an old process.
 #[must_use]
 pub fn moves(standing: Standing, heartbeat: &Heartbeat) -> Vec<Cause> {
     if standing.kind == Kind::Container && standing.token == TokenKind::Api {
@@ -244,7 +247,8 @@ pub fn moves(standing: Standing, heartbeat: &Heartbeat) -> Vec<Cause> {
     }
 }
 
-/// The status changes that a register proves: those of a heartbeat except recovery, because it reports no errors.
+/// The status changes that follow from a register request. They are those of a healthy heartbeat without the recovery
+/// from `degraded`, because a register request contains no error rate.
 #[must_use]
 pub fn moves_of_register(standing: Standing) -> Vec<Cause> {
     moves(standing, &Heartbeat::default())
@@ -273,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeat_sets_online_from_exactly_the_permitted_statuses() {
+    fn healthy_heartbeat_sets_online_from_exactly_allowed_statuses() {
         for status in Status::ALL {
             let recovers = moves(standing(status), &well()).contains(&Cause::HeartbeatReceived);
             assert_eq!(recovers, Cause::HeartbeatReceived.sources().contains(&status), "{status}");
@@ -318,7 +322,7 @@ mod tests {
             assert_eq!(
                 moves(standing(Status::Degraded), heartbeat),
                 [],
-                "{heartbeat:?} ended the status degraded"
+                "{heartbeat:?} must not end the status degraded"
             );
         }
         assert_eq!(moves(standing(Status::Degraded), &well()), [Cause::HeartbeatReceived]);
@@ -336,13 +340,13 @@ mod tests {
             assert_eq!(
                 moves(standing(Status::Offline), &heartbeat),
                 [Cause::HeartbeatReceived],
-                "it is alive"
+                "the agent is alive"
             );
         }
     }
 
     #[test]
-    fn refused_fields_round_trip_and_are_replaced_per_request() {
+    fn refused_fields_of_register_and_heartbeat_are_kept_apart() {
         let mut fields = Fields::default();
         for field in Field::ALL {
             fields.insert(field);
@@ -354,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn first_heartbeat_with_errors_brings_online_then_degrades() {
+    fn first_heartbeat_with_errors_sets_online_and_then_degraded() {
         let failing = Heartbeat { error_rate: 1.0, ..well() };
         assert_eq!(
             moves(standing(Status::Provisioning), &failing),

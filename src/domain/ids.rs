@@ -1,4 +1,4 @@
-//! Ids, each with its own type so that they cannot be confused.
+//! Ids. Each kind has its own type, so that the compiler detects a wrong kind.
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +18,8 @@ macro_rules! uuid_id {
             }
         }
 
-        /// Accepts only the 36-character lower-case form: labels and names must round-trip exactly.
+        /// Accepts only the lower-case form with 36 characters, so that an id in a label or name has exactly one
+        /// written form.
         impl FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
@@ -40,37 +41,38 @@ macro_rules! uuid_id {
 }
 
 uuid_id!(
-    /// A workspace. Never reused, because volumes are named after it.
+    /// Id of a workspace. Never reused, because the names of volumes contain it.
     WorkspaceId
 );
 uuid_id!(
-    /// This installation: the label that distinguishes our containers from those of another instance.
+    /// Id of an installation of ostler. A label that contains it distinguishes the containers of this installation from
+    /// those of another.
     InstanceId
 );
 uuid_id!(
-    /// An entry in the trash.
+    /// Id of an entry in the trash.
     TrashId
 );
 uuid_id!(
-    /// A token's row; never the token itself.
+    /// Id of a token's row. It does not reveal the token.
     TokenId
 );
 uuid_id!(
-    /// A plan held by the breaker; an operator approves it by this id.
+    /// Id of a held plan, with which an operator approves it.
     PlanId
 );
 
 uuid_id!(
-    /// A row of a workspace's activity; clients use it as a cursor.
+    /// Id of a row of a workspace's activity; clients use it as a cursor.
     ActivityId
 );
 
 uuid_id!(
-    /// A task that one workspace delegated to another.
+    /// Id of a task that one workspace delegated to another.
     DelegationId
 );
 uuid_id!(
-    /// A memory of a workspace.
+    /// Id of a memory of a workspace.
     MemoryId
 );
 
@@ -84,8 +86,9 @@ pub struct InvalidId(pub String);
 #[error("`{0}` is not a container id: expected 64 hexadecimal digits in lower case")]
 pub struct InvalidContainerId(pub String);
 
-/// The range of ids with a given prefix: 4 to 32 hexadecimal digits in any case, with the hyphens of a UUID or without
-/// any. A complete id is the longest prefix.
+/// Returns the range of ids that begin with `text`; `None` if `text` cannot be the beginning of an id. It must have 4
+/// to 32 hexadecimal digits in any case, either with hyphens at the positions of a UUID or without hyphens. A complete
+/// id is such a beginning too.
 #[must_use]
 pub fn id_prefix(text: &str) -> Option<IdPrefix> {
     const HYPHENS: [usize; 4] = [8, 13, 18, 23];
@@ -129,14 +132,16 @@ impl IdPrefix {
         (self.digits == 32).then_some(self.first)
     }
 
-    /// Whether it is read as an id rather than a name; output shows the first eight digits of ids.
+    /// Whether it is long enough to be read as an id and not as a name. The limit is eight digits, because output shows
+    /// the first eight digits of ids.
     #[must_use]
     pub fn is_id_prefix(self) -> bool {
         self.digits >= 8
     }
 }
 
-/// Start counter of a workspace, counted from 1. Messages of an older incarnation are outdated.
+/// Number of starts of a workspace: the first start has incarnation 1. Reports of the agent of an older incarnation are
+/// ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub u32);
@@ -155,8 +160,8 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// The engine's container id: always 64 hexadecimal digits and never a name, so that it cannot change the request it is
-/// inserted into.
+/// Id of a container in the engine. It always has 64 hexadecimal digits and is never a name, so that it can be inserted
+/// into the path of a request without escaping.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ContainerId(String);
@@ -168,7 +173,7 @@ impl ContainerId {
         &self.0
     }
 
-    /// The first twelve digits, as Podman's own tools print it.
+    /// The first twelve digits, as in the output of Podman's commands.
     #[must_use]
     pub fn short(&self) -> &str {
         &self.0[..12]

@@ -1,15 +1,15 @@
 //! Reads JSON with common defects.
 //!
-//! Runtimes truncate text in the middle of an emoji, write `NaN` for an undefined share, or send Latin-1. A heartbeat
-//! with such a defect is still a proof of life. Bodies are parsed strictly first; this module is used only if that
-//! fails.
+//! Some runtimes truncate text in the middle of an emoji, write `NaN` for an undefined ratio, or send Latin-1. A
+//! heartbeat with such a defect still proves that the agent is alive. Bodies are parsed strictly first; this module is
+//! used only if that fails.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// Decodes a body: drops the byte order mark, and replaces invalid UTF-8 and lone surrogates (`\ud83d` without its
-/// other half) with U+FFFD.
+/// Decodes a body: drops the byte order mark, and replaces invalid UTF-8 and lone surrogates (such as `\ud83d` without
+/// a low surrogate after it) with U+FFFD.
 #[must_use]
 pub fn repaired(bytes: &[u8]) -> Cow<'_, str> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -20,7 +20,7 @@ pub fn repaired(bytes: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// Parses a body strictly, then repaired if that fails; `None` if it is not JSON even then.
+/// Parses a body strictly. If that fails, parses the repaired body. `None` if neither is JSON.
 #[must_use]
 pub fn value(bytes: &[u8]) -> Option<Value> {
     serde_json::from_slice(bytes).or_else(|_| serde_json::from_str(&repaired(bytes))).ok()
@@ -43,7 +43,8 @@ fn without_lone_surrogates(text: &str) -> Option<String> {
         at += backslash;
         let (high, low) = (0xd800..0xdc00, 0xdc00..0xe000);
         let Some(unit) = escaped_unit(&text[at..]) else {
-            // An escaped character, such as a backslash, starts no escape of its own.
+            // Skips the escaped character too: if it is a backslash, it must not be read as the start of another
+            // escape.
             let escaped = text[at + 1..].chars().next().map_or(0, char::len_utf8);
             at += 1 + escaped;
             continue;
@@ -71,7 +72,7 @@ fn without_lone_surrogates(text: &str) -> Option<String> {
 #[derive(Debug, Default, PartialEq)]
 pub struct Fields {
     found: Vec<(String, Option<Value>)>,
-    /// Whether the object was read to its end.
+    /// Whether the object was read up to its closing brace.
     pub whole: bool,
 }
 
@@ -98,8 +99,8 @@ impl Fields {
     }
 }
 
-/// Reads the fields `names` of an object independently: one unreadable field does not affect the others. `None` if the
-/// text does not start as an object.
+/// Reads the fields `names` of an object separately, so that an unreadable field does not affect the others. `None` if
+/// the text does not start with an opening brace.
 #[must_use]
 pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
     let mut rest = text.trim_start().strip_prefix('{')?.trim_start();
@@ -113,7 +114,7 @@ pub fn fields(text: &str, names: &[&str]) -> Option<Fields> {
         let end = end_of_value(after);
         if names.contains(&key.as_str()) {
             let value = serde_json::from_str(&after[..end.unwrap_or(after.len())]).ok();
-            // A truncated number or word may still parse, so it counts as unreadable.
+            // A value without an end is truncated. It counts as unreadable, because a truncated number may still parse.
             fields.found.push((key, value.filter(|_| end.is_some())));
         }
         let Some(end) = end else { return Some(fields) };
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_object_keeps_its_complete_fields() {
+    fn complete_fields_of_a_truncated_object_are_read() {
         let whole = r#"{"a":"x","b":12,"c":{"d":[1]}}"#;
         for cut in 1..whole.len() {
             let (a, b, read_whole) = read(&whole[..cut]);

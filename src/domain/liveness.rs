@@ -1,7 +1,8 @@
 //! Plans about agents rather than containers: missed heartbeats, slow starts, stalled or idle agents, due restarts.
 //!
-//! They all measure time with `Lasted`, which counts only time in which the daemon could receive heartbeats
-//! (`listening.rs`). Other time never counts as silence of an agent.
+//! All plans except `restart_due` measure time with `Lasted`, which counts only time in which the daemon could receive
+//! heartbeats (`listening.rs`). Without this rule, time in which the daemon was down or suspended would count as missed
+//! heartbeats.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,10 +22,11 @@ pub const RESTART_SILENT_AFTER: Duration = Duration::from_mins(10);
 /// A busy agent is flagged after this time without heartbeat, message or progress.
 pub const WEDGED_AFTER: Duration = Duration::from_mins(5);
 
-/// Time since a point in time, counting only time in which the daemon could receive heartbeats.
+/// Returns the time since a timestamp, counting only time in which the daemon could receive heartbeats.
 pub type Lasted<'a> = &'a (dyn Fn(Timestamp) -> Duration + Sync);
 
-/// An online or degraded row without a recent heartbeat.
+/// An online or degraded row whose last heartbeat is not recent, or is far in the future because the clock was set
+/// back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuietRow {
     /// The workspace row.
@@ -33,17 +35,17 @@ pub struct QuietRow {
     pub kind: Kind,
     /// Time of its last heartbeat.
     pub heartbeat_at: Option<Timestamp>,
-    /// Number of tasks it last reported.
+    /// Number of active tasks in its last heartbeat.
     pub active_tasks: u32,
     /// Time of its last activity.
     pub active_at: Option<Timestamp>,
-    /// Since when it is flagged as wedged.
+    /// Time at which it was flagged as wedged; `None` if it is not flagged.
     pub wedged_since: Option<Timestamp>,
     /// Whether the operator allows a restart when it is wedged.
     pub restart_when_wedged: bool,
 }
 
-/// A row with a hibernation policy and without tasks.
+/// An online or degraded row with a hibernation policy and without active tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdleRow {
     /// The workspace row.
@@ -52,18 +54,21 @@ pub struct IdleRow {
     pub idle_minutes: u32,
     /// Time of its last activity.
     pub active_at: Option<Timestamp>,
-    /// Start of the current up-period; idleness does not reach further back, for example before a wake.
+    /// Start of the current up-period. Idle time before it does not count: a workspace that was just woken must not
+    /// hibernate again at once.
     pub online_since: Option<Timestamp>,
 }
 
-/// Time since the latest of several events. Each is measured separately, because a timestamp in the future (the clock
-/// was set back) must not count as the latest.
+/// Time since the latest of several events, or since the last status change if there was no event. Measures each time
+/// and returns the shortest. Comparing the timestamps would be wrong, because a timestamp that is in the future after
+/// the clock was set back would count as the latest.
 fn shortest(times: [Option<Timestamp>; 3], row: &SweepRow, lasted: Lasted<'_>) -> Duration {
     times.into_iter().flatten().map(lasted).min().unwrap_or_else(|| lasted(row.status_since))
 }
 
-/// `check_heartbeats`: silent external agents become `awaiting_agent`; silent containers become `degraded`, and are
-/// restarted if they stay silent for `RESTART_SILENT_AFTER` more.
+/// `check_heartbeats`: handles workspaces without a heartbeat for `SILENT_AFTER`. External ones become
+/// `awaiting_agent`. Those with a container become `degraded`, and are restarted if no heartbeat arrives for another
+/// `RESTART_SILENT_AFTER`.
 #[must_use]
 pub fn check_heartbeats(
     rows: &[QuietRow],
@@ -118,8 +123,8 @@ pub fn check_heartbeats(
     plan
 }
 
-/// `flag_wedged`: agents that report tasks but show no heartbeat, message or progress. They are flagged, and restarted
-/// only if their operator has allowed that.
+/// `flag_wedged`: flags agents with active tasks that have sent no heartbeat or message and made no progress for
+/// `WEDGED_AFTER`. A flagged agent is restarted only if `restart_when_wedged` is set for its workspace.
 #[must_use]
 pub fn flag_wedged(
     rows: &[QuietRow],
@@ -155,8 +160,9 @@ pub fn flag_wedged(
     plan
 }
 
-/// `hibernate_idle`: workspaces with a hibernation policy and without tasks that had no activity for their idle
-/// minutes.
+/// `hibernate_idle`: hibernates rows that had no activity for the idle minutes of their policy, and have no request in
+/// flight. `in_use` returns the number of requests in flight, and the time of the last activity that is known in
+/// memory.
 #[must_use]
 pub fn hibernate_idle(
     rows: &[IdleRow],
@@ -180,8 +186,9 @@ pub fn hibernate_idle(
     plan
 }
 
-/// `time_out_provisioning`: starts without a heartbeat within their runtime's limit. `begun_at` is the time at which
-/// this process started the container, so that the daemon's own work before it, such as an image pull, does not count.
+/// `time_out_provisioning`: marks starts as failed if no heartbeat arrived within the limit of their runtime.
+/// `begun_at` returns the time at which this process started the container. Work of the daemon before that, such as an
+/// image pull, does not count.
 #[must_use]
 pub fn time_out_provisioning(
     rows: &[SweepRow],
@@ -192,8 +199,8 @@ pub fn time_out_provisioning(
 ) -> Plan {
     let mut plan = Plan::default();
     for row in rows.iter().filter(|row| !busy.contains(&row.id)) {
-        // A runtime without a limit, or a container that this process did not start; `settle` begins such a start
-        // again.
+        // Skips runtimes without a limit, and containers that this process did not start: `settle` repeats their
+        // starts.
         let (Some(limit), Some(begun_at)) = (limit(&row.runtime), begun_at(row)) else { continue };
         let waited = lasted(begun_at).min(lasted(row.status_since));
         if waited < limit {
@@ -213,23 +220,23 @@ pub fn time_out_provisioning(
     plan
 }
 
-/// The pending restarts in the store at one moment.
+/// The pending restarts in the store, from one query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestartsDue {
     /// Offline rows whose restart is due, with the due time, the earliest first.
     pub rows: Vec<(SweepRow, Timestamp)>,
-    /// Time of the next restart after those.
+    /// Due time of the next restart that is not due yet.
     pub next_at: Option<Timestamp>,
 }
 
-/// Longest wait of a restart for its parent's restart. A parent that takes longer (the engine does not answer, an image
-/// is being pulled) no longer delays its children.
+/// Maximum time that a restart waits for the restart of the workspace's parent. The parent's restart may take very
+/// long, for example while an image is pulled or the engine does not answer.
 const WAIT_FOR_PARENT: Duration = Duration::from_mins(5);
 /// Interval at which a restart that waits for its parent is checked again if no wake-up arrives.
 const PARENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `restart_due`: offline workspaces whose backoff has passed, parents first. A workspace waits if its parent is about
-/// to be restarted or has an operation in progress.
+/// `restart_due`: restarts offline workspaces whose backoff has passed, parents first. A restart waits for at most
+/// `WAIT_FOR_PARENT` if the restart of the parent is due too, or if the parent has an operation in progress.
 #[must_use]
 pub fn restart_due(
     due: &RestartsDue,
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_counts_only_within_the_liveness_window() {
+    fn missed_heartbeats_count_only_within_the_liveness_window() {
         let long = Duration::from_hours(8);
         assert_eq!(silent(quiet(Status::Online, long), &|_| Duration::from_secs(179)), []);
         let plan = flag_wedged(
@@ -348,7 +355,7 @@ mod tests {
         };
         let busy = QuietRow { active_tasks: 2, ..quiet(Status::Degraded, WEDGED_AFTER) };
         assert!(matches!(flag(std::slice::from_ref(&busy), None)[..], [Action::FlagWedged { .. }]));
-        assert_eq!(flag(std::slice::from_ref(&busy), Some(NOW)), [], "it sent a message");
+        assert_eq!(flag(std::slice::from_ref(&busy), Some(NOW)), [], "the agent has sent a message");
         let idle = QuietRow { active_tasks: 0, ..busy.clone() };
         assert_eq!(flag(&[idle], None), []);
         let flagged = QuietRow { wedged_since: Some(NOW), ..busy };
@@ -376,7 +383,7 @@ mod tests {
         assert_eq!(
             plan(&IdleRow { online_since: woken, ..idle.clone() }, 0, None),
             0,
-            "it was woken just now"
+            "the workspace was woken just now"
         );
         assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
     }
@@ -395,9 +402,17 @@ mod tests {
             let begun = plan.actions.iter().map(|planned| planned.action.workspace().0.as_u128());
             (begun.collect::<Vec<_>>(), plan.again_at.is_some())
         };
-        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[]), (vec![1], true), "the root first");
-        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[1]), (vec![], true), "while the root is starting");
-        assert_eq!(begun(&due(&[3, 2], NOW), &[]), (vec![2], true), "then its child");
+        assert_eq!(begun(&due(&[3, 2, 1], NOW), &[]), (vec![1], true), "the root begins first");
+        assert_eq!(
+            begun(&due(&[3, 2, 1], NOW), &[1]),
+            (vec![], true),
+            "its child waits while the root is starting"
+        );
+        assert_eq!(
+            begun(&due(&[3, 2], NOW), &[]),
+            (vec![2], true),
+            "the child begins when the root has started"
+        );
         assert_eq!(begun(&due(&[5, 3], NOW), &[]), (vec![3, 5], false), "a running parent delays no restart");
         let long_ago = NOW - WAIT_FOR_PARENT;
         assert_eq!(begun(&due(&[2], long_ago), &[1]), (vec![2], false), "the wait for a parent is limited");

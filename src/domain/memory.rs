@@ -3,7 +3,7 @@
 /// Maximum size of a memory, in bytes.
 pub const CONTENT_MAX: usize = 32 << 10;
 
-/// Maximum number of memories per workspace; see `TOTAL_MAX` for their size.
+/// Maximum number of memories per workspace. `TOTAL_MAX` limits their total size.
 pub const COUNT_MAX: i64 = 1000;
 /// Maximum total size of a workspace's memories, in bytes.
 pub const TOTAL_MAX: i64 = 4 << 20;
@@ -11,13 +11,13 @@ pub const TOTAL_MAX: i64 = 4 << 20;
 /// Maximum length of a namespace, in characters.
 pub const NAMESPACE_MAX: usize = 50;
 
-/// Namespace of a memory that does not name one.
+/// Namespace of a memory that is stored without a namespace.
 pub const NAMESPACE_DEFAULT: &str = "general";
 
 /// Which workspaces may read a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The workspace that wrote it.
+    /// Only the workspace that wrote it.
     Local,
     /// Its parent and its parent's children.
     Team,

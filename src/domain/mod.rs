@@ -1,8 +1,8 @@
 //! The rules of ostler, as plain data and pure functions.
 //!
-//! Nothing here performs IO, waits or reads a clock: a test can call every decision with constructed rows and listings.
-//! The layers above collect the input and apply the result without making further decisions. This separation makes
-//! `--dry-run` free, and a sweep cannot decide on one state and act on another.
+//! No code of this module performs IO, waits or reads a clock, so a test can check every decision with constructed rows
+//! and listings. The layers above collect the input and apply the result without making further decisions. `--dry-run`
+//! therefore needs no code of its own: it computes the same plan and does not apply it.
 
 pub mod access;
 pub mod activity;

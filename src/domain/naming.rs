@@ -1,7 +1,8 @@
 //! Allowed workspace names, and the names of the objects that ostler creates in the engine.
 //!
-//! Ownership requires that labels *and* name match. Labels alone prove nothing: an image committed from a workspace
-//! keeps them, and a debugging copy made by hand must never be taken for the workspace.
+//! A container or volume belongs to a workspace only if both its labels and its name match. Labels alone are no proof:
+//! a user may commit an image from a workspace's container and run a copy of it for debugging. The copy has the same
+//! labels, and must never be treated as the workspace's container.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -46,7 +47,7 @@ impl WorkspaceName {
     }
 }
 
-/// Why a text is not a valid workspace name; the message shows the offending part.
+/// Why a text is not a valid workspace name. The error message shows the invalid part.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// The text is empty.
@@ -117,7 +118,8 @@ impl fmt::Display for WorkspaceName {
     }
 }
 
-/// `ostler-<workspace>-<serial>`: a workspace's container. The serial makes the name of every attempt unique.
+/// `ostler-<workspace>-<serial>`: a workspace's container. The serial makes the name unique for every attempt to create
+/// a container.
 #[must_use]
 pub fn container_name(workspace: WorkspaceId, serial: u32) -> String {
     format!("ostler-{workspace}-{serial}")
@@ -135,7 +137,7 @@ pub fn trash_name(trash: TrashId) -> String {
     format!("ostler-trash-{trash}")
 }
 
-/// `ostler-<instance>`: the network, and the sentinel volume that identifies an engine.
+/// `ostler-<instance>`: the shared network, and the sentinel volume that marks the accepted engine.
 #[must_use]
 pub fn instance_name(instance: InstanceId) -> String {
     format!("ostler-{instance}")
@@ -145,9 +147,10 @@ pub fn instance_name(instance: InstanceId) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VolumeKind {
-    /// `/configs`: configuration and token. Can be rebuilt from the row at any time.
+    /// `/configs`: configuration and token. If it is lost, the next start creates it again from the row.
     Config,
-    /// `/workspace`: the agent's work. Made only by `create`.
+    /// `/workspace`: the agent's work. The first start creates this volume. If it is lost, a start creates an empty one
+    /// only on an operator's order (`--new-volume`).
     Work,
 }
 
@@ -172,13 +175,14 @@ pub fn volume_name(workspace: WorkspaceId, kind: VolumeKind) -> String {
 /// The owner of a container, from its labels and name together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// Ours: this workspace's container with this serial.
+    /// The container belongs to this workspace; its name contains this serial.
     Workspace(WorkspaceId, u32),
-    /// Ours, in the trash; belonged to this workspace.
+    /// The container has the name of this trash entry, and belonged to this workspace.
     Trash(TrashId, WorkspaceId),
-    /// Has our label but not our name (a committed image, a copy made by hand). Must not be changed.
+    /// The container has this instance's label, but no name that ostler gives, such as a copy from a committed image.
+    /// ostler must not change it.
     Foreign,
-    /// Has no label of this instance.
+    /// The container does not have this instance's label.
     Unrelated,
 }
 
@@ -211,7 +215,7 @@ pub fn is_labelled_as(
     labelled_workspace(instance, labels) == Some(workspace)
 }
 
-/// The workspace that a volume belongs to; labels and name have to match.
+/// Returns the workspace that a volume belongs to, if the volume's labels and its name match.
 #[must_use]
 pub fn volume_owner(
     instance: InstanceId,

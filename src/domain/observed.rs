@@ -1,4 +1,4 @@
-//! Containers and volumes as listed by the engine: the input of every plan.
+//! Containers and volumes as listed by the engine: the input of plans that compare rows with the engine.
 
 use std::collections::BTreeMap;
 
@@ -13,19 +13,21 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// Created and not started since. At most the OCI runtime's own process exists, never the agent.
+    /// Created, and not started since. A process of the OCI runtime may exist already, but not the agent's.
     Created,
     /// Its process runs.
     Running,
-    /// Its process is frozen by `podman pause`: it keeps its memory, ports and token but answers nothing.
+    /// Its process is frozen by `podman pause`. The process keeps its memory, its ports and its token, but does not
+    /// answer.
     Paused,
     /// Being stopped; the process may still run.
     Stopping,
     /// Its process has exited.
     Exited,
-    /// Being deleted: its process has exited, and it can never start again. An interrupted deletion leaves this state.
+    /// Being deleted: its process has exited, and it can never be started again. A container keeps this state if its
+    /// deletion was interrupted.
     Removing,
-    /// Any other word. Never a reason to act, since its process may run.
+    /// Podman reported an unknown word. No action may depend on this state, because the process may run.
     Unknown,
 }
 
@@ -81,8 +83,8 @@ pub struct ObservedContainer {
     pub networks: Vec<String>,
 }
 
-/// A change of a container reported by the engine. Events may be late, repeated or missing: an event triggers a
-/// listing, never an action.
+/// A change of a container, reported by the engine. Events may be late, repeated or missing. An event is therefore only
+/// a reason to inspect the container, and the result of the inspection decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerEvent {
     /// The container.
@@ -118,7 +120,7 @@ pub struct ObservedVolume {
     pub labels: BTreeMap<String, String>,
 }
 
-/// Everything with a label of this instance in one trusted listing.
+/// All containers and volumes with the label of this instance in one trusted listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Containers in any state.

@@ -1,8 +1,8 @@
 //! The actions that a pass plans, computed before anything is changed.
 //!
-//! A plan is a list of [`Planned`] actions, each with the evidence for it. Applying a plan makes no further decisions;
-//! it only checks again that the evidence still holds. A dry run therefore costs nothing extra, and the breaker can
-//! hold, show and approve a plan unchanged.
+//! A plan is a list of [`Planned`] actions, each with the evidence for it. The code that applies a plan makes no
+//! further decisions; it only checks that the evidence still holds. A dry run therefore needs no code of its own, and
+//! the breaker can hold a plan until an operator has seen and approved exactly this plan.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::{borrow::Cow, time::Duration};
@@ -31,9 +31,9 @@ pub struct SweepRow {
     pub name: String,
     /// Status stored in the row.
     pub status: Status,
-    /// Container that the row expects; `None` for external workspaces and before the first start.
+    /// Current container according to the row; `None` for external workspaces and before the first start.
     pub container: Option<ContainerId>,
-    /// Start counter; guards actions against a restart in between.
+    /// Number of starts. If it has changed since planning, the workspace was restarted and the action is not applied.
     pub incarnation: Incarnation,
     /// Time of the last status change.
     pub status_since: Timestamp,
@@ -41,7 +41,7 @@ pub struct SweepRow {
     pub runtime: String,
 }
 
-/// A workspace whose instance tokens are older than the grace and that has no container in a listing.
+/// A workspace that has no container in a listing, and whose instance tokens are older than the grace period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StaleCandidate {
     /// Workspace that owns the tokens.
@@ -56,18 +56,18 @@ pub struct StaleCandidate {
     pub token_used_at: Option<Timestamp>,
 }
 
-/// One change that a pass asks for.
+/// One change that a pass plans.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Action {
-    /// Move the remaining things of a removed workspace to the trash.
+    /// Move the remaining containers and volumes of a removed workspace to the trash.
     TrashRemoved {
         /// The removed workspace.
         workspace: WorkspaceId,
         /// The container and volumes to move.
         contents: TrashContents,
     },
-    /// Move things with our labels and without a row to the trash.
+    /// Move a container or volumes that have ostler's labels, but no row, to the trash.
     TrashUnknown {
         /// Workspace named by the labels.
         workspace: WorkspaceId,
@@ -80,36 +80,37 @@ pub enum Action {
         workspace: WorkspaceId,
         /// The container to move.
         container: NamedContainer,
-        /// True if it never ran: the remains of an interrupted start, which hold no work.
+        /// True if it never ran: an interrupted start left it, and it contains no work.
         #[serde(default)]
         never_ran: bool,
     },
     /// Complete a move to the trash: stop, rename, mark as kept.
     FinishTrash {
-        /// Workspace that owned the things.
+        /// Workspace that owned the container and volumes.
         workspace: WorkspaceId,
-        /// The trash entry: `claimed`, or `kept` with a container that runs or lost its trash name.
+        /// The trash entry: in state `claimed`, or in state `kept` with a container that runs or does not have its
+        /// trash name.
         entry: TrashId,
     },
     /// Finish an interrupted restore.
     FinishRestore {
-        /// Workspace that owns the things.
+        /// Workspace that owns the container and volumes.
         workspace: WorkspaceId,
         /// The trash entry in state `restoring`.
         entry: TrashId,
     },
-    /// Delete the things of a workspace that was removed with `--purge`.
+    /// Delete the container and volumes of a workspace that was removed with `--purge`.
     Purge {
         /// The removed workspace.
         workspace: WorkspaceId,
     },
     /// Delete a trash entry permanently.
     DeleteTrash {
-        /// Workspace that owned the things.
+        /// Workspace that owned the container and volumes.
         workspace: WorkspaceId,
         /// The trash entry.
         entry: TrashId,
-        /// True if an operator moved it to the trash, or if its deletion has begun.
+        /// True if an operator ordered the move to the trash, or if the deletion has already begun.
         ordered: bool,
     },
     /// Revoke the instance tokens of a workspace without a container.
@@ -126,7 +127,7 @@ pub enum Action {
         /// The container to stop.
         container: ContainerId,
     },
-    /// Begin a start again that a crash interrupted.
+    /// Repeat a start that a crash interrupted.
     StartAgain {
         /// The workspace.
         workspace: WorkspaceId,
@@ -135,16 +136,16 @@ pub enum Action {
     MarkOffline {
         /// The workspace.
         workspace: WorkspaceId,
-        /// Guard: the incarnation it was decided on.
+        /// Guard: the row still has this incarnation.
         incarnation: Incarnation,
-        /// Guard: the container that the row expected.
+        /// Guard: the row still has this container.
         container: Option<ContainerId>,
     },
     /// Record that an agent missed its heartbeats for too long.
     MarkSilent {
         /// The workspace.
         workspace: WorkspaceId,
-        /// Guard: the incarnation it was decided on.
+        /// Guard: the row still has this incarnation.
         incarnation: Incarnation,
         /// Guard: no heartbeat was received at or after this time.
         heartbeat_before: Timestamp,
@@ -162,9 +163,9 @@ pub enum Action {
     TimeOutProvisioning {
         /// The workspace.
         workspace: WorkspaceId,
-        /// Guard: the incarnation it was decided on.
+        /// Guard: the row still has this incarnation.
         incarnation: Incarnation,
-        /// Guard: the row is provisioning since this time.
+        /// Guard: the row has been provisioning since this time.
         since: Timestamp,
         /// Limit of its runtime, in seconds.
         limit_seconds: u64,
@@ -197,36 +198,36 @@ pub enum Action {
     MarkReady {
         /// The workspace.
         workspace: WorkspaceId,
-        /// Guard: the incarnation it was decided on.
+        /// Guard: the row still has this incarnation.
         incarnation: Incarnation,
-        /// Guard: the container that runs.
+        /// Guard: the row's container is still this one, which runs.
         container: ContainerId,
     },
 }
 
-/// What an action does to work that a user may still want.
+/// How an action affects containers, volumes and tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effect {
-    /// Records an observation.
+    /// Only records an observation in the row.
     Records,
-    /// Starts, stops or restores something, or finishes what was claimed before.
+    /// Starts, stops or restores something, or finishes a move to the trash that has begun.
     Acts,
-    /// Takes something away.
+    /// Moves something to the trash, deletes it or revokes it.
     Destroys,
 }
 
-/// The properties of an action that do not depend on how it is carried out.
+/// The properties of an action that sweeps and output need.
 struct Description {
     workspace: WorkspaceId,
     effect: Effect,
     /// Whether it counts against the breaker.
     counted: bool,
-    /// Whether it was decided by an elapsed time: a jump of a clock since then makes it void.
+    /// Whether it was planned because some time has elapsed. If a clock has jumped since, it must not be applied.
     timed: bool,
-    /// Identifies the same action in another run, if its fields do not: some of them are times that change with every
-    /// run.
+    /// First part of the key that identifies the same action in another run. `None` if the action's fields identify it.
+    /// Needed if some of the fields are times that change with every run.
     key: Option<&'static str>,
-    /// One phrase for the user.
+    /// Phrase for the user, such as `restart it`.
     text: Cow<'static, str>,
 }
 
@@ -256,11 +257,11 @@ impl Description {
 }
 
 impl Action {
-    /// The only place that describes the variants; a new one is described here.
+    /// Describes each variant. No other code distinguishes the variants by these properties.
     fn description(&self) -> Description {
         use Effect::{Acts, Destroys, Records};
         match self {
-            // Not counted: an operator removed it.
+            // Not counted: an operator removed the workspace.
             Self::TrashRemoved { workspace, contents } => {
                 Description::of(*workspace, Destroys, move_to_trash(contents)).counted(false)
             }
@@ -305,8 +306,8 @@ impl Action {
             Self::MarkSilent { workspace, external: false, .. } => {
                 Description::of(*workspace, Records, "mark it degraded").timed()
             }
-            // Counted: a restart destroys the work of an agent that may only be unable to reach the daemon. One fault
-            // that cuts off many agents at once must not restart all of them.
+            // Counted: the agent may be healthy and only unable to reach the daemon, and a restart then destroys its
+            // work. A single network fault can cut off many agents at once, and must not restart all of them.
             Self::RestartDegraded { workspace, .. } => {
                 let counted = !is(Mutation::SilenceIsFree);
                 Description::of(*workspace, Acts, "restart it").counted(counted).timed().key("restart")
@@ -335,8 +336,8 @@ impl Action {
     }
 
     /// Whether the action moves something to the trash, deletes it or revokes it. Each run may apply only a few such
-    /// actions. Stopping a container is not destructive, because its row does not allow it to run. Finishing a claim is
-    /// not destructive, because it affects only what was claimed.
+    /// actions. Stopping a container is not destructive, because the row does not allow it to run. Finishing a move to
+    /// the trash is not destructive either, because the decision was made when the move began.
     #[must_use]
     pub fn is_destructive(&self) -> bool {
         self.description().effect == Effect::Destroys
@@ -356,14 +357,14 @@ impl Action {
         self.description().effect != Effect::Records
     }
 
-    /// Whether it was decided by an elapsed time: a jump of a clock since then makes it void.
+    /// Whether it was planned because some time has elapsed. If a clock has jumped since, it must not be applied.
     #[must_use]
     pub fn is_timed(&self) -> bool {
         self.description().timed
     }
 
-    /// Identifies the same action in another run, for approvals; deadlines and other times that change with every run
-    /// are left out.
+    /// Key that identifies the same action in another run, for approvals. It does not contain times that change with
+    /// every run.
     #[must_use]
     pub fn key(&self) -> String {
         match self.description() {
@@ -405,7 +406,7 @@ pub struct Planned {
     pub evidence: String,
 }
 
-/// The result of a pass: actions for now and observations for later.
+/// The result of planning: actions, and conditions that may lead to an action later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Actions to apply now.
@@ -417,7 +418,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Plans to finish the claims that a failed stop or a crash left open, limited to the trash reasons of this pass.
+    /// Plans to finish moves to the trash that a failed stop or a crash interrupted. Each pass handles only entries
+    /// with its own `reasons`.
     fn finish_claims(
         &mut self,
         entries: &[TrashEntry],
@@ -437,12 +439,12 @@ impl Plan {
         }
     }
 
-    /// Sorts parents before their descendants; the order is otherwise kept.
+    /// Sorts actions on parents before actions on their descendants. The order is otherwise kept.
     pub fn parents_first(&mut self, parent: &dyn Fn(WorkspaceId) -> Option<WorkspaceId>) {
         self.actions.sort_by_cached_key(|planned| depth(planned.action.workspace(), parent));
     }
 
-    /// Requests another run at `at`; an earlier request stays.
+    /// Requests another run at `at`, or keeps the requested time if that is earlier.
     pub fn run_again_at(&mut self, at: Timestamp) {
         self.again_at = Some(self.again_at.map_or(at, |earlier| earlier.min(at)));
     }
@@ -455,13 +457,13 @@ impl Plan {
 /// A listing, grouped by owning workspace. Unrelated containers are left out.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// Per workspace: containers under our name for it, with the serial in that name.
+    /// Per workspace: containers with a regular name, and the serial in that name.
     pub containers: BTreeMap<WorkspaceId, Vec<(u32, ObservedContainer)>>,
-    /// Per workspace: containers under trash names.
+    /// Per workspace: containers with a trash name, and the entry in that name.
     pub trashed: BTreeMap<WorkspaceId, Vec<(TrashId, ObservedContainer)>>,
     /// Per workspace: names of its volumes.
     pub volumes: BTreeMap<WorkspaceId, Vec<String>>,
-    /// Containers with our instance label and a name that is not ours. They must not be changed.
+    /// Containers with this instance's label and a name that ostler does not give. ostler must not change them.
     pub foreign: Vec<ObservedContainer>,
 }
 
@@ -496,15 +498,17 @@ impl Inventory {
         sorted
     }
 
-    /// Workspaces named in the labels of foreign containers. Such a container may be a row's own, renamed.
+    /// Workspaces in the labels of foreign containers. Such a container may be the workspace's own one, which a user
+    /// has renamed.
     #[must_use]
     pub fn named_by_foreign(&self) -> Vec<WorkspaceId> {
         let named: BTreeSet<_> = self.foreign.iter().filter_map(workspace_named_by).collect();
         named.into_iter().collect()
     }
 
-    /// Reclassifies containers that were renamed by hand. If a row or a trash entry holds the container's id, that id
-    /// and the labels prove ownership, whatever the name is now. All others stay foreign.
+    /// Recognises containers that a user has renamed. If a row or a trash entry contains the container's id, the id and
+    /// the labels prove that the container belongs to the workspace, even with another name. All other containers stay
+    /// foreign.
     pub fn recognise(&mut self, rows: &[SweepRow], entries: &[TrashEntry]) {
         if is(Mutation::NamesAreProof) {
             return;
@@ -520,7 +524,7 @@ impl Inventory {
             if let Some(entry) = entry {
                 self.trashed.entry(entry.workspace).or_default().push((entry.id, container));
             } else if let Some(row) = row.filter(|row| row.container.as_ref() == Some(&container.id)) {
-                // Serial 0, the lowest: only a container under our own name may count as newer.
+                // With serial 0, the lowest, so that only a container with a regular name can count as newer.
                 self.containers.entry(row.id).or_default().insert(0, (0, container));
             } else {
                 self.foreign.push(container);
@@ -543,15 +547,15 @@ impl Inventory {
         all.into_iter().collect()
     }
 
-    /// Workspaces with a container of their own, in the trash or not: their tokens may be in use.
+    /// Workspaces with a container, in the trash or not. A process in it may use the workspace's tokens.
     #[must_use]
     pub fn with_container(&self) -> Vec<WorkspaceId> {
-        // A container under a trash name counts too: a restore may be in progress.
+        // A container with a trash name counts too, because its restore may be in progress.
         let all: BTreeSet<_> = self.containers.keys().chain(self.trashed.keys()).copied().collect();
         all.into_iter().collect()
     }
 
-    /// Finds a container of a workspace by its id, under any name.
+    /// Finds a container of a workspace by its id, with a regular name or a trash name.
     #[must_use]
     pub fn container(&self, workspace: WorkspaceId, id: &ContainerId) -> Option<&ObservedContainer> {
         let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
@@ -559,8 +563,9 @@ impl Inventory {
         own.chain(trashed).find(|container| container.id == *id)
     }
 
-    /// The container (a running one first, then the highest serial) and the volumes that an adoption takes over.
-    /// Containers under trash names are left out: they were moved to the trash and stay there.
+    /// The container and the volumes that an adoption takes over. A running container has precedence, then the one with
+    /// the highest serial. Containers with trash names are left out, because they were moved to the trash and stay
+    /// there.
     #[must_use]
     pub fn newest_of(&self, workspace: WorkspaceId) -> Option<TrashContents> {
         let own = self.containers.get(&workspace).into_iter().flatten();
@@ -572,7 +577,8 @@ impl Inventory {
             .then_some(TrashContents { container, volumes })
     }
 
-    /// The workspace's things that no trash entry holds: one bundle per container, all volumes in the first bundle.
+    /// The workspace's containers and volumes that are in no trash entry, as contents of future entries: one for each
+    /// container, with all volumes in the first.
     fn loose(&self, workspace: WorkspaceId, held: &Held<'_>) -> Vec<TrashContents> {
         let own = self.containers.get(&workspace).into_iter().flatten().map(|(_, container)| container);
         let trashed = self.trashed.get(&workspace).into_iter().flatten().map(|(_, container)| container);
@@ -602,7 +608,7 @@ impl Inventory {
     }
 }
 
-/// Container ids and volume names held by trash entries.
+/// Container ids and volume names that trash entries contain.
 struct Held<'a>(BTreeSet<&'a str>);
 
 impl<'a> Held<'a> {
@@ -632,7 +638,8 @@ fn by_id(rows: &[SweepRow]) -> HashMap<WorkspaceId, &SweepRow> {
     rows.iter().map(|row| (row.id, row)).collect()
 }
 
-/// `reap_removed`: things that removed rows still own, open claims, and purges that were not carried out.
+/// `reap_removed`: moves containers and volumes that removed workspaces still own to the trash, and finishes
+/// interrupted moves and purges.
 #[must_use]
 pub fn reap_removed(
     inventory: &Inventory,
@@ -669,17 +676,18 @@ pub struct UnknownInput<'a> {
     pub rows: &'a [SweepRow],
     /// Trash entries of those workspaces, and every entry that is being moved in or restored.
     pub entries: &'a [TrashEntry],
-    /// Workspaces with an operation in progress; skipped.
+    /// Workspaces with an operation in progress. They are skipped.
     pub busy: &'a BTreeSet<WorkspaceId>,
-    /// Since when each thing has been listed.
+    /// Record of earlier listings.
     pub presence: &'a Presence,
     /// Time of the listing.
     pub now: Awake,
-    /// Minimum time that a thing must have been listed.
+    /// Minimum time for which a container or volume must have been listed.
     pub grace: Duration,
 }
 
-/// `reap_unknown`: things with our labels that no row and no trash entry holds, listed for at least the grace.
+/// `reap_unknown`: moves containers and volumes to the trash that have ostler's labels, belong to no row and no trash
+/// entry, and have been listed for at least the grace period. Also finishes interrupted moves of this kind.
 #[must_use]
 pub fn reap_unknown(inventory: &Inventory, input: &UnknownInput<'_>) -> Plan {
     let UnknownInput { rows, entries, busy, presence, now, grace } = *input;
@@ -729,7 +737,8 @@ fn labelled_name(inventory: &Inventory, workspace: WorkspaceId, contents: &Trash
         .map_or_else(|| workspace.to_string(), |spec| spec.name.to_string())
 }
 
-/// `revoke_stale_tokens`: candidates whose container was absent for the grace and from two listings.
+/// `revoke_stale_tokens`: revokes the tokens of candidates whose container was absent for the grace period, and from at
+/// least two listings.
 #[must_use]
 pub fn revoke_stale_tokens(
     candidates: &[StaleCandidate],
@@ -741,8 +750,8 @@ pub fn revoke_stale_tokens(
     let mut plan = Plan::default();
     let asked_at = older_than + grace;
     for candidate in candidates {
-        // A listing older than the token's last creation or use proves nothing about its owner: the container may have
-        // appeared and gone between two listings.
+        // Only listings after the token's creation and last use count. Before that, the container may have existed
+        // between two listings.
         let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
         let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
         if absent.listings >= 2 && absent.time >= grace {
@@ -775,13 +784,13 @@ pub fn revoke_stale_tokens(
 pub struct SettleInput<'a> {
     /// Rows of the workspaces in the listing.
     pub rows: &'a [SweepRow],
-    /// Provisioning rows that this process did not start.
+    /// Provisioning rows whose start this process did not begin.
     pub interrupted: &'a [SweepRow],
     /// Rows in status `hibernating`.
     pub hibernating: &'a [SweepRow],
-    /// Trash entries that are being moved in or restored, and those that hold a container in the listing.
+    /// Trash entries that are being moved in or restored, and those of workspaces that have a container in the listing.
     pub entries: &'a [TrashEntry],
-    /// Workspaces with an operation in progress; skipped.
+    /// Workspaces with an operation in progress. They are skipped.
     pub busy: &'a BTreeSet<WorkspaceId>,
 }
 
@@ -805,8 +814,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let is_it = |container: &ObservedContainer| container.id == kept.id;
         let trashed = inventory.trashed.get(&entry.workspace).into_iter().flatten();
         let own = inventory.containers.get(&entry.workspace).into_iter().flatten();
-        // A registry restored from a backup may not know of a later restore from the trash: then no row owns the
-        // container.
+        // True only if a row shows that the workspace does not use this container. If there is no row, the registry may
+        // have been restored from a backup that is older than a restore of this container from the trash.
         let is_elsewhere = rows.iter().any(|row| {
             row.id == entry.workspace
                 && (row.status == Status::Removed || row.container.as_ref() != Some(&kept.id))
@@ -814,7 +823,7 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
         let evidence = if trashed.map(|(_, container)| container).any(|c| is_it(c) && c.state.may_run()) {
             "its container is in the trash, but runs"
         } else if is_elsewhere && own.map(|(_, container)| container).any(is_it) {
-            // The rename of an earlier restore took effect after the restore had given up on it.
+            // A restore requested this rename and gave up waiting for it, and the rename took effect later.
             "its container is in the trash, but does not have its trash name"
         } else {
             continue;
@@ -834,7 +843,8 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     let held = Held::by(entries);
     for row in rows.iter().filter(|row| row.status != Status::Removed && idle(&row.id)) {
         let own = inventory.containers.get(&row.id).into_iter().flatten().map(|(_, container)| container);
-        // A container under a trash name without an entry: its entry was dropped while the container was not visible.
+        // Also containers that have a trash name but no entry: the entry was dropped while the engine did not list the
+        // container.
         let trashed = inventory.trashed.get(&row.id).into_iter().flatten().map(|(_, container)| container);
         let trashed = trashed.filter(|container| row.container.as_ref() != Some(&container.id));
         for container in own.chain(trashed) {
@@ -859,18 +869,18 @@ pub fn settle(inventory: &Inventory, input: &SettleInput<'_>) -> Plan {
     plan
 }
 
-/// Delay of the second listing after the first one in which a container does not run.
+/// Delay between the first listing in which a container does not run and the second listing, which confirms it.
 const SECOND_LISTING_AFTER: Duration = Duration::from_millis(250);
 
 /// Time a container must run before a workspace with readiness `container` is online.
 pub const READY_AFTER: Duration = Duration::from_secs(2);
 
-/// A start time further in the future than this means that the wall clock was set back.
+/// If the start time of a container is further in the future than this, the wall clock was set back since.
 const SET_BACK: Duration = Duration::from_mins(1);
 
-/// `check_containers`: rows whose container is gone or has exited in two consecutive listings, and rows that are
-/// offline or provisioning while their container runs. Provisioning rows must be in `rows` only if this process started
-/// them.
+/// `check_containers`: marks rows offline whose container did not run in two consecutive listings. Marks offline or
+/// provisioning rows online if their container has run for [`READY_AFTER`] and their readiness is `container`. The
+/// caller must pass provisioning rows only if this process began their start.
 #[must_use]
 pub fn check_containers(
     inventory: &Inventory,
@@ -913,7 +923,8 @@ pub fn check_containers(
                     container.id.short()
                 ));
             }
-            // A container that is stopping or in an unknown state counts neither as exited nor as ready.
+            // A container that is stopping or in an unknown state counts neither as exited nor as ready, so only
+            // `Running` is accepted here.
             (Status::Offline | Status::Provisioning, Some(container))
                 if readiness(&row.runtime) == Readiness::Container
                     && container.state == ContainerState::Running
@@ -940,7 +951,7 @@ pub fn check_containers(
     plan
 }
 
-/// `empty_trash`: entries past their retention, and deletions that a crash interrupted.
+/// `empty_trash`: deletes entries whose retention has ended, and finishes deletions that a crash interrupted.
 #[must_use]
 pub fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
     let mut plan = Plan::default();

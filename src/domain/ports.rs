@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 /// An inclusive range of ports of 127.0.0.1.
 ///
-/// Ports are taken from a range of our own and stored in the row. A port picked by the engine could be taken by another
-/// process while the container is stopped, and then no later start would succeed.
+/// ostler assigns ports from this range and stores them in the rows. A port that the engine picks at random could be
+/// used by another process while the container is stopped, and then no later start would succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortRange {
     /// Lowest port.

@@ -1,7 +1,8 @@
 //! Presence and absence of containers and volumes over consecutive trusted listings.
 //!
-//! Kept in memory on purpose. Graces count only time in which listings were taken: after a start, a suspend or a clock
-//! jump, [`Presence::forget`] restarts all of them, so that an unobserved absence never has consequences.
+//! This record is kept in memory only. Grace periods must count only time in which listings were taken. After a start
+//! the record is empty, and after a suspend or a clock jump [`Presence::forget`] clears it, so that all grace periods
+//! start over. Time without listings therefore never counts as absence.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use std::{
 
 use super::{ids::WorkspaceId, time::Awake};
 
-/// How long, and in how many consecutive listings, an item was seen.
+/// How long, and in how many consecutive listings up to the newest, an item was present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// Time of the first of these listings.
@@ -19,7 +20,7 @@ pub struct Sighting {
     pub listings: u32,
 }
 
-/// How long, and in how many consecutive listings, a workspace had no container.
+/// How long, and in how many consecutive listings up to the newest, a workspace had no container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absent {
     /// Duration.
@@ -28,19 +29,20 @@ pub struct Absent {
     pub listings: u32,
 }
 
-/// Maximum number of remembered listings. Beyond it, a listing with close neighbours for its age is dropped. The oldest
-/// stays, however short the period and however long the grace. An absence that began with a dropped listing counts from
-/// the next remembered one, so that it can only appear shorter: by a few percent of its length.
+/// Maximum number of listing times that are kept. If there are more, one is dropped: the one whose neighbours are
+/// closest together, compared to its age. Recent times are therefore dense, older ones sparse, and the oldest is always
+/// kept. If the time at which an absence began was dropped, the absence counts from the next time that is kept. It can
+/// therefore only be measured too short, by a few percent.
 const REMEMBERED: usize = 512;
 
-/// A workspace that is no longer registered is dropped after this many listings without it.
+/// A workspace that is no longer registered is dropped from the record after this many listings without it.
 const FORGOTTEN_AFTER: u32 = 256;
 
-/// The record of one liveness epoch.
+/// The record of the listings of one liveness epoch.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
     listings: u32,
-    /// Numbers and times of the remembered listings, the newest last; numbering starts at 1.
+    /// Numbers and times of the listings that are kept, the newest last. The first listing of the record has number 1.
     taken: Vec<(u32, Awake)>,
     items: BTreeMap<String, Sighting>,
     last_held: BTreeMap<WorkspaceId, u32>,
@@ -81,7 +83,7 @@ impl Presence {
         }
     }
 
-    /// Drops the listing with the smallest gap between its neighbours relative to its age, never the oldest or the
+    /// Drops the listing whose neighbours are closest together, compared to its age. Never drops the oldest or the
     /// newest.
     fn thin_out(&mut self) {
         let Some((_, newest)) = self.taken.last().copied() else { return };
@@ -97,8 +99,8 @@ impl Presence {
         self.taken.remove(dropped);
     }
 
-    /// Drops workspaces that are no longer registered and have not been listed for `FORGOTTEN_AFTER` listings, so that
-    /// memory use is bounded by what exists.
+    /// Drops workspaces that are no longer registered and were in none of the last `FORGOTTEN_AFTER` listings, so that
+    /// memory use does not grow without limit.
     pub fn keep_only(&mut self, is_registered: &dyn Fn(WorkspaceId) -> bool) {
         let listings = self.listings;
         let stays = |workspace: &WorkspaceId, last: &mut u32| {
@@ -108,29 +110,29 @@ impl Presence {
         self.running.retain(stays);
     }
 
-    /// Number of remembered listings, items and workspaces.
+    /// Number of listing times, items and workspaces in the record.
     #[must_use]
     pub fn size(&self) -> usize {
         self.taken.len() + self.items.len() + self.last_held.len() + self.running.len()
     }
 
-    /// Discards everything: the listings before this moment prove nothing about the time after it.
+    /// Clears the record, so that all grace periods start over.
     pub fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// How long an item has been seen without a gap.
+    /// How long an item has been present without interruption; `None` if it is not in the newest listing.
     #[must_use]
     pub fn seen(&self, item: &str) -> Option<Sighting> {
         self.items.get(item).copied()
     }
 
-    /// How long a workspace has had no container, counted from the first listing after `there`, when it had one.
-    /// Earlier listings could not contain the container yet. A listing of the same millisecond may be older, so it does
-    /// not count.
+    /// How long a workspace has had no container. At the time `there` it is known to have had one, so only listings
+    /// after `there` count. A listing of the same millisecond may have been taken before, so it does not count.
     #[must_use]
     pub fn absent(&self, workspace: WorkspaceId, there: Awake, now: Awake) -> Absent {
-        // The absence begins with the first listing without it: the time between two listings is not observed.
+        // The absence begins with the first listing without a container, not with the last listing with one: the time
+        // between two listings was not observed.
         let held = self.last_held.get(&workspace).copied().unwrap_or(0);
         let first = self.taken.partition_point(|(number, at)| *number <= held || *at <= there);
         match self.taken.get(first) {
@@ -171,7 +173,7 @@ mod tests {
             Absent { time: Duration::from_mins(1), listings: 2 }
         );
         listing(&mut presence, 70_000, true);
-        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).listings, 0, "it is present again");
+        assert_eq!(presence.absent(A, Awake(0), Awake(71_000)).listings, 0, "the container is present again");
         listing(&mut presence, 80_000, false);
         assert_eq!(presence.absent(A, Awake(0), Awake(80_000)).listings, 1);
         presence.forget();
@@ -190,7 +192,7 @@ mod tests {
         assert_eq!(
             absent(31_000, 61_000),
             Absent { time: Duration::ZERO, listings: 1 },
-            "only the listing of the same millisecond counts"
+            "a listing of the same millisecond does not count"
         );
         assert_eq!(absent(70_000, 70_000), Absent { time: Duration::ZERO, listings: 0 });
     }
@@ -209,7 +211,7 @@ mod tests {
         let whole = absent(0).time;
         assert!(whole <= grace && whole >= grace * 19 / 20, "{whole:?} of {grace:?}");
         let halfway = absent(last / 2).time;
-        assert!(halfway <= grace / 2, "absence is never overstated");
+        assert!(halfway <= grace / 2, "absence is never measured too long");
         assert!(halfway >= grace * 9 / 20, "{halfway:?} of {:?}", grace / 2);
         assert_eq!(absent(last - 5_000).time, Duration::from_secs(4), "recent absence is exact");
     }

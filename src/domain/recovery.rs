@@ -1,8 +1,8 @@
 //! Differences between a registry restored from a backup and the engine, for workspaces that the registry knows.
 //!
-//! The backup is older than the engine: since then a workspace may have been started, stopped, recreated, removed or
-//! restored. While the registry is recovering, none of these differences is corrected automatically; an operator
-//! adopts them.
+//! After the backup was made, a workspace may have been started, stopped, recreated, removed or restored. The restored
+//! row does not show this. While the registry is recovering, ostler does not correct such differences automatically: an
+//! operator decides whether the rows adopt the state in the engine.
 
 use super::{
     ids::{ContainerId, Incarnation},
@@ -83,7 +83,7 @@ pub fn contradiction(row: &Workspace, inventory: &Inventory, entries: &[TrashEnt
         (Some(runs), status) if status.forbids_running() => {
             found(Difference::Runs(NamedContainer { id: runs.id.clone(), name: runs.name.clone() }))
         }
-        // A row without a container was never started, so nothing can have been stopped since.
+        // Only rows with a container: a row without one was never started, so no container can be missing.
         (
             None,
             Status::Provisioning
@@ -111,7 +111,7 @@ pub fn newer_container(
                 && entry.contents.container.as_ref().is_some_and(|container| container.id == *id)
         })
     };
-    // A stopped container has not replaced a running one.
+    // If the row's own container runs, a stopped container cannot have replaced it.
     let own_runs = row
         .container
         .as_ref()
@@ -123,8 +123,8 @@ pub fn newer_container(
             return false;
         }
         let came_later = *serial > row.container_serial || left_the_trash(&container.id);
-        // The container that a removed row still names may come from an unfinished removal. Only a newer container
-        // shows that the workspace was restored.
+        // A removed row may still name a container that exists, because its removal was not finished. Only a container
+        // that came later shows that the workspace was restored.
         if row.status == Status::Removed { came_later } else { came_later && !is_rows_own(&container.id) }
     })
     .max_by_key(|(serial, container)| (container.state.may_run(), *serial))

@@ -4,17 +4,17 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-/// Runtime of a workspace created without one: any image, no protocol.
+/// Default runtime: for any image, without the wire protocol.
 pub const PLAIN: &str = "plain";
 
-/// Runtime of agents that use the wire protocol, unless another is configured.
+/// Built-in runtime for agents that use the wire protocol.
 pub const AGENT: &str = "agent";
 
 /// Condition under which a started workspace is online.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Readiness {
-    /// Its container has run for two seconds; for images without the protocol.
+    /// Its container has run for two seconds. For images without the wire protocol.
     Container,
     /// Its first heartbeat was received.
     Heartbeat,
@@ -135,9 +135,9 @@ impl From<Tier> for u8 {
 /// A runtime as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Runtime {
-    /// Image of workspaces that do not name one.
+    /// Image of workspaces for which no image is given.
     pub image: Option<String>,
-    /// Command of workspaces that do not name one; empty uses the image's own.
+    /// Command of workspaces for which no command is given; if empty, the image's own command.
     pub command: Vec<String>,
     /// User of the agent's process.
     pub user: User,
@@ -149,15 +149,15 @@ pub struct Runtime {
     pub cpus: Option<f64>,
     /// Process limit that overrides the tier's.
     pub pids: Option<u32>,
-    /// Longest time from the start of the container to online before the start has failed.
+    /// Maximum time between the start of the container and the status online. A start that takes longer has failed.
     pub provisioning_limit: Duration,
-    /// Time between the request to stop and the kill.
+    /// Time between the stop signal and the kill.
     pub stop_grace: Duration,
     /// Variables added to the environment of every container.
     pub env: std::collections::BTreeMap<String, String>,
-    /// Content of `/configs/config.yaml` for workspaces that do not bring one.
+    /// Content of `/configs/config.yaml` for workspaces that are created without a configuration.
     pub config_template: Option<String>,
-    /// Tiers that run privileged; empty unless the operator configures it.
+    /// Tiers whose containers run privileged. Empty by default.
     pub privileged_tiers: Vec<Tier>,
 }
 

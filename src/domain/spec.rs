@@ -1,4 +1,5 @@
-//! The inputs of a workspace's container, and the part of them that can be rebuilt from its labels.
+//! The inputs from which a workspace's container is created, and the part of them that is stored in the container's
+//! labels.
 
 use std::collections::BTreeMap;
 
@@ -27,9 +28,10 @@ pub enum Access {
 pub struct Spec {
     /// Image reference.
     pub image: String,
-    /// Command; empty uses the image's own.
+    /// Command; if empty, the image's own command.
     pub command: Vec<String>,
-    /// Environment of this workspace only. May hold secrets: never printed, never in labels.
+    /// Environment variables of this workspace, in addition to those of its runtime. They may contain secrets, so they
+    /// are never printed and never stored in labels.
     pub env: BTreeMap<String, String>,
     /// Host directory bound at `/workspace` instead of a work volume.
     pub workspace_dir: Option<String>,
@@ -54,7 +56,7 @@ impl std::fmt::Debug for Spec {
 pub const OWN_VARIABLES: [&str; 5] =
     ["WORKSPACE_ID", "WORKSPACE_CONFIG_PATH", "PLATFORM_URL", "TIER", "PARENT_ID"];
 
-/// Why no container can be made from a spec.
+/// Why no container can be created from a spec.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidSpec(String);
@@ -63,7 +65,7 @@ impl Spec {
     /// Checks a spec with a complete image and command.
     ///
     /// # Errors
-    /// If no container can be made from it.
+    /// If no container can be created from it.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         check_image(&self.image)?;
         check_process(&self.command, self.env.iter(), self.workspace_dir.as_deref())
@@ -120,11 +122,11 @@ fn check_process<'a>(
 pub struct SpecPatch {
     /// New image.
     pub image: Option<String>,
-    /// New command; empty uses the image's own.
+    /// New command; if empty, the image's own command.
     pub command: Option<Vec<String>>,
-    /// Variables to set; `None` removes one. Variables that are not named are unchanged.
+    /// Variables to set; with the value `None`, the variable is removed. All other variables are unchanged.
     pub env: BTreeMap<String, Option<String>>,
-    /// New host directory for `/workspace`; empty for none.
+    /// New host directory for `/workspace`; an empty text means no directory.
     pub workspace_dir: Option<String>,
     /// New access to the host directory.
     pub workspace_access: Option<Access>,
@@ -142,7 +144,7 @@ impl std::fmt::Debug for SpecPatch {
     }
 }
 
-/// A change that is valid, but not for this workspace.
+/// Why a valid change cannot be applied to this workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// External workspaces have no spec.
@@ -154,29 +156,30 @@ pub enum Unfit {
     /// Tier 1 has no `/workspace`.
     #[error("tier 1 has no /workspace: leave out --dir or choose tier 2")]
     Sandbox,
-    /// A directory would replace a volume.
+    /// The change would replace a work volume by a host directory.
     #[error(
         "its /workspace is a volume, and a directory would hide the files in it. Create another workspace with \
          --dir, and copy the files: `ostler exec OLD -- tar cz -C /workspace . | ostler exec -i NEW -- tar xz -C \
          /workspace`"
     )]
     KeepsVolume,
-    /// A volume would replace a directory.
+    /// The change would replace a host directory by a work volume.
     #[error(
         "its /workspace is a directory of this host, and a volume in its place would be empty. Create another \
          workspace without --dir, and copy the files"
     )]
     KeepsDirectory,
-    /// Only a directory can be read-only.
+    /// The change would make a work volume read-only. Only a host directory can be.
     #[error("its /workspace is a volume, which is always writable: only a directory can be read-only")]
     NoDirectory,
 }
 
 impl SpecPatch {
-    /// Checks the values to be set. Variables to be removed are not checked: an older version may have accepted them.
+    /// Checks the new values. The names of variables to be removed are not checked, because an older version may have
+    /// accepted a name that is invalid today.
     ///
     /// # Errors
-    /// If no container can be made from it.
+    /// If no container can be created from it.
     pub fn check(&self) -> Result<(), InvalidSpec> {
         self.image.as_deref().map_or(Ok(()), check_image)?;
         let set = self.env.iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
@@ -184,8 +187,8 @@ impl SpecPatch {
         check_process(self.command.as_deref().unwrap_or_default(), set, directory)
     }
 
-    /// Applies the change. A work volume and a directory never replace each other, because the files in one would be
-    /// missing in the other.
+    /// Applies the change. It is refused if it would replace a work volume by a host directory or the reverse, because
+    /// the workspace's files would then be missing in `/workspace`.
     ///
     /// # Errors
     /// If the change does not fit this workspace.
@@ -216,19 +219,21 @@ impl SpecPatch {
     }
 }
 
-/// What [`LabelledSpec`] does not contain: labels are fixed when a container is made, and hold no secrets.
+/// Text for the user about everything that a row rebuilt from a [`LabelledSpec`] lacks. The labels of a container
+/// cannot be changed after its creation, and contain no secrets.
 pub const NOT_IN_LABELS: &str = "api tokens, --hibernate-after, --max-tasks and --restart-when-wedged, and every change \
                                  (name, parent, image and so on) since its container was created, are lost";
 
-/// The part of a workspace stored in its container's label: enough to rebuild a lost row, without secrets.
+/// The part of a workspace that is stored in its container's label. It suffices to rebuild a lost row, and contains no
+/// secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledSpec {
-    /// Name when the container was made.
+    /// Name at the time when the container was created.
     pub name: WorkspaceName,
-    /// Role when the container was made.
+    /// Role at the time when the container was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
-    /// Parent when the container was made.
+    /// Parent at the time when the container was created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<WorkspaceId>,
     /// Name of the runtime.
@@ -237,7 +242,7 @@ pub struct LabelledSpec {
     pub tier: Tier,
     /// Image reference.
     pub image: String,
-    /// Command; empty uses the image's own.
+    /// Command; if empty, the image's own command.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
     /// Bound host directory.

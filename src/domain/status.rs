@@ -1,8 +1,8 @@
 //! Workspace statuses and every legal transition between them.
 //!
-//! The table [`MOVES`] is the only definition of which status may follow which. It is an allow-list on purpose: a list
-//! of statuses that must *not* change always misses one, and removed workspaces come back to life that way. The store
-//! changes a status only by [`Cause`] and takes the allowed source statuses from here.
+//! Only the table [`MOVES`] defines which status may follow which. It lists the allowed transitions. A list of the
+//! forbidden ones would be unsafe: with one missing entry, a removed workspace could become online again. The store
+//! changes a status only for a [`Cause`], and takes the allowed source statuses from this table.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Failure {
 /// Status of a workspace as last observed or ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// Being created or started.
+    /// Is being created or started.
     Provisioning,
     /// Up, and no problem is reported.
     Online,
@@ -80,7 +80,7 @@ impl Status {
         Self::Removed,
     ];
 
-    /// The word in the API and the database; all failures share `failed`.
+    /// The word in the API and the database; the same word, `failed`, for all failures.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -109,7 +109,7 @@ impl Status {
         Self::ALL.into_iter().find(|s| s.as_str() == status && s.failure().map(Failure::as_str) == failure)
     }
 
-    /// Whether no container of this workspace may run; `settle` stops one that does.
+    /// Whether this status forbids the workspace's container to run. `settle` stops a container that runs nevertheless.
     #[must_use]
     pub fn forbids_running(self) -> bool {
         match self {
@@ -168,9 +168,9 @@ pub enum Cause {
     StartByOperator,
     /// Start or resume of a paused or hibernated workspace.
     Resume,
-    /// A message or an operator wakes a hibernated workspace; a paused one is never woken.
+    /// A message or an operator wakes a hibernated workspace. Paused workspaces are never woken.
     Wake,
-    /// Resume of a paused external workspace, which then awaits its agent.
+    /// An operator resumes a paused external workspace. It then awaits its agent.
     AwaitAgain,
     /// The restart budget is used up.
     BudgetSpent,
@@ -184,7 +184,8 @@ pub enum Cause {
     Remove,
     /// An operator undoes the removal.
     Undelete,
-    /// An operator adopts a running container whose row, restored from a backup, is not up.
+    /// An operator adopts a running container. Its row was restored from a backup, with a status that is neither online
+    /// nor degraded.
     Adopt,
 }
 
@@ -218,14 +219,14 @@ impl Cause {
         self.row().1
     }
 
-    /// The only statuses this cause may move from.
+    /// The only statuses from which this cause may change a workspace.
     #[must_use]
     pub fn sources(self) -> &'static [Status] {
         self.row().2
     }
 
-    /// The only kind of workspace that this cause applies to, if there is one: an external workspace has no container,
-    /// and only an external workspace awaits its agent.
+    /// The kind of workspace that this cause is limited to, or `None` if it applies to both kinds. An external
+    /// workspace has no container, and only an external workspace awaits its agent.
     #[must_use]
     pub fn only_kind(self) -> Option<Kind> {
         match self {
@@ -250,8 +251,8 @@ impl Cause {
         }
     }
 
-    /// True for orders and decisions, which must not be lost without notice when an older backup of the registry is
-    /// restored. False for observations.
+    /// True for orders of an operator and decisions of ostler, false for observations. Decisions raise the generation
+    /// in the mirror, so that their loss is detected when an older backup of the registry is restored.
     #[must_use]
     pub fn is_decision(self) -> bool {
         match self {
@@ -290,9 +291,9 @@ use Status::{
 
 /// The complete state machine: (cause, target, allowed sources).
 ///
-/// `awaiting_agent` is a source only for transitions of external workspaces; the store adds [`Cause::only_kind`] to its
-/// guard. `ContainerReady` also leaves `offline`: the container may be started by hand, and a workspace whose container
-/// runs must not be shown as offline.
+/// Only external workspaces have the status `awaiting_agent`; the store adds [`Cause::only_kind`] to the conditions of
+/// a change. `ContainerReady` is also allowed from `offline`: a user may start the container in Podman, and a workspace
+/// whose container runs must not be shown as offline.
 pub const MOVES: &[(Cause, Status, &[Status])] = &[
     (
         Cause::HeartbeatReceived,
@@ -367,7 +368,7 @@ pub const MOVES: &[(Cause, Status, &[Status])] = &[
 mod tests {
     use super::*;
 
-    /// The table of the design, written independently and the other way round: by (from, to).
+    /// The state machine of the design, written independently of `MOVES` and in another form: by source and target.
     #[expect(clippy::match_same_arms, reason = "a row per line of the design's table")]
     fn designed(from: Status, to: Status) -> bool {
         match (from, to) {
@@ -382,7 +383,7 @@ mod tests {
             (Offline, Failed(Parked)) => true,
             (Hibernating, Hibernated) => true,
             (Paused, AwaitingAgent) => true,
-            // Adopting a running container whose row, restored from a backup, is not up.
+            // Adoption of a running container whose row was restored from a backup.
             (Paused | Hibernating | Hibernated | Failed(StartError | Parked), Online) => true,
             _ => false,
         }
@@ -414,16 +415,16 @@ mod tests {
     }
 
     #[test]
-    fn parked_and_start_error_are_not_lifted_automatically() {
+    fn parked_and_start_error_are_never_left_automatically() {
         for failure in [Parked, StartError] {
             for cause in [Cause::Restart, Cause::HeartbeatReceived, Cause::ContainerReady, Cause::Resume] {
-                assert!(!cause.sources().contains(&Failed(failure)), "{cause:?} lifts {failure:?}");
+                assert!(!cause.sources().contains(&Failed(failure)), "{cause:?} leaves {failure:?}");
             }
         }
     }
 
     #[test]
-    fn status_words_round_trip() {
+    fn status_and_failure_words_parse_to_the_same_status() {
         for status in Status::ALL {
             let failure = status.failure().map(Failure::as_str);
             assert_eq!(Status::parse(status.as_str(), failure), Some(status));

@@ -1,7 +1,8 @@
-//! Text from agents, containers and other external sources: sanitising for output, and characters allowed in names.
+//! Sanitises text from agents, containers and other external sources for output, and detects hidden characters in
+//! names.
 //!
-//! This is the only sanitiser for printed text. Text is stored and returned as it was received; only output to a
-//! terminal and text inserted into a message is sanitised.
+//! All printed text is sanitised by this module only. Text is stored and returned as it was received. Only output to a
+//! terminal and text that is inserted into a message is sanitised.
 
 use std::borrow::Cow;
 
@@ -10,16 +11,16 @@ use std::borrow::Cow;
 pub enum Layout {
     /// Within one line: line breaks and tabs become spaces, so that a text cannot imitate a line of output.
     Line,
-    /// On lines of its own: line feeds and tabs are kept, `\r\n` becomes `\n`.
+    /// As separate lines: line feeds and tabs are kept, `\r\n` becomes `\n`.
     Lines,
 }
 
-/// Removes characters that could rewrite a terminal or hide text.
+/// Removes or replaces characters that could change the terminal's earlier output or hide text.
 ///
-/// Colours and cursor movements (`ESC [ …` up to the final byte) are removed. Other control characters, characters that
-/// change the text direction and characters without a glyph become U+FFFD. The rest of an operating system command
-/// (`ESC ] …`) stays visible as text: if it were removed up to its terminator, a command without one would hide all
-/// text after it.
+/// Control sequences for colours and cursor movements (`ESC [ …` up to the final byte) are removed. Other control
+/// characters, characters that change the text direction and characters without a glyph become U+FFFD. Of an operating
+/// system command (`ESC ] …`), only the control characters are replaced, and its text stays visible. If everything up
+/// to the command's terminator were removed, a command without a terminator would hide all text after it.
 #[must_use]
 pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     if text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -31,7 +32,8 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     while let Some(c) = rest.next() {
         match c {
             '\x1b' if rest.next_if_eq(&'[').is_some() => {
-                // Parameters and intermediates only, so that a truncated sequence removes no text after it.
+                // Skips only the parameter and intermediate bytes of the sequence, so that a truncated sequence does
+                // not remove the text after it.
                 while rest.next_if(|c| matches!(c, ' '..='?')).is_some() {}
                 let _final_byte = rest.next_if(|c| matches!(c, '@'..='~'));
             }
@@ -53,17 +55,18 @@ pub fn terminal_safe(text: &str, layout: Layout) -> Cow<'_, str> {
     Cow::Owned(clean)
 }
 
-/// Scripts and emoji need joiners and variation selectors from this character on. Latin, Greek and Cyrillic text never
-/// does; there a joiner only makes two different texts look the same.
+/// First character after which a joiner or variation selector is kept. Emoji and the scripts from this character on
+/// need them. Latin, Greek and Cyrillic text never does: a joiner there could only make two different texts look the
+/// same.
 const FIRST_JOINED: char = '\u{590}';
 
-/// Whether it is a joiner or variation selector, as used by emoji and several scripts.
+/// Whether a character is a joiner or a variation selector, which emoji and several scripts need.
 fn joins(c: char) -> bool {
     matches!(c, '\u{200c}' | '\u{200d}' | '\u{fe0e}' | '\u{fe0f}')
 }
 
-/// Whether a character has no glyph or changes the layout of its neighbours: Unicode's default ignorable code points,
-/// line and paragraph separators, the blank Braille pattern and interlinear annotation marks.
+/// Whether a character has no glyph or changes how the text around it is displayed: Unicode's default ignorable code
+/// points, line and paragraph separators, the blank Braille pattern and interlinear annotation marks.
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     matches!(

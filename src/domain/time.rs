@@ -1,8 +1,8 @@
 //! Points in time in integer milliseconds. The caller reads the clock and passes them in.
 //!
-//! There are two kinds. [`Timestamp`] is the wall clock: it is stored, shown and survives a restart. [`Awake`] counts
-//! only time in which this process was running and the machine was awake. Graces and missed heartbeats are measured
-//! with it, so that a suspend has no consequences.
+//! There are two kinds. A [`Timestamp`] is a time of the wall clock. It is stored and shown, and has the same meaning
+//! after a restart of the daemon. [`Awake`] is the time since the start of this process, without the time in which the
+//! machine was suspended. Grace periods and liveness windows are measured with it, so that a suspend does not count.
 
 use std::{
     fmt,
@@ -17,19 +17,19 @@ use serde::{Deserialize, Serialize};
 #[serde(transparent)]
 pub struct Timestamp(pub i64);
 
-/// Largest drift of the wall clock against the awake clock between two clock snapshots. More means a suspend or that
-/// the clock was set.
+/// Maximum drift between the wall clock and the awake clock between two readings. A larger difference means that the
+/// machine was suspended or that the wall clock was set.
 pub const JUMP: Duration = Duration::from_secs(10);
 
 impl Timestamp {
-    /// Whether it is so far in the future that it was written before the clock was set back. The true time of such a
-    /// timestamp is unknown, except that it precedes the current liveness epoch.
+    /// Whether it is so far in the future that it must have been recorded before the clock was set back. The actual
+    /// time of such a timestamp is unknown; it is only known to be before the current liveness epoch.
     #[must_use]
     pub fn is_ahead_of(self, now: Self) -> bool {
         self > now + JUMP
     }
 
-    /// Parses an RFC 3339 time. A space is read as `+`, because query strings turn `+` into a space.
+    /// Parses an RFC 3339 time. A space is read as `+`, because decoding a query string turns `+` into a space.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim().replace(' ', "+");

@@ -1,8 +1,8 @@
 //! Bearer tokens: the secret, its digest and its row.
 //!
-//! The secret exists in memory only while it is issued and delivered to its owner. Stored are the SHA-256 digest and
-//! the first characters, so neither a copied database nor a log allows access as a workspace. A slow hash is not
-//! needed: 32 random bytes cannot be guessed.
+//! The secret exists in memory only while it is issued and delivered to its owner. The database contains only its
+//! SHA-256 digest and its first characters, so a copy of the database or of the log does not allow access. A slow hash,
+//! as for passwords, is not needed, because 32 random bytes cannot be guessed.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::{
 
 /// Number of random bytes in a token (wire protocol, §3).
 pub const TOKEN_BYTES: usize = 32;
-/// Number of characters that may be shown to distinguish tokens.
+/// Number of characters at the start of a token that may be shown, so that users can distinguish tokens.
 pub const PREFIX_CHARS: usize = 8;
 
 /// A token in clear text. Its `Debug` output is `[redacted]`; it is wiped from memory when dropped.
@@ -69,7 +69,7 @@ impl fmt::Debug for Token {
 pub struct TokenDigest(pub [u8; 32]);
 
 impl TokenDigest {
-    /// The proof that a request comes from ostler, for the owner of the token with this digest.
+    /// Computes the proof that a request comes from ostler. The owner of the token with this digest can verify it.
     #[must_use]
     pub fn proof(&self) -> Proof {
         Proof(hex(&Sha256::digest(format!("{PROOF_LABEL}{}", hex(&self.0)))))
@@ -82,24 +82,24 @@ impl fmt::Debug for TokenDigest {
     }
 }
 
-/// Prefix of the hashed text. It distinguishes a proof from any other hash of the digest.
+/// Prefix of the text whose hash is the proof, so that a proof differs from any other hash of the digest.
 const PROOF_LABEL: &str = "ostler-proof:";
 
-/// Proves to an agent that a request comes from ostler, not from a neighbour on its network: the SHA-256 of
+/// Proves to an agent that a request comes from ostler, and not from another host on its network. It is the SHA-256 of
 /// `ostler-proof:` followed by the token's SHA-256, both in lower-case hexadecimal.
 ///
-/// Only ostler (from the stored digest) and the token's owner (from the token) can compute it. Nothing new is stored or
-/// handed out, and a proof is valid exactly as long as its token. A proof cannot be presented as a token:
-/// authentication compares the SHA-256 of the presented text with the digest. To get from the proof to the digest, or
-/// from the digest to the token, needs the preimage of a SHA-256 of 32 random bytes. The hashed text has a fixed length
-/// and the hash is compared as a whole, so an HMAC would add nothing; shells have `sha256sum` but no HMAC. Rejected: a
-/// secret in a variable or file of its own. It would need a column, rotation and adoption rules, and would not reach
-/// containers that already run.
+/// Only ostler can compute it from the stored digest, and only the token's owner from the token. No further secret is
+/// stored or issued, and a proof is valid exactly as long as its token. A proof cannot be used as a token, because
+/// authentication compares the SHA-256 of the received text with the digest. A proof does not reveal the digest, and
+/// the digest does not reveal the token, because SHA-256 cannot be inverted for 32 random bytes. An HMAC would not be
+/// safer, because the hashed text has a fixed length and the whole hash is compared. Agents in shell scripts have
+/// `sha256sum`, but no HMAC. Rejected: a separate secret in an environment variable or a file. It would need a column,
+/// a rotation and rules for adoption, and containers that already run would not have it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Proof(String);
 
 impl Proof {
-    /// The value. Use it only to write it into a request.
+    /// The value as text. Use it only to write it into a request.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -119,8 +119,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(digits).collect()
 }
 
-/// Replaces every word of a text that is a token according to `is_token`, which gets its digest. Words that only have
-/// the form of a token are kept.
+/// Replaces every token in a text by `[redacted]`. `is_token` receives the digest of each word that has the form of a
+/// token, and returns whether the word is a token. Other words are kept.
 #[must_use]
 pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> String {
     let of_a_token = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -141,13 +141,13 @@ pub fn redact_tokens(text: &str, is_token: impl Fn(&TokenDigest) -> bool) -> Str
     clean + rest
 }
 
-/// What a token is issued for.
+/// Kind of a token: its owner and its lifetime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenKind {
-    /// One incarnation of a container; written to its volume. The only kind that sweeps revoke.
+    /// Issued for one incarnation of a workspace, and written to its config volume. Sweeps revoke only this kind.
     Instance,
-    /// Issued by an operator, or for an external agent. Only an operator revokes it.
+    /// Issued by an operator, or for an external agent. Only an operator can revoke it.
     Api,
 }
 
@@ -168,11 +168,11 @@ impl TokenKind {
 /// A token's row, as listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRow {
-    /// Id of the row, never the token.
+    /// Id of the row. It does not reveal the token.
     pub id: TokenId,
     /// Workspace that the token authenticates.
     pub workspace: WorkspaceId,
-    /// Instance or api.
+    /// Kind of the token.
     pub kind: TokenKind,
     /// Incarnation it was issued for; `None` for api tokens.
     pub incarnation: Option<Incarnation>,
@@ -193,14 +193,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_has_43_characters_and_round_trips() {
+    fn token_has_43_characters_and_is_parsed_back() {
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(token.expose().len(), 43);
         assert_eq!(Token::parse(token.expose()).unwrap().digest(), token.digest());
     }
 
     #[test]
-    fn known_tokens_are_redacted_and_lookalikes_kept() {
+    fn only_known_tokens_are_redacted_in_a_text() {
         let (ours, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
         let text = format!("é Bearer {}\n\"{}\",{}", ours.expose(), other.expose(), ours.expose());
         let clean = redact_tokens(&text, |digest| *digest == ours.digest());
@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn token_proof_matches_sha256sum_computation() {
-        // printf %s "$token" | sha256sum; printf 'ostler-proof:%s' "$that" | sha256sum
+        // The commands of an agent, with `$digest` as the result of the first one: printf %s "$token" | sha256sum;
+        // printf 'ostler-proof:%s' "$digest" | sha256sum
         let token = Token::from_random([0xA7; TOKEN_BYTES]);
         assert_eq!(
             token.digest().proof().expose(),
@@ -229,7 +230,7 @@ mod tests {
         let (one, other) = (Token::from_random([1; TOKEN_BYTES]), Token::from_random([2; TOKEN_BYTES]));
         let proof = one.digest().proof();
         assert_ne!(proof, other.digest().proof());
-        assert!(Token::parse(proof.expose()).is_none(), "a proof has the form of a token");
+        assert!(Token::parse(proof.expose()).is_none(), "a proof must not have the form of a token");
     }
 
     #[test]

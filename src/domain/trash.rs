@@ -1,4 +1,4 @@
-//! The trash: reaped containers and volumes that can still be restored.
+//! The trash: containers and volumes that are no longer used and can still be restored.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,17 +7,18 @@ use super::{
     time::Timestamp,
 };
 
-/// State of an entry between claim and deletion.
+/// State of an entry. A move to the trash begins with a claim: the entry is written before anything is changed in the
+/// engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashState {
-    /// Claimed: being stopped and renamed. After a crash a sweep completes it.
+    /// Its container is being stopped and renamed. After a crash, a sweep completes the move.
     Claimed,
-    /// Stopped and renamed; kept until its retention ends.
+    /// The move is complete. The entry is kept until its retention ends.
     Kept,
-    /// Being restored to a live row.
+    /// Its container and volumes are being restored to a live row.
     Restoring,
-    /// Being deleted permanently; it can no longer be restored.
+    /// Its container and volumes are being deleted permanently. They can no longer be restored.
     Deleting,
 }
 
@@ -37,13 +38,13 @@ impl TrashState {
     }
 }
 
-/// Why something was moved to the trash.
+/// Why containers or volumes were moved to the trash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrashReason {
     /// An operator removed the workspace.
     Removed,
-    /// No row owned it.
+    /// The registry had no row for the workspace.
     Unknown,
     /// A second container of a live workspace; the entry has no volumes.
     Stray,
@@ -66,7 +67,8 @@ impl TrashReason {
         }
     }
 
-    /// Whether an operator ordered it by name; such actions do not count against the breaker.
+    /// Whether an operator ordered the move for this workspace. The deletion of such an entry does not count against
+    /// the breaker.
     #[must_use]
     pub fn ordered_by_operator(self) -> bool {
         match self {
@@ -90,16 +92,16 @@ pub struct TrashContents {
 pub struct NamedContainer {
     /// The engine's id.
     pub id: ContainerId,
-    /// Name to restore.
+    /// Name that the container gets when it is restored.
     pub name: String,
 }
 
 /// An entry in the trash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrashEntry {
-    /// Part of the trash name of its container.
+    /// Id of the entry; part of the trash name of its container.
     pub id: TrashId,
-    /// Workspace that owned the things.
+    /// Workspace that owned the container and volumes.
     pub workspace: WorkspaceId,
     /// Name of that workspace: from the row, else from the labels, else its id.
     pub workspace_name: String,
@@ -111,7 +113,7 @@ pub struct TrashEntry {
     pub contents: TrashContents,
     /// State of the entry.
     pub state: TrashState,
-    /// Time of the claim.
+    /// Time at which the entry was written.
     pub created_at: Timestamp,
     /// Earliest time of deletion.
     pub keep_until: Timestamp,

@@ -39,15 +39,15 @@ impl Kind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Delivery {
-    /// Sent to the agent; the sender receives the agent's answer.
+    /// ostler sends messages to the agent; the sender receives the agent's answer.
     #[default]
     Push,
-    /// Stored until the agent polls them; the sender gets the answer `queued`.
+    /// ostler stores messages until the agent polls them; the sender gets the answer `queued`.
     Poll,
 }
 
 impl Delivery {
-    /// Both ways.
+    /// Both values.
     pub const ALL: [Self; 2] = [Self::Push, Self::Poll];
 
     /// The form in the database and on the wire.
@@ -69,9 +69,9 @@ impl Delivery {
 /// Policy of a workspace: hibernation, concurrency, restart when wedged, delivery.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// Minutes of idleness before it hibernates; `None` for never.
+    /// Minutes of idleness before it hibernates; `None` if it never hibernates because of idleness.
     pub hibernation_idle_minutes: Option<u32>,
-    /// Maximum number of concurrent tasks, for its peers to read.
+    /// Maximum number of concurrent tasks. ostler does not enforce it; other workspaces can read it.
     pub max_concurrent_tasks: Option<u32>,
     /// Whether it is restarted when it is busy without progress.
     pub restart_when_wedged: bool,
@@ -106,17 +106,19 @@ pub struct Workspace {
     pub status_since: Timestamp,
     /// Number of starts.
     pub incarnation: Incarnation,
-    /// Its current container. Every other container of this workspace is a stray, which a sweep moves to the trash.
+    /// Its current container. Any other container of this workspace is moved to the trash by a sweep.
     pub container: Option<ContainerId>,
-    /// Serial of the newest container name; each attempt gets a new one.
+    /// Serial number in the name of the newest container. Each attempt to create a container uses a new number.
     pub container_serial: u32,
     /// Port of 127.0.0.1 that its container publishes.
     pub host_port: Option<u16>,
-    /// Hash of its container's inputs; differs from the present hash if the spec has changed since.
+    /// Hash of the inputs with which its container was created. If the hash of the present inputs differs, the inputs
+    /// have changed since.
     pub container_spec_hash: Option<String>,
-    /// Whether the next start overwrites the configuration in the config volume with that of the spec.
+    /// Whether the next start must write the configuration of the spec over the one in the config volume.
     pub config_pending: bool,
-    /// Whether a work volume was created. If that volume is missing, the workspace is not started automatically.
+    /// Whether a work volume was created. If the volume is missing later, a start fails instead of creating an empty
+    /// one.
     pub has_work_volume: bool,
     /// Address of an external agent.
     pub url: Option<String>,
@@ -135,14 +137,14 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Whether it needs a work volume: not for a bound host directory, not for a sandbox.
+    /// Whether it needs a work volume. A workspace with a bound host directory needs none, nor does a sandbox.
     #[must_use]
     pub fn wants_work_volume(&self) -> bool {
         self.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
     }
 
-    /// Error text for a container order on an external workspace. `so` continues "its agent runs elsewhere". The last
-    /// sentence gives the next step; for a paused workspace, how to resume it.
+    /// Error text for an order that needs a container, given to an external workspace. `so` continues the phrase "its
+    /// agent runs elsewhere,". The last sentence gives the next step, for example how to resume a paused workspace.
     #[must_use]
     pub fn runs_elsewhere(&self, so: &str) -> String {
         let next = if self.status == Status::Paused {

@@ -1,8 +1,8 @@
 //! A deadline for every engine call.
 //!
-//! podman-api has no timeouts, and a service can accept a connection and then never answer. The deadline is in one
-//! wrapper around any engine, so that no implementation can omit it and the fake has the same deadlines on its virtual
-//! clock. Dropping a call does not cancel it in the engine.
+//! podman-api has no timeouts, and a service can accept a connection and then never answer. One wrapper around any
+//! engine sets the deadlines. No implementation can therefore omit them, and the fake engine has the same deadlines on
+//! its virtual clock. Dropping a call does not cancel it in the engine.
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ impl Default for Deadlines {
     }
 }
 
-/// An engine whose every call ends by its deadline.
+/// An engine with a deadline for every call.
 pub struct Bounded {
     engine: Arc<dyn Engine>,
     clock: SharedClock,
@@ -223,8 +223,8 @@ impl Engine for Bounded {
         self.read(|| format!("read the log of container {}", id.short()), self.engine.logs(id, request)).await
     }
 
-    /// The deadline covers the wait for the engine's response, not the lifetime of the stream, which is silent as long
-    /// as nothing happens.
+    /// The deadline covers the wait for the engine's response, not the lifetime of the stream, which sends nothing as
+    /// long as no event occurs.
     async fn container_events(
         &self,
         key: &str,

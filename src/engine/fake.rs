@@ -1,4 +1,4 @@
-//! The engine of the tests: an engine's visible behaviour, and the ways it can fail.
+//! A fake engine for tests, with the visible behaviour of an engine and the ways in which one can fail.
 //!
 //! The state of the engine lives in [`World`], which outlives any daemon as a real engine does. A [`FakeEngine`] is one
 //! connection to it. The effect of each call is carried out on a [`Stage`], so a test decides when it happens. Each
@@ -64,9 +64,10 @@ pub enum Fault {
     Late(Duration),
     /// The call is never answered and has no effect.
     Lost,
-    /// Writing a file reports success without writing it: some engines write beneath a mount.
+    /// Writing a file reports success but does not change the file, as engines do that write beneath a mount. Other
+    /// calls succeed.
     Pretended,
-    /// A start is interrupted, and its leftover holds the container's port from then on.
+    /// A start is interrupted. From then on the container's port is in use, and the container never starts.
     HalfWay,
 }
 
@@ -128,9 +129,10 @@ pub struct State {
     pub logs: BTreeMap<ContainerId, Vec<LogChunk>>,
     /// All calls that took effect, in order.
     pub log: Vec<Call>,
-    /// Indices into `log` of calls whose result did not reach the caller: it got an error, or had given up.
+    /// Indices into `log` of calls whose result did not reach the caller, because the caller got an error or had
+    /// stopped waiting.
     pub lost_exits: BTreeSet<usize>,
-    /// Whether the engine reports that it is rootless, and so forwards ports in user space.
+    /// Whether the engine reports that it is rootless, which means that it forwards ports in user space.
     pub rootless: bool,
     /// Container limits that the engine reports as ignored.
     pub ignored_limits: Vec<&'static str>,
@@ -157,7 +159,7 @@ impl State {
         running.filter_map(|container| container.spec.publish.map(|(_, host)| host))
     }
 
-    /// Simulates an interrupted start of a container: its leftover holds the container's port.
+    /// Simulates an interrupted start of a container: its port stays in use, and it never starts again.
     fn start_half_way(&mut self, id: &str) {
         let stopped = self.containers.iter().find(|(found, c)| found.as_str() == id && !c.state.may_run());
         let Some((id, container)) = stopped else { return };
@@ -178,7 +180,7 @@ impl State {
         self.news.emit(id, &container.spec.labels, ContainerEventKind::Started);
     }
 
-    /// Ends a container's process, as an unexpected exit.
+    /// Simulates an unexpected exit of a container's process.
     pub fn kill(&mut self, id: &ContainerId, exit_code: i32) {
         self.changes += 1;
         let Some(container) = self.containers.get_mut(id) else { return };
@@ -258,26 +260,26 @@ impl State {
     }
 }
 
-/// The engine's state, which survives the end of a daemon.
+/// The engine's state, which outlives a daemon.
 #[derive(Default)]
 pub struct World {
     state: Mutex<State>,
-    /// The other engine that answers while the socket leads to it.
+    /// State of the different engine that the socket leads to; `None` while the socket leads to this engine.
     elsewhere: Mutex<Option<State>>,
     faults: Mutex<Option<FaultHook>>,
 }
 
 impl World {
-    /// State of this engine, for a test to read and to change without ostler's knowledge.
+    /// State of this engine. A test can read it, and change it without ostler's knowledge.
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the socket lead to another, empty engine: that of another user, another storage, or a disk that is not
-    /// mounted.
+    /// Makes the socket lead to another, empty engine. This simulates another user's engine, another storage, or a disk
+    /// that is not mounted.
     pub fn lead_elsewhere(&self) {
         let here = self.state();
-        // Ids are random in a real engine: an id created there must not occur here.
+        // A real engine creates random ids, so an id of the other engine must not occur in this one.
         let mut there =
             State { images: here.images.clone(), made: here.made + (1 << 64), ..State::default() };
         // Both engines share the ports of one host.
@@ -479,7 +481,7 @@ impl FakeEngine {
     }
 }
 
-/// Whether a method may change the state.
+/// Whether calls of a method count in [`State::changes`]. The creation of a network does not count.
 fn changes(method: &str) -> bool {
     const LISTINGS: [&str; 10] = [
         "describe",
@@ -766,7 +768,7 @@ impl Engine for FakeEngine {
         .await
     }
 
-    /// Counts as `read_file` in the log and for faults, because it asks for the same file.
+    /// Recorded as `read_file` in the log, and subject to the faults of `read_file`.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
         Ok(self.read_file(id, path).await? == content)
     }
@@ -779,7 +781,8 @@ impl Engine for FakeEngine {
     ) -> EngineResult<NetworkInfo> {
         let (name, labels) = (name.to_owned(), labels.clone());
         self.call("ensure_network", name.clone(), move |state, _| {
-            // Subnets are assigned in order and never reused: no test creates 65 536 networks.
+            // The gateway is derived from the number of networks, of which no test creates 65 536. After a deletion, a
+            // new network may get the gateway of an existing one.
             let [third, fourth] = u16::try_from(state.networks.len()).unwrap_or(u16::MAX).to_be_bytes();
             let made = ListedNetwork {
                 name: name.clone(),

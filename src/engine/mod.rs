@@ -30,10 +30,11 @@ use crate::domain::{
     trash::TrashContents,
 };
 
-/// Kind of an engine error. Callers decide only by the kind; the message is for humans.
+/// Kind of an engine error. Callers base decisions only on the kind; the message is for humans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// The engine answered that the object does not exist. Besides a listing, this is the only proof of absence.
+    /// The engine answered that the object does not exist. Only this answer, or a listing without the object, proves
+    /// absence.
     Absent,
     /// The engine answered that the state forbids the call: a name or volume is in use, a container already runs.
     Conflict,
@@ -41,14 +42,14 @@ pub enum ErrorKind {
     ImageMissing,
     /// Another process holds the host port.
     PortInUse,
-    /// An earlier start of this container was interrupted, and its leftover holds the container's port or mount without
-    /// the engine's knowledge. The engine can never start this container; a newly created one starts.
+    /// An earlier start of this container was interrupted. What it left behind blocks every further start: a process
+    /// that holds the port and that the engine does not know, or a mount. A newly created container can start.
     HalfStarted,
     /// The engine does not answer.
     Unreachable,
     /// The deadline passed. The call may still take effect.
     TimedOut,
-    /// Any other failure, including the engine's own. It is no evidence of what exists.
+    /// Any other failure, including internal errors of the engine. It proves neither existence nor absence.
     Other,
 }
 
@@ -140,11 +141,11 @@ pub struct Mount {
 /// Source of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MountSource {
-    /// A named volume. It must exist: the engine would silently create a missing one.
+    /// A named volume. It must exist, because the engine would silently create a missing volume.
     Volume(String),
     /// Absolute path of a host directory.
     HostDirectory(String),
-    /// Memory; empty at every start.
+    /// A file system in memory; empty at every start.
     Tmpfs,
 }
 
@@ -155,7 +156,7 @@ pub struct ContainerSpec {
     pub name: String,
     /// Image; it must exist locally.
     pub image: String,
-    /// Command; empty uses the image's own.
+    /// Command; if empty, the image's own command runs.
     pub command: Vec<String>,
     /// Labels of the container.
     pub labels: BTreeMap<String, String>,
@@ -165,7 +166,7 @@ pub struct ContainerSpec {
     pub user: User,
     /// Volumes, host directories and tmpfs to mount.
     pub mounts: Vec<Mount>,
-    /// Port inside the container, and port of 127.0.0.1 that publishes it.
+    /// Port inside the container, and the port of 127.0.0.1 at which it is published.
     pub publish: Option<(u16, u16)>,
     /// Name of the network.
     pub network: String,
@@ -296,7 +297,7 @@ pub struct ListedNetwork {
     pub info: NetworkInfo,
 }
 
-/// Disk usage in bytes: of a container its own files without the image, of a volume its content.
+/// Disk usage in bytes. For a container, its own files count, not its image; for a volume, its content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     /// Bytes for each container.
@@ -322,8 +323,8 @@ pub struct LogRequest {
     pub tail: Option<u32>,
     /// Whether to continue with new output until the container ends.
     pub follow: bool,
-    /// With `tail`: about this many bytes at the end of the log are searched for the lines. `None` leaves it to the
-    /// engine's own limit.
+    /// With `tail`: the lines are searched for in about this many bytes at the end of the log. `None` uses the engine's
+    /// own limit.
     pub max_bytes: Option<u64>,
 }
 
@@ -339,7 +340,7 @@ pub struct LogChunk {
 /// Stream of a container's output.
 pub type LogStream = Pin<Box<dyn Stream<Item = EngineResult<LogChunk>> + Send>>;
 
-/// Stream of container events, from a certain time on.
+/// Stream of container events; see [`Engine::container_events`].
 pub type EventStream = Pin<Box<dyn Stream<Item = EngineResult<ContainerEvent>> + Send>>;
 
 /// A command to run inside a container.
@@ -354,7 +355,7 @@ pub struct ExecRequest {
     pub stdin: bool,
     /// Environment variables to add.
     pub env: BTreeMap<String, String>,
-    /// User inside the container; `None` uses the container's own.
+    /// User inside the container; `None` uses the container's user.
     pub user: Option<String>,
 }
 
@@ -402,26 +403,27 @@ pub struct ServiceCommands {
 
 /// The operations that ostler needs from a container engine.
 ///
-/// A state that already holds counts as success only for [`stop_container`](Engine::stop_container) and the deletions.
-/// A start that finds the container running is an error, [`ErrorKind::Conflict`], because the container was not started
-/// by this call.
+/// If an object is already in the requested state, [`stop_container`](Engine::stop_container),
+/// [`repair_volume`](Engine::repair_volume), [`ensure_network`](Engine::ensure_network) and the deletions succeed.
+/// Creating an object that exists, or starting a container that runs, is an error, [`ErrorKind::Conflict`], because
+/// this call did not create or start it.
 #[async_trait]
 pub trait Engine: Send + Sync {
     /// Instructions to start and restart the service by hand.
     fn commands(&self) -> ServiceCommands;
 
-    /// Resources that the engine's process uses; `None` if the process is not visible from here.
+    /// Resources that the engine's process uses; `None` if ostler cannot see the process.
     async fn process_use(&self) -> EngineResult<Option<EngineUse>>;
 
-    /// Sockets behind port `inside` of a running container, published on `published`. `None` if they are not visible
-    /// from here.
+    /// Sockets behind port `inside` of a running container, published on `published`. `None` if ostler cannot see them,
+    /// for example because it runs in a container.
     async fn sockets(&self, id: &ContainerId, inside: u16, published: u16) -> EngineResult<Option<Sockets>>;
 
     /// Whether [`sockets`](Self::sockets) can return a result on this host.
     async fn can_see_sockets(&self) -> bool;
 
-    /// Ends a running command and its process group: sends the termination signal first, and kills it after a moment.
-    /// `false` if its process cannot be reached from here.
+    /// Ends a running command and its process group: sends the termination signal, and after a short wait the kill
+    /// signal. `false` if ostler cannot signal the process.
     async fn end_exec(&self, exec: &ExecId) -> EngineResult<bool>;
 
     /// Version and properties of the engine. Also the cheapest check that the engine answers.
@@ -441,7 +443,7 @@ pub trait Engine: Send + Sync {
     async fn create_container(&self, spec: &ContainerSpec) -> EngineResult<ContainerId>;
 
     /// Starts a container. [`ErrorKind::Conflict`] if it already runs, [`ErrorKind::PortInUse`] if another process
-    /// holds its host port, [`ErrorKind::HalfStarted`] if a leftover of an interrupted start holds it.
+    /// holds its host port, [`ErrorKind::HalfStarted`] if an earlier, interrupted start of this container blocks it.
     async fn start_container(&self, id: &ContainerId) -> EngineResult<()>;
 
     /// Sends the stop signal to a container's process and kills it after `grace`. Succeeds if the container is stopped
@@ -477,8 +479,8 @@ pub trait Engine: Send + Sync {
     /// Whether a small file of a container's volume has exactly this content. The container may be stopped. Errors are
     /// those of [`read_file`](Self::read_file).
     ///
-    /// Use it only for content that exists nowhere else, such as a new token. The engine may compare a file on this
-    /// host, and treats equal content as proof that the file is the container's.
+    /// Use it only for content that exists nowhere else, such as a new token: the engine may compare a file on this
+    /// host, and takes equal content as proof that this is the container's file.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool>;
 
     /// Creates the network with DNS if it does not exist.
@@ -502,10 +504,11 @@ pub trait Engine: Send + Sync {
     /// Pulls an image. [`ErrorKind::ImageMissing`], with the registry's message, if it is not available.
     async fn pull_image(&self, image: &str, progress: Progress<'_>) -> EngineResult<()>;
 
-    /// Whether this port of 127.0.0.1 can be published, as of now: another process may take it afterwards.
+    /// Whether this port of 127.0.0.1 can be published now. Another process may take it afterwards.
     async fn port_is_free(&self, port: u16) -> bool;
 
-    /// Disk usage of all containers and volumes. Slow if there is much data: only for requests by a user.
+    /// Disk usage of all containers and volumes. Slow if there is much data, so it is called only when a user requests
+    /// it.
     async fn disk_usage(&self) -> EngineResult<DiskUsage>;
 
     /// Output of a container, as selected by the request.

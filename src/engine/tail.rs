@@ -16,8 +16,8 @@ pub async fn log_tail(
     lines: u32,
     max_bytes: usize,
 ) -> EngineResult<String> {
-    // A line may have any length. Cleaning lengthens only invalid UTF-8, so this many bytes are enough unless most of
-    // them are removed.
+    // Lines may have any length, so the number of bytes is limited too. Twice the result's limit is read, because
+    // cleaning removes control characters. Only invalid UTF-8 becomes longer.
     let window = max_bytes.saturating_mul(2);
     let request = LogRequest { tail: Some(lines), follow: false, max_bytes: Some(log_bytes(window)) };
     let mut log = engine.logs(id, request).await?;
@@ -29,8 +29,8 @@ pub async fn log_tail(
     Ok(clean(&end, max_bytes))
 }
 
-/// Bytes of the log that are searched for the lines. Short lines take more space than their text, because each has a
-/// timestamp.
+/// Number of bytes at the log's end that are searched for the lines. It is larger than the window, because each line of
+/// the log also has a timestamp.
 fn log_bytes(window: usize) -> u64 {
     (window as u64).saturating_mul(8).max(64 << 10)
 }
@@ -39,7 +39,7 @@ fn clean(bytes: &[u8], max_bytes: usize) -> String {
     let text = String::from_utf8_lossy(bytes);
     let clean: String = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
     let from = clean.len().saturating_sub(max_bytes);
-    // The end of the text is always a boundary, so one is found.
+    // A boundary is always found, because the end of the text is one.
     let from = (from..=clean.len()).find(|at| clean.is_char_boundary(*at)).unwrap_or(clean.len());
     clean[from..].to_owned()
 }

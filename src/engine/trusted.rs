@@ -1,14 +1,15 @@
 //! Listings that decisions may be based on.
 //!
-//! An empty listing does not show its cause: everything is gone, the socket is another user's, the storage is another
-//! one, or a disk is not mounted. An engine is therefore recognised by a sentinel volume, created when the engine was
-//! first accepted. A listing counts only if the sentinel existed before *and* after it. [`TrustedListing`] has no other
-//! constructor: code that decides on absence takes one as its argument.
+//! An empty listing does not show its cause. All containers may be gone, but the socket may also be another user's, the
+//! storage may be a different one, or a disk may not be mounted. An engine is therefore recognised by a sentinel
+//! volume, created when the engine was first accepted. A listing is trusted only if the sentinel existed before *and*
+//! after it. Only [`snapshot`] creates a [`TrustedListing`], and code that decides on absence takes one as its
+//! argument.
 //!
 //! Nothing mounts the sentinel, so `podman volume prune` deletes it. Containers that the registry knows by their ids
-//! are equally good evidence: an engine that lists one of them is the accepted one ([`Evidence`]). The sentinel is not
-//! recreated automatically: between the proof and the creation, the socket could switch to another engine, which would
-//! be trusted from then on.
+//! are equally good evidence: an engine that lists one of them is the accepted one ([`Evidence`]). ostler does not
+//! recreate the sentinel automatically: the socket could switch to another engine after ostler has recognised the
+//! accepted one and before it creates the sentinel. The other engine would be trusted from then on.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +31,7 @@ use crate::{
 /// The registry's knowledge of the containers in the accepted engine.
 #[async_trait]
 pub trait Evidence: Send + Sync {
-    /// Whether one of these containers is known by its id, in a row or in the trash.
+    /// Whether a workspace's row or a trash entry names one of these containers by its id.
     ///
     /// # Errors
     /// Why the registry could not answer.

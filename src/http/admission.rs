@@ -1,11 +1,12 @@
-//! Admission control per workspace: requests in flight, and bytes of their bodies and responses.
+//! Admission control: limits each workspace's requests in flight, and the bytes of their bodies and responses in
+//! memory.
 //!
-//! Everything is counted under the workspace whose token came with the request, never by address: under rootless Podman
-//! all containers share one. Heartbeats and registrations are not counted here: they prove that an agent is alive, and
-//! they are bounded by their workspace's connections.
+//! Requests and bytes are counted under the workspace whose token came with the request, never under an address: with
+//! rootless Podman all containers share one address. Heartbeats and registrations are not counted here: they prove that
+//! an agent is alive, and the limit on connections of a workspace bounds them.
 //!
 //! A body is read only after its request was admitted, and its bytes are reserved before they are read. A reservation
-//! is bound to the bytes and ends when they are dropped, because only then is it certain that the last one was written.
+//! is bound to the bytes and ends when they are dropped, because only then has the last byte certainly been written.
 
 use std::{
     collections::HashMap,
@@ -34,21 +35,21 @@ use super::{
 };
 use crate::{clock::Clock, domain::ids::WorkspaceId, store::TokenSubject};
 
-/// Largest body that is read of a refused message, and the time limit for reading it.
+/// Largest body, in bytes, that is still read when a message is refused, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;
 const REFUSED_LIMIT: Duration = Duration::from_secs(2);
-/// Messages of one workspace in flight. Enough for an agent that delegates to all its peers at once.
+/// Most messages of one workspace in flight. Enough for an agent that delegates to all its peers at once.
 const MESSAGES: usize = 32;
-/// Messages of all workspaces in flight.
+/// Most messages of all workspaces in flight.
 const MESSAGES_IN_ALL: usize = 1024;
-/// Other requests of one workspace in flight.
+/// Most other requests of one workspace in flight.
 const OTHERS: usize = 32;
-/// Bytes that one workspace may have in memory: two of the largest messages.
+/// Most bytes that one workspace may have in memory: two messages of the largest size.
 const BYTES: usize = 24 << 20;
-/// Bytes that all workspaces together may have in memory.
+/// Most bytes that all workspaces together may have in memory.
 const BYTES_IN_ALL: usize = 64 << 20;
-/// Bodies and responses up to this size are not reserved; the limit on requests in flight bounds them. So large ones of
-/// a few workspaces never keep out the small ones of the others.
+/// Bodies and responses up to this size are not reserved; the limit on requests in flight bounds them. So large
+/// messages of a few workspaces never block small messages of the others.
 const SMALL: usize = 64 << 10;
 /// Delay after which a refused client may retry, in seconds.
 const RETRY_AFTER: u64 = 2;
@@ -65,13 +66,13 @@ pub(super) enum Class {
 /// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// The workspace has as many requests in flight as it may; the limit.
+    /// The workspace's requests of one class in flight have reached this limit.
     Requests(usize),
-    /// All workspaces together have as many messages in flight as they may.
+    /// The messages of all workspaces in flight have reached `MESSAGES_IN_ALL`.
     RequestsInAll,
-    /// The workspace has as many bytes in memory as it may.
+    /// The workspace's bytes in memory would exceed `BYTES`.
     Bytes,
-    /// All workspaces together have as many bytes in memory as they may.
+    /// The bytes of all workspaces in memory would exceed `BYTES_IN_ALL`.
     BytesInAll,
 }
 
@@ -133,8 +134,8 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a request until its response is dropped. Admin requests have no limit of their own: only the limit on the
-    /// messages of all workspaces includes them.
+    /// Admits a request until its response is dropped. The number of admin requests in flight has no limit of its own:
+    /// messages of admins count only towards `MESSAGES_IN_ALL`.
     fn enter(&self, owner: Owner, class: Class) -> Result<Entry, Refusal> {
         let mut load = self.lock();
         if class == Class::Message && load.messages >= MESSAGES_IN_ALL {
@@ -170,7 +171,7 @@ impl Load {
     }
 }
 
-/// Guard of a request in flight; counted until it is dropped.
+/// Guard of a request. The request counts as in flight until this guard is dropped.
 struct Entry {
     admission: Admission,
     owner: Owner,
@@ -266,8 +267,8 @@ impl<G> AsRef<[u8]> for Owned<G> {
 }
 
 impl Admitted {
-    /// The request's extension. A route without admission control has none: its bodies are counted under `None`, as an
-    /// admin's.
+    /// Returns the extension of a request. Requests on routes without admission control have no extension: their bodies
+    /// are counted under the owner `None`, like those of admins.
     pub(super) fn of(api: &Api, extensions: &Extensions) -> Self {
         let found = extensions.get::<Self>().cloned();
         found.unwrap_or_else(|| Self { admission: api.0.admission.clone(), owner: None })
@@ -344,7 +345,7 @@ async fn admit(
 }
 
 /// Middleware that admits messages. A refusal is a JSON-RPC error if the message is a JSON-RPC request, so a small body
-/// is read even then.
+/// is read even if the message is refused.
 pub(super) async fn message(State(api): State<Api>, request: Request, next: Next) -> Response<Body> {
     match admit(Class::Message, &api, request, next).await {
         Ok(answer) => answer,
@@ -358,7 +359,7 @@ pub(super) async fn other(State(api): State<Api>, request: Request, next: Next) 
     answer.unwrap_or_else(|(refusal, _)| HttpError::from(refusal).into_response())
 }
 
-/// [`refuse`] for a message whose body was not read yet. Only a small body is kept: a refused request must not cost
+/// [`refuse`] for a message whose body was not read yet. Only a small body is read: a refused request must not use much
 /// memory.
 pub(super) async fn refuse_unread(api: &Api, error: HttpError, body: Body) -> Response<Body> {
     let read = read_body(body, REFUSED_MAX_BYTES, REFUSED_LIMIT, &*api.0.clock).await;
@@ -383,13 +384,13 @@ impl SizeOfBody for Response<Body> {
     }
 }
 
-/// A response body whose request is in flight until it is dropped.
+/// A response body. Its request counts as in flight until the body is dropped.
 struct Guarded {
     body: Body,
     #[expect(dead_code, reason = "never read: dropping it with the body releases the slot")]
     guard: Entry,
-    /// Bound to every piece: a server drops the body once it has taken all of it, long before a slow client has
-    /// received it.
+    /// The reservation of the body's bytes, which every chunk keeps alive. The body cannot do this: the server drops it
+    /// after taking the last chunk, long before a slow client has received that chunk.
     bind: Option<Arc<Reserved>>,
 }
 

@@ -2,7 +2,8 @@
 //!
 //! There is no unauthenticated bootstrap mode. The local socket counts as an admin, because its mode and the peer's uid
 //! were checked; on TCP, every route except `/health` and `/ready` needs a token. Tokens are looked up in memory, which
-//! always equals the last commit. So a miss is certain, and an unavailable store never looks like an invalid token.
+//! always has the state of the last commit. So a token that is not found is certainly invalid, and an unavailable store
+//! never makes a valid token look invalid.
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -39,7 +40,7 @@ pub(super) enum Principal {
 
 /// The credentials that a request presents.
 pub(super) enum Presented<'a> {
-    /// Arrived on the local socket without a token.
+    /// The request arrived on the local socket without a token.
     OwnSocket,
     /// A bearer token, not verified yet.
     Token(&'a str),
@@ -81,8 +82,8 @@ pub(super) fn invalid() -> HttpError {
 #[derive(Clone, Copy)]
 pub(super) struct Verified(pub(super) TokenSubject);
 
-/// The principal of a token; `None` if the token is not valid. From now on the connection that it arrived on is counted
-/// under that principal.
+/// Returns the principal of a token; `None` if the token is not valid. From now on, the connection on which the token
+/// arrived is counted under that principal.
 pub(super) fn token_subject(api: &Api, token: &str, extensions: &Extensions) -> Option<TokenSubject> {
     if let Some(Verified(token_subject)) = extensions.get() {
         return Some(*token_subject);
@@ -141,7 +142,7 @@ pub(super) fn is_admin(api: &Api, headers: &HeaderMap, extensions: &Extensions) 
     Principal::of(api, headers, extensions).is_ok_and(Principal::is_admin)
 }
 
-/// Middleware that lets only admins through.
+/// Middleware that refuses every caller except an admin.
 pub(super) async fn only_admins(State(api): State<Api>, request: Request, next: Next) -> Response {
     match Principal::of(&api, request.headers(), request.extensions()) {
         Ok(Principal::Admin) => next.run(request).await,
@@ -161,7 +162,8 @@ impl Api {
         Ok(())
     }
 
-    /// The workspace that a path names: for an admin by any reference, for a workspace only by id.
+    /// Returns the workspace that a path names. In an admin's request the path may contain a name, an id or a unique id
+    /// prefix; in a workspace's request, only a complete id.
     pub(super) async fn addressed(
         &self,
         principal: Principal,
@@ -193,8 +195,8 @@ impl FromRequestParts<Api> for PathId {
 
 /// The workspace of a route that only the workspace itself or an admin may use.
 ///
-/// For other workspaces, an unknown workspace is indistinguishable from an existing one: in both cases the token counts
-/// as invalid.
+/// If another workspace requests such a route, its token counts as invalid, whether or not the workspace in the path
+/// exists. So that workspace cannot find out which ids exist.
 pub(super) struct Own {
     pub(super) id: WorkspaceId,
     pub(super) by_admin: bool,
@@ -229,7 +231,8 @@ pub(super) fn caller(headers: &HeaderMap) -> HttpResult<WorkspaceId> {
 
 /// The url under which the client reaches ostler, and through it other agents.
 ///
-/// The configured url; without one, `http` with the `Host` header if it has only plain characters; otherwise the
+/// This is the configured url if there is one. Otherwise it is `http://` followed by the `Host` header. If that header
+/// is missing or contains characters that a host and port cannot contain, the result is the default url, with the
 /// loopback address.
 pub(super) fn platform_url(api: &Api, headers: &HeaderMap) -> String {
     let settings = api.0.ops.settings();

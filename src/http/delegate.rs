@@ -3,9 +3,10 @@
 //! One loop carries out all delegations and ends with the daemon. Delegations in progress at that time remain
 //! `dispatched` in the store, and the next daemon ends them as failed: it is unknown whether the agent did the task.
 //!
-//! A task is sent a second time, as existing clients expect, if its container is being restarted or the proxy reports
-//! 502: the agent could not be reached, or its response broke off or was not usable. Both messages carry the
-//! delegation's id as their `messageId`, and the result of a second failure says that it was sent twice.
+//! A task is sent a second time, as existing clients expect, if the target's container is being restarted, or if the
+//! proxy reports 502. The status 502 means that the agent could not be reached, or that its response was incomplete or
+//! not usable. Both messages carry the delegation's id as their `messageId`. If the second attempt also fails, the
+//! result states that the task was sent twice.
 //!
 //! Each delegator has a share of the delegations in progress, and delegators take turns: an agent whose peers take half
 //! an hour to respond delays only its own tasks.
@@ -42,8 +43,8 @@ const AT_ONCE: usize = 256;
 
 /// Most delegations of one delegator in progress.
 ///
-/// They do not count towards its messages in flight, because excess messages are refused, whereas an accepted
-/// delegation waits. So this is their only limit.
+/// They do not count towards the delegator's messages in flight: a message above that limit is refused, whereas a
+/// delegation above this limit waits. So this is the only limit for one delegator's delegations in progress.
 const AT_ONCE_OF_ONE: usize = 8;
 
 /// Delay before a failed store operation is retried.
@@ -65,7 +66,7 @@ impl Default for Delegations {
 /// Waiting delegations, by delegator.
 #[derive(Default)]
 struct Turns {
-    /// In the order of turns.
+    /// The delegators in the order of their turns, each with its waiting delegations.
     waiting: VecDeque<(WorkspaceId, VecDeque<Waiting>)>,
     /// Delegations in progress, per delegator.
     running: HashMap<WorkspaceId, usize>,
@@ -107,7 +108,7 @@ impl Turns {
 }
 
 impl Api {
-    /// Queues a pending delegation. It stays pending if no loop is running.
+    /// Queues a pending delegation. The delegation stays pending if the loop is not running.
     pub(super) fn carry_out(&self, waiting: Waiting) {
         let _nothing_carries_out = self.0.delegations.wanted.send(waiting);
     }
@@ -168,7 +169,7 @@ async fn carry_out(api: &Api, waiting: Waiting) {
         Ended::Queued => (DelegationStatus::Queued, None, None),
         Ended::Failed(why) => (DelegationStatus::Failed, Some(cut(why, 1024)), None),
     };
-    // Retried for the same reason: the agent has responded.
+    // A failed write is retried until it succeeds: the task was sent, and its result must not be lost.
     loop {
         let (Waiting { id, workspace: of }, at) = (waiting, api.0.clock.now());
         match api.0.store.move_delegation(of, id, status, (error.clone(), preview.clone()), at).await {
@@ -203,8 +204,8 @@ async fn attempts(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> Ended
     }
 }
 
-/// The message for a task. Its ids are the delegation's id, so that an agent can detect the second attempt as a
-/// duplicate.
+/// The message for a task. The ids of the request and of the message are the delegation's id, so that an agent can
+/// detect the second attempt as a duplicate.
 fn message(id: DelegationId, task: &str) -> Bytes {
     let metadata = json!({ "delegation_id": id });
     let message = json!({

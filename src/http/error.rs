@@ -1,6 +1,6 @@
-//! The one format of error responses: a status and `{"error": "…"}`, with further fields that the protocol requires.
+//! The format of all error responses: a status and `{"error": "…"}`, with further fields that the protocol requires.
 //!
-//! A refused JSON-RPC request gets the same content as a JSON-RPC error object.
+//! If a JSON-RPC request is refused, the response has the same content in a JSON-RPC error object.
 
 use axum::{
     Json,
@@ -19,7 +19,7 @@ use crate::{engine::EngineError, ops::OpError, store::StoreError, sweep::SweepEr
 pub(super) struct HttpError {
     status: StatusCode,
     message: String,
-    /// Further fields of the body, in the order of the protocol.
+    /// Further fields of the body, in the order in which they are serialized.
     more: Vec<(&'static str, Value)>,
     retry_after_seconds: Option<u64>,
 }
@@ -90,7 +90,7 @@ impl HttpError {
             .retry_after(retry_after_seconds)
     }
 
-    /// The same error; if it is 404, its message says that the parent was not found.
+    /// Returns the error. If its status is 404, the message is replaced: it states that the parent was not found.
     pub(super) fn about_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
             let message = format!("invalid parent: {}", self.message);
@@ -100,7 +100,8 @@ impl HttpError {
         }
     }
 
-    /// The same error; if it is 404, it becomes 422 and says that the new parent was not found.
+    /// Returns the error. If its status is 404, it becomes 422, and the message states that the new parent was not
+    /// found.
     pub(super) fn unprocessable_parent(self) -> Self {
         if self.status == StatusCode::NOT_FOUND {
             let message = format!("invalid new parent: {}", self.message);
@@ -131,7 +132,8 @@ impl HttpError {
     }
 }
 
-/// Codes that JSON-RPC defines. A2A assigns meanings to those from -32001 on; none of them applies to ostler's errors.
+/// Error codes that JSON-RPC defines. A2A's own codes, from -32001 on, are not used: none of their meanings applies to
+/// ostler's errors.
 const RPC_INVALID_REQUEST: i32 = -32600;
 const RPC_SERVER_ERROR: i32 = -32000;
 

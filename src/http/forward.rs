@@ -1,7 +1,7 @@
 //! The proxy's transport: sends one message to an agent and streams its response.
 //!
 //! A connection to an agent has no task of its own. The future that waits for the response drives it, first here and
-//! then as the response body. That saves two task switches per message, and cancellation follows from it: when the
+//! then as the response body. This saves two task switches per message. It also makes cancellation simple: when the
 //! caller disconnects, the future is dropped, and with it the connection to the agent. Connections to containers are
 //! kept for the next message, for less time than servers keep idle connections open.
 //!
@@ -10,8 +10,8 @@
 //! byte it is unknown what the agent has done with the message, so it is never sent a second time.
 //!
 //! A port that Podman forwards in user space (rootless) accepts connections whether or not the agent listens, and
-//! closes them when it cannot reach the agent. For such ports [`Forwarder::prove`] requests the agent's card first:
-//! only a response proves that the agent listens.
+//! closes them when it cannot reach the agent. For such ports [`Forwarder::prove`] requests the agent's card first. The
+//! agent listens if it responds, or at least keeps the connection open.
 
 mod headers;
 mod message;
@@ -62,9 +62,9 @@ const PROVING: Duration = Duration::from_secs(1);
 /// Most bytes read ahead of a response. Also the limit of the response head.
 const BUFFER: usize = 64 * 1024;
 
-/// An agent: its address and the proofs that show it that a request comes from ostler.
+/// An agent: its address, and the proofs by which it can verify that a request comes from ostler.
 ///
-/// Both belong to the same workspace, so that a proof is never sent to another one.
+/// Both belong to the same workspace, so that a proof is never sent to another workspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Where to connect.
@@ -110,7 +110,7 @@ pub(crate) struct ForwardLimits {
 }
 
 impl ForwardLimits {
-    /// The limits of the wire protocol: 30 minutes in all, 5 minutes of silence, 64 MiB.
+    /// The limits of the wire protocol: 30 minutes in total, 5 minutes without a sign of life, 64 MiB.
     pub(crate) fn new(alive: Alive) -> Self {
         Self {
             total: Duration::from_mins(30),
@@ -243,11 +243,12 @@ impl Forwarder {
     }
 
     /// Requests the card of a container's agent, to learn whether the agent listens behind a port that is forwarded in
-    /// user space. Any response counts as listening, and so does silence for [`PROVING`].
+    /// user space. The agent counts as listening if it sends any response, or if the connection stays open for
+    /// [`PROVING`] without a response.
     ///
     /// # Errors
-    /// [`ForwardError::Refused`] when the connection is refused, or closed without a response. Other unsent errors of
-    /// connecting are returned as they are.
+    /// [`ForwardError::Refused`] when the connection is refused, or closed without a response. Other errors that occur
+    /// before the request is sent are returned unchanged.
     pub(crate) async fn prove(&self, target: &Target, limits: &ForwardLimits) -> Result<(), ForwardError> {
         let limits = ForwardLimits { total: PROVING, ..limits.clone() };
         match self.exchange(target, card_request(target)?, &limits, None).await {
@@ -282,8 +283,8 @@ impl Forwarder {
         }
         clean_answer(&mut head.headers);
         // The agent's HTTP version must not reach the caller. An HTTP/1.0 response without a length ends when the
-        // connection closes, so a truncated one would look complete. In HTTP/1.1 it is chunked, and truncation is
-        // visible.
+        // connection closes, so a truncated one would look complete. As HTTP/1.1 the response is chunked, and the
+        // caller detects a truncation.
         head.version = Version::HTTP_11;
         watch.note_activity();
         let kept_at = match &target.location {
@@ -351,11 +352,13 @@ impl Forwarder {
         let unusable = |why: String| ForwardError::Unusable(why);
         let name = ServerName::try_from(host.trim_end_matches('.').to_owned())
             .map_err(|_| unusable(format!("`{host}` is not a valid TLS server name")))?;
-        // Loaded for the first https agent: most installations have none.
+        // The certificates are loaded when the first https agent is called, because most installations have no such
+        // agent.
         let connector = self.tls.get_or_try_init(system_roots).await.map_err(unusable)?;
         connector.connect(name, stream).await.map_err(|error| {
             if is_closed(error.kind()) {
-                // Closed before the handshake was complete, so nothing of the message was sent.
+                // The agent closed the connection before the handshake was complete, so nothing of the message was
+                // sent.
                 ForwardError::Refused
             } else {
                 unusable(format!("TLS handshake with `{host}` failed: {error}"))
@@ -411,7 +414,7 @@ fn not_connected(error: io::Error) -> ForwardError {
 #[expect(clippy::needless_pass_by_value, reason = "signature required by map_err")]
 fn broken(error: hyper::Error) -> ForwardError {
     use std::error::Error as _;
-    // hyper's error names the operation that failed; its source has the cause.
+    // hyper's error names the operation that failed. The source of that error contains the cause.
     ForwardError::Broken(match error.source() {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),

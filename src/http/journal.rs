@@ -1,8 +1,8 @@
 //! The message journal: one row of activity per message that reached the proxy, listed under its target.
 //!
-//! Rows are collected in memory and written together, so that a message never waits for the disk. A reader of activity
-//! first has the collected rows written. A crash loses the latest rows, never a message. (A message to an agent that
-//! polls is stored before its sender gets a response, and not here.)
+//! Rows are collected in memory and written together, so that a message never waits for the disk. Before activity is
+//! read, the collected rows are written. A crash loses the latest rows, but no message. (Messages to an agent that
+//! polls are not in this journal: each is stored before its sender gets a response.)
 
 use std::{
     borrow::Cow,
@@ -44,7 +44,7 @@ const REASON_MAX: usize = 1024;
 #[derive(Default)]
 pub(super) struct Journal {
     gathered: Mutex<Gathered>,
-    /// Held while rows are written, so that a reader waits for rows that another task has taken.
+    /// Held while rows are written, so that a reader waits for rows that another task is writing.
     writing: tokio::sync::Mutex<()>,
 }
 
@@ -68,7 +68,7 @@ struct Row {
     at: Timestamp,
 }
 
-/// A body, as far as it is stored: all of it up to `BODY_KEPT_BYTES`, otherwise only its length.
+/// The stored part of a body: the whole body if it has at most `BODY_KEPT_BYTES`, otherwise only its length.
 #[derive(Default)]
 struct Kept {
     bytes: Vec<u8>,
@@ -158,7 +158,7 @@ impl Exchange {
             row.failed = if is_refusal {
                 Some(format!("the agent responded with {status}"))
             } else {
-                // An event stream may have no end of its own: the caller closes it.
+                // An event stream may be endless, so it is no failure if the caller closes it.
                 (!is_stream).then(|| "the caller disconnected before the end of the response".into())
             };
         }
@@ -180,7 +180,8 @@ struct Followed {
 }
 
 impl Followed {
-    /// Records the end of the response, with its error if there is one. A refusal keeps its own reason.
+    /// Records that the response has ended: with an error, or complete (`None`). If the agent responded with an error
+    /// status, that status remains the recorded reason.
     fn note(&mut self, failed: Option<String>) {
         if let Some(row) = &mut self.exchange.row
             && !self.is_refusal
@@ -206,7 +207,7 @@ impl HttpBody for Followed {
                 if let (Some(data), Some(row)) = (frame.data_ref(), &mut self.exchange.row) {
                     row.response.add(data);
                 }
-                // The server knows the length and does not poll for the end after the last frame.
+                // The HTTP server knows the length and does not poll for the end after the last frame.
                 if self.body.is_end_stream() {
                     self.note(None);
                 }

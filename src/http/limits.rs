@@ -1,11 +1,11 @@
 //! Rate limits of requests per principal.
 //!
-//! A token bucket per key, stored as one number: the time at which the bucket will be full again (generic cell rate
-//! algorithm). A request advances that time by the refill time of one token. A request is refused if that would move it
-//! further into the future than an empty bucket takes to fill.
+//! Each key has a token bucket. A bucket is stored as one number: the time at which the bucket will be full again
+//! (generic cell rate algorithm). A request advances that time by the refill time of one token. A request is refused if
+//! the new time would be further in the future than the fill time of an empty bucket.
 //!
-//! A crate for this exists. It would need two adapters for its own types of instant and clock, which are longer than
-//! the arithmetic below, and it would read the system's time next to ours.
+//! A crate for this algorithm exists but is not used. It would need adapters for its own instant and clock types, which
+//! are longer than the arithmetic below. It would also read the system's time in addition to ostler's clock.
 
 use std::{
     collections::HashMap,
@@ -16,13 +16,13 @@ use std::{
 
 use crate::clock::SharedClock;
 
-/// Below this number of keys, full buckets are not searched for and removed.
+/// As long as there are fewer keys than this, full buckets are not removed.
 const FEW: usize = 1024;
 
 /// Rate limit of one principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
-    /// Refill time of one request.
+    /// Time in which the bucket refills by one request.
     pub(crate) each: Duration,
     /// Requests allowed at once when the bucket is full; at least 1.
     pub(crate) burst: u32,
@@ -30,11 +30,12 @@ pub(crate) struct Rate {
 
 /// Counts requests per key.
 ///
-/// A key is kept only until its bucket is full again. So there are never more keys than requests within the fill time
-/// of a bucket. Keys should be verified principals, not values that an unauthenticated client can choose freely.
+/// A key is kept only until its bucket is full again. So the number of keys is at most the number of requests within
+/// the fill time of a bucket. Keys should be verified principals, not values that an unauthenticated client can choose
+/// freely.
 pub(crate) struct Limiter<K> {
     clock: SharedClock,
-    /// Refill time of one request, in microseconds.
+    /// Time in which a bucket refills by one request, in microseconds.
     each: u64,
     /// Fill time of an empty bucket, in microseconds.
     whole: u64,
@@ -59,7 +60,8 @@ impl<K: Eq + Hash> Limiter<K> {
     /// Counts one request of `key`.
     ///
     /// # Errors
-    /// The seconds, rounded up and at least one, after which the request would be allowed. It was not counted.
+    /// The number of seconds, rounded up and at least one, after which the request would be allowed. A refused request
+    /// is not counted.
     pub(crate) fn check(&self, key: K) -> Result<(), u64> {
         let (now, mut buckets) = self.open();
         let full_at = buckets.full_at.entry(key).or_insert(now);
@@ -72,8 +74,8 @@ impl<K: Eq + Hash> Limiter<K> {
         Ok(())
     }
 
-    /// Counts one request of `key` that is never refused. Returns how long it has to wait for its turn: at most `most`,
-    /// however many requests there are.
+    /// Counts one request of `key` that is never refused. Returns how long the request has to be delayed: at most
+    /// `most`, for any number of requests.
     pub(crate) fn pace(&self, key: K, most: Duration) -> Duration {
         let most = u64::try_from(most.as_micros()).unwrap_or(u64::MAX / 2);
         let (now, mut buckets) = self.open();
@@ -94,8 +96,8 @@ impl<K: Eq + Hash> Limiter<K> {
 }
 
 impl<K: Eq + Hash> Buckets<K> {
-    /// Removes the full buckets. The next removal waits until there are twice as many keys as remain now, so that its
-    /// cost per request is constant.
+    /// Removes the full buckets. The next removal waits until there are twice as many keys as remain now, so that the
+    /// cost of the removals per request is constant.
     fn forget(&mut self, now: u64) {
         self.full_at.retain(|_, full_at| *full_at > now);
         self.full_at.shrink_to(FEW);
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn paced_requests_wait_in_turn_up_to_a_maximum() {
+    fn paced_requests_are_delayed_up_to_a_maximum() {
         let (clock, limiter) = limiter(10, 3);
         let most = Duration::from_millis(500);
         let mut waits = std::iter::repeat_with(|| limiter.pace(1, most).as_millis());

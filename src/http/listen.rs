@@ -1,14 +1,14 @@
 //! Serves a router on TCP, where untrusted peers can connect.
 //!
-//! axum's own loop has no limits. That is right on a socket that only the owner can open, and wrong here: a peer could
-//! hold connections without end, or send a header at one byte an hour. This loop counts connections, limits request
-//! heads, and closes a connection on which no request begins for `ConnectionLimits::idle`. A request costs two
+//! axum's own accept loop has no limits. That is sufficient for a socket that only the owner can open. On TCP, a peer
+//! could hold connections without end, or send a header at one byte an hour. This loop counts connections, limits
+//! request heads, and closes a connection on which no request begins for `ConnectionLimits::idle`. A request costs two
 //! counter updates, one clock reading and one lock of its own connection.
 //!
-//! When the table is full, a connection is evicted instead of refusing the new one: first connections that have shown
-//! no valid token, then those of the owner with the most connections. Once a connection has carried a valid token it is
-//! counted by workspace, not by address: under rootless Podman all containers share one address, and one agent must not
-//! shut out the others.
+//! When the table is full, an existing connection is evicted so that the new one can be accepted: first connections
+//! that have shown no valid token, then those of the owner with the most connections. Once a connection has carried a
+//! valid token, it is counted under the workspace, not under the address: with rootless Podman all containers share one
+//! address, and one agent must not use up the connections of the others.
 
 use std::{
     collections::HashMap,
@@ -80,13 +80,15 @@ const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 4;
 const UNACKNOWLEDGED_MS: u32 = 120_000;
 
-/// First and longest pause after an accept error that an immediate retry would meet again; doubled in between.
+/// First and longest pause after an accept error that would occur again on an immediate retry. The pause doubles after
+/// each such error.
 const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// Most evicted connections that may still be closing.
 ///
-/// Beyond this, new connections wait in the kernel, so that a flood opens connections no faster than they close.
+/// Beyond this, new connections wait in the kernel. So even a flood of new connections is accepted no faster than
+/// evicted connections close.
 const EVICTING_MAX: usize = 64;
 
 /// Shortest interval between two log messages about evicted or refused connections.
@@ -95,14 +97,15 @@ const LOG_EVERY: Duration = Duration::from_mins(1);
 /// Limits on connections and on their durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// All connections together.
+    /// Most connections in total.
     pub in_all: usize,
-    /// Connections of one address without a valid token; for IPv6 of one /64, because a host has all of it.
+    /// Most connections of one address without a valid token. For IPv6 this applies to a /64 network, because one host
+    /// can use all its addresses.
     pub per_address: usize,
-    /// Connections of one workspace, by its token. Above its limit of requests in flight.
+    /// Most connections of one workspace, identified by its token. Higher than the limit on its requests in flight.
     pub per_workspace: usize,
     /// Longest time without a request: until the first head is complete, and from the end of a response until the next
-    /// head is complete. Agents send a heartbeat every 30 s on one connection, so this must be well above that.
+    /// head is complete. Agents send a heartbeat every 30 s on one connection, so this limit must be far above 30 s.
     pub idle: Duration,
     /// Time for requests in flight to finish after the stop signal.
     pub drain: Duration,
@@ -162,8 +165,8 @@ pub fn bind(address: SocketAddr, freebind: bool) -> io::Result<TcpListener> {
 
 /// Serves `router` until `stop`.
 ///
-/// Then it closes connections without a request and lets requests in flight finish within `ConnectionLimits::drain`.
-/// Handlers get the peer as `ConnectInfo<SocketAddr>`.
+/// After `stop`, connections without a request are closed, and requests in flight may finish within
+/// `ConnectionLimits::drain`. Handlers get the peer as `ConnectInfo<SocketAddr>`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -178,9 +181,9 @@ pub async fn serve(
 /// Like `serve`, but closes connections from other machines before anything is read.
 ///
 /// With rootless Podman, containers reach ostler at this host's own address, which other machines can reach too.
-/// Podman's user-space network (slirp4netns, pasta) connects from a process on this host, and for a connection to one
-/// of its own addresses the kernel uses that same address as the source. The kernel drops packets from outside that
-/// carry one of the host's addresses as source, so the source cannot be forged.
+/// Podman's user-space network (slirp4netns, pasta) connects from a process on this host. For a connection to one of
+/// the host's own addresses, the kernel uses that same address as the source. The kernel drops packets from outside
+/// that carry one of the host's addresses as source, so the source cannot be forged.
 pub async fn serve_this_host(
     listener: TcpListener,
     router: Router,
@@ -194,7 +197,7 @@ pub async fn serve_this_host(
     serve_from(local, router, limits, clock, spawn, stop).await;
 }
 
-/// A source of connections; tests use one that fails.
+/// A source of connections. Tests replace it by a source that fails.
 trait Accept: Send {
     fn accept(&self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
@@ -218,8 +221,8 @@ impl<A: Accept + Sync> Accept for ThisHost<A> {
         loop {
             let (stream, peer) = self.listener.accept().await?;
             let source = peer.ip();
-            // The second check reads the kernel's tables: a local process may bind another of this host's addresses as
-            // its source.
+            // A local process may bind another of this host's addresses as its source. The second check allows this; it
+            // reads the kernel's tables.
             if stream.local_addr().is_ok_and(|local| local.ip() == source) || (self.is_own)(source) {
                 return Ok((stream, peer));
             }
@@ -245,11 +248,11 @@ async fn serve_from(
     stop: CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    // The number of headers stays at hyper's limit of 100, which hyper keeps on the stack. hyper's own time limit for a
-    // head would arm a timer per request; `Activity` needs one per connection.
+    // hyper's limit of 100 headers stays in force: hyper keeps that many on the stack. hyper's own time limit for a
+    // head is disabled: it would arm a timer for each request, whereas `Activity` needs one for each connection.
     http.max_header_size(HEAD).max_buf_size(BUFFER).header_read_timeout(None);
     let slots = Slots::new(limits);
-    // The state is bound once: a router without missing state does less work per request.
+    // The router's state is bound here once, because a router whose state is bound does less work per request.
     let router: Router = router.with_state(());
     let discards = Discards::new();
     let open = TaskTracker::new();
@@ -275,7 +278,7 @@ async fn serve_from(
                     tracing::warn!(
                         %peer, evicted,
                         "too many connections; evicting those without a token first, then those of the workspace \
-                         with the most"
+                         with the most connections"
                     );
                 }
                 let connection = Connection {
@@ -286,7 +289,7 @@ async fn serve_from(
                     discards: discards.clone(),
                     limits,
                     clock: Arc::clone(&clock),
-                    // A child token per connection: checking for cancellation takes the token's lock.
+                    // Each connection gets its own child token, because a check for cancellation locks the token.
                     stop: stop.child_token(),
                 };
                 let work = async move {
@@ -297,14 +300,15 @@ async fn serve_from(
             }
             Err(error) if was_about_one_connection(&error) => {}
             Err(error) => {
-                // For example, no free file descriptors: an immediate retry would fail again.
+                // For example, no file descriptors are free. An immediate retry would then fail again.
                 tracing::warn!(%error, "cannot accept connections; retrying in {} ms", rest.as_millis());
                 stop.run_until_cancelled(clock.sleep(rest)).await;
                 rest = (rest * 2).min(LONGEST_REST);
             }
         }
     }
-    // Stop accepting first: a new connection would wait for a response that never comes.
+    // The listener is closed before the requests are drained: a new connection would wait for a response that never
+    // comes.
     drop(listener);
     open.close();
     open.wait().await;
@@ -340,8 +344,8 @@ impl Refusals {
 
 /// The owner under which a connection is counted.
 ///
-/// An address says little: with rootless Podman, all containers of a machine share one. A connection is counted under
-/// its peer's address only until it has carried a valid token.
+/// An address does not identify a workspace: with rootless Podman, all containers of a machine share one address. A
+/// connection is counted under its peer's address only until it has carried a valid token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Owner {
     /// No valid token so far.
@@ -385,7 +389,7 @@ impl Slots {
     }
 
     /// Takes a slot for a new connection, which is never refused: when the table is full, another connection is
-    /// evicted. Returns whether that happened.
+    /// evicted. Also returns whether a connection was evicted.
     fn take(slots: &Arc<Self>, activity: &Arc<Activity>) -> (Slot, bool) {
         let owner = activity.owner();
         let mut taken = slots.lock();
@@ -454,7 +458,8 @@ impl Taken {
         true
     }
 
-    /// Removes a connection from the table. Returns `false` if it was not in it, because it was evicted.
+    /// Removes a connection from the table. Returns `false` if the connection was evicted before and is no longer in
+    /// the table.
     fn remove(&mut self, activity: &Arc<Activity>) -> bool {
         let owner = activity.owner();
         let Some(activities) = self.by_owner.get_mut(&owner) else { return false };
@@ -470,8 +475,9 @@ impl Taken {
 
 /// Index of the owner's connection that is evicted first.
 ///
-/// Without a token: the oldest, which had the most time to show one. Otherwise: the one that has been idle longest, and
-/// if all have a request in flight, the one whose last completed request is oldest.
+/// Among connections without a token, this is the oldest, which had the most time to send a token. Among others, it is
+/// the connection that has been idle longest. If all of those have a request in flight, it is the one whose last
+/// completed request is oldest.
 fn eviction_index(owner: Owner, activities: &[Arc<Activity>]) -> Option<usize> {
     if matches!(owner, Owner::Address(_)) {
         return (!activities.is_empty()).then_some(0);
@@ -487,7 +493,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.slots.lock();
         if !taken.remove(&self.activity) {
-            // Evicted: the slot was given to another connection already.
+            // This connection was evicted: its slot already belongs to another connection.
             taken.evicting -= 1;
             self.slots.eviction_done.notify_one();
         }
@@ -531,7 +537,8 @@ impl Connection {
         let mut served = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
         tokio::select! {
             biased;
-            // A connection error is not reported: the peer closed, and handlers have reported what matters.
+            // A connection error is not logged: it means that the peer closed the connection. Handlers log their own
+            // errors.
             _ended = served.as_mut() => return,
             () = activity.stopped_for(limits.idle) => return,
             () = activity.eviction.cancelled() => return,
@@ -541,16 +548,16 @@ impl Connection {
     }
 }
 
-/// Activity of one connection: its owner, its requests in flight, and the time of the last one.
+/// Activity of one connection: its owner, its requests in flight, and the time at which the last request ended.
 struct Activity {
     clock: SharedClock,
-    /// The owner under which it is counted. Changed only while the table is locked.
+    /// The owner under which the connection is counted. Changed only while the table is locked.
     owner: Mutex<Owner>,
-    /// Cancelled to close the connection when its slot is needed.
+    /// Cancelled when the slot of this connection is needed for another one. The connection is then closed.
     eviction: CancellationToken,
     /// Requests in flight: from a complete head to the end of the response body.
     busy: AtomicUsize,
-    /// Time at which the last request ended, or the connection began, in awake milliseconds.
+    /// Time at which the last request ended, or the connection began, in milliseconds of awake time.
     quiet_since: AtomicU64,
 }
 
@@ -582,7 +589,7 @@ impl Activity {
     }
 }
 
-/// The connection that a request arrived on. Request extension for token verification.
+/// Request extension for token verification: the connection on which the request arrived.
 #[derive(Clone)]
 pub(super) struct Carrier {
     activity: Arc<Activity>,
@@ -626,7 +633,7 @@ struct ConnectionService {
 }
 
 /// Whether the request has a valid number of `Host` headers (RFC 9112, section 3.2): exactly one, or, before HTTP/1.1,
-/// at most one. Otherwise two parsers may read the request as two different ones.
+/// at most one. With another number, two parsers may interpret the request differently.
 fn names_its_host(request: &Request<Incoming>) -> bool {
     match request.headers().get_all(header::HOST).iter().count() {
         0 => request.version() < Version::HTTP_11,
@@ -671,7 +678,7 @@ fn no_host() -> HttpError {
 #[allow(clippy::large_enum_variant, reason = "boxing the future would cost each heartbeat an allocation")]
 enum Route {
     Usual(RouteFuture<Infallible>),
-    /// The body is larger than 64 KiB, or of unknown length: what is left of it is discarded before the response.
+    /// The body is larger than 64 KiB, or of unknown length: the rest of the body is discarded before the response.
     Large(Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>),
     /// The `Host` header is missing or repeated.
     NoHost,
@@ -697,7 +704,7 @@ impl Future for Answering {
     }
 }
 
-/// A response body. The request is in flight until it is dropped.
+/// A response body. The request counts as in flight until the body is dropped.
 struct Answer {
     body: Body,
     _at_work: Option<RequestGuard>,
@@ -732,7 +739,7 @@ pub(crate) enum BodyError {
     TooSlow,
     /// The connection broke, or the body was not valid HTTP.
     Broken,
-    /// Refused by admission control: no memory left for it.
+    /// Refused by admission control, because the body would exceed a limit on bytes in memory.
     NoRoom(Refusal),
 }
 
@@ -812,8 +819,8 @@ async fn gather_start(body: &mut Body, keep: usize) -> Result<Bytes, BodyError> 
     Ok(start.into())
 }
 
-/// Like `read_body`, but calls `room` with each size before that much memory is used; once, if the length is
-/// announced.
+/// Like `read_body`, but calls `room` before it uses memory, with the number of bytes that the body will then occupy.
+/// If the length is announced, one call covers the whole body.
 ///
 /// # Errors
 /// See [`BodyError`].
@@ -978,7 +985,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn slow_request_head_is_cut_off_after_75_seconds() {
+    async fn connection_with_slow_request_head_is_closed_after_75_seconds() {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\n").await;
@@ -1028,7 +1035,7 @@ mod tests {
         let server = start(LIMITS);
         let mut peer = Peer::new(&server).await;
         peer.send("GET /peer HTTP/1.1\r\nhost: x\r\nx-large: ").await;
-        // The server may refuse and close the connection while this is still being sent.
+        // The server may refuse the request and close the connection while the header is still being sent.
         let _reset = peer.0.write_all(&vec![b'a'; 200 * 1024]).await;
         let answer = peer.ends().await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
@@ -1086,7 +1093,7 @@ mod tests {
         next.receives("127.0.0.1").await;
         next.ask("/known").await;
         next.receives("known").await;
-        assert_eq!(busy.remove(0).ends().await, "", "the workspace's own oldest request is evicted");
+        assert_eq!(busy.remove(0).ends().await, "", "the workspace's own oldest connection is evicted");
         server.go.notify_one();
         busy.remove(0).receives("done").await;
     }
@@ -1173,7 +1180,7 @@ mod tests {
         let greedy: Vec<_> = (0..3).map(|_| take("10.0.0.1", Some(1)).0).collect();
         let modest = take("10.0.0.1", Some(2)).0;
         let (third, evicted) = take("10.0.0.1", None);
-        assert!(evicted && is_evicted(&greedy[0]), "its oldest request is evicted");
+        assert!(evicted && is_evicted(&greedy[0]), "the oldest connection of that workspace is evicted");
         assert!(![&greedy[1], &greedy[2], &modest, &third].iter().any(|slot| is_evicted(slot)));
     }
 
@@ -1229,7 +1236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_cuts_requests_that_exceed_the_drain_time() {
+    async fn shutdown_aborts_requests_that_exceed_the_drain_time() {
         let server = start(LIMITS);
         let mut stuck = Peer::new(&server).await;
         stuck.ask("/slow").await;
@@ -1250,7 +1257,7 @@ mod tests {
             let address: SocketAddr = address.parse().unwrap();
             match bind(address, true) {
                 Ok(listener) => assert_eq!(listener.local_addr().unwrap().ip(), address.ip()),
-                // A machine without IPv6 has nothing to bind to.
+                // On a machine without IPv6, an IPv6 address cannot be bound.
                 Err(error) => assert!(address.is_ipv6(), "{address}: {error}"),
             }
             assert!(bind(address, false).is_err(), "{address} is not an address of this host");
@@ -1282,7 +1289,7 @@ mod tests {
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "task of a test")]
-    async fn accept_backs_off_without_descriptors_but_not_after_an_abort() {
+    async fn accept_pauses_if_descriptors_run_out_but_not_if_peer_aborts() {
         let no_descriptors = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let mut errors: VecDeque<_> = (0..7).map(|_| no_descriptors()).collect();
         errors.push_front(io::ErrorKind::ConnectionAborted.into());
@@ -1321,7 +1328,7 @@ mod tests {
         let sources = sources.map(|source| source.parse().unwrap());
         let local = ThisHost {
             listener: From(listener, Mutex::new(sources.into())),
-            // A process of this host may connect from another one of its addresses.
+            // A process of this host may connect from another of the host's addresses.
             is_own: |source| source.to_string() == "192.0.2.7",
             clock: Arc::new(ManualClock::default()),
             refusals: Mutex::default(),
@@ -1382,7 +1389,7 @@ mod tests {
     async fn slow_request_body_is_refused_by_a_total_time_limit() {
         let clock = Arc::new(ManualClock::default());
         let ticking = Arc::clone(&clock);
-        // Each piece comes soon after the previous one, so a limit per piece would not catch it.
+        // Each piece arrives soon after the previous one, so a time limit for each piece would never be exceeded.
         let dripping = Body::from_stream(stream::unfold((), move |()| {
             ticking.advance(Duration::from_secs(1));
             async {

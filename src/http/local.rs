@@ -1,4 +1,4 @@
-//! The local socket: a caller that can open it is an admin.
+//! The local socket. A caller that can open this socket is treated as an admin.
 //!
 //! The socket's mode (0600, in a directory of mode 0700) keeps other users out. The peer's uid is checked as well,
 //! because a mode can be changed by accident and does not apply to an inherited descriptor.
@@ -52,7 +52,7 @@ async fn only_admin(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, 
         .into_response()
 }
 
-/// Binds the socket. An existing one is removed first: it is left over from an earlier daemon, because this process
+/// Binds the socket. An existing socket file is removed first: it must be from an earlier daemon, because this process
 /// holds the lock on the data directory.
 ///
 /// # Errors
@@ -67,14 +67,15 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// How often the socket's path is checked: the longest time that the daemon is unreachable after a removal.
+/// Interval between two checks of the socket's path. If the socket file is removed, clients cannot reach the daemon for
+/// at most this time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The listening socket, which is bound again if its path was removed.
 ///
-/// Otherwise no client could reach the daemon any more; and no other daemon may serve the path, because the data
-/// directory is locked. A path at which another file exists is left alone: two daemons that were configured with the
-/// same path must not take it from each other repeatedly.
+/// Without this, no client could reach the daemon after a removal; another daemon could not replace it, because the
+/// data directory is locked. If another file exists at the path, the socket is not bound again: two daemons that are
+/// configured with the same path would otherwise replace each other's socket repeatedly.
 struct LocalListener {
     path: PathBuf,
     listener: UnixListener,

@@ -60,11 +60,11 @@ pub use router::router;
 pub(crate) use view::run as run_view;
 pub use vitals::{StoreState, Vitals};
 
-/// The state that handlers share. Clones are cheap and share it.
+/// The state that all handlers share. Cloning it is cheap, and every clone refers to the same state.
 #[derive(Clone)]
 pub struct Api(Arc<Inner>);
 
-/// The parts, and the state that lives as long as the API does.
+/// The dependencies ([`ApiParts`]), and the state that exists for the lifetime of the API.
 struct Inner {
     parts: ApiParts,
     buckets: Buckets,
@@ -111,7 +111,7 @@ pub struct ApiParts {
     pub runtime_dir: PathBuf,
     /// Randomness, such as for the ids of messages without one.
     pub entropy: SharedEntropy,
-    /// The liveness epochs: since when heartbeats are received without interruption.
+    /// The liveness epochs. They record since when heartbeats have been received without interruption.
     pub listening: Listening,
     /// How connections to agents are opened.
     pub dial: Dial,
@@ -122,23 +122,23 @@ const REQUESTS: Rate = Rate { each: Duration::from_millis(20), burst: 200 };
 /// Heartbeats and registrations beyond this rate are delayed, and never refused. An agent sends one heartbeat every
 /// 30 s, and one at each change of task.
 const HEARTBEATS: Rate = Rate { each: Duration::from_millis(50), burst: 200 };
-/// The longest delay of a heartbeat or registration: a runtime gives up after 10 s.
+/// The longest delay of a heartbeat or registration. A runtime stops waiting for the response after 10 s.
 const PACE_DELAY_MAX: Duration = Duration::from_secs(3);
-/// Updates of agent cards: at a start, and when the card changes. Each kind of persistent write has a bucket of its
-/// own, so that none uses up the limit of another.
+/// Rate limit of agent card updates. An agent sends one when it starts and one when its card changes. Each kind of
+/// persistent write has a bucket of its own, so that none uses up the limit of another.
 const CARDS: Rate = Rate { each: Duration::from_secs(5), burst: 40 };
-/// Activity reports: one for each step of a task.
+/// Rate limit of activity reports. An agent sends one for each step of a task.
 const REPORTS: Rate = Rate { each: Duration::from_secs(1), burst: 60 };
-/// Changes of a workspace's own name and role.
+/// Rate limit of a workspace's changes to its own name and role.
 const CHANGES: Rate = Rate { each: Duration::from_secs(5), burst: 10 };
-/// Requests of a workspace to restart or hibernate itself.
+/// Rate limit of a workspace's requests to restart or hibernate itself.
 const ORDERS: Rate = Rate { each: Duration::from_secs(10), burst: 10 };
-/// Lists that are built concurrently: each may be in memory twice, as rows and as JSON.
+/// Most lists that are built concurrently. Each list may be in memory twice: as rows and as JSON.
 const LISTS: usize = 4;
 
 /// How long a response waits for optional details from the engine.
 const ASKING_ENGINE: Duration = Duration::from_secs(1);
-/// How long the engine is not asked for optional details after it did not answer in time.
+/// After the engine did not answer in time, ostler does not ask it for optional details for this long.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
 /// Rate limits: one bucket for each workspace and kind of request.
@@ -189,7 +189,7 @@ impl Api {
 
     /// Runs a query to the engine whose result is optional in the response, for at most [`ASKING_ENGINE`].
     ///
-    /// Returns `None` without asking for `ASK_AGAIN` after the engine did not answer in time.
+    /// If the engine did not answer in time, calls within the next `ASK_AGAIN` return `None` and send no query.
     async fn ask_engine<T>(&self, question: impl Future<Output = T>) -> Option<T> {
         let now = self.0.clock.awake();
         let unanswered_at = *self.0.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,7 +215,8 @@ impl Api {
         }
     }
 
-    /// Waits until a list may be built. The permit is to be held while the rows and their JSON are both in memory.
+    /// Waits until a list may be built. The caller must hold the permit as long as the rows and their JSON are both in
+    /// memory.
     async fn list_permit(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed, so this is never `None`.
         self.0.lists.acquire().await.ok()
@@ -233,13 +234,14 @@ impl Api {
     ) -> Result<T, OpError> {
         let (answer, done) = oneshot::channel();
         self.0.spawn.spawn(Box::pin(async move {
-            // The client may have disconnected; the work is done all the same.
+            // If the client has disconnected, the result is dropped. The work is complete nevertheless.
             let _gone = answer.send(work.await);
         }));
         done.await.unwrap_or(Err(OpError::Stopping)).map_err(|error| self.with_unread_runtime(error))
     }
 
-    /// Replaces the error of a missing runtime if the configuration file defines it: a reload is needed then.
+    /// Replaces the error for an unknown runtime if the configuration file defines that runtime. The new error advises
+    /// a reload.
     fn with_unread_runtime(&self, error: OpError) -> OpError {
         let OpError::NoRuntime { name, .. } = &error else { return error };
         let configuration = self.0.doctor.configuration();

@@ -1,8 +1,8 @@
-//! Urls of external agents, which lead out of this machine.
+//! Checks the urls of external agents, to which ostler connects over the network.
 //!
-//! A url is untrusted text, and the address of a name in it may change at any time. So a name is resolved once, all its
-//! addresses are checked, and the result is the address itself: `check` is the only way to make a [`Checked`], and
-//! the connection goes to its address. A different answer to a later lookup has no effect.
+//! A url is untrusted text, and the addresses of a host name may change at any time. So a name is resolved once, all
+//! its addresses are checked, and ostler connects to the address that was checked. Only `check` can create a
+//! [`Checked`], which contains this address. If a later lookup returned another address, it would have no effect.
 
 use std::{
     fmt, io,
@@ -157,16 +157,16 @@ impl Checked {
 /// Why a url is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum UrlError {
-    /// It is not a valid url of an agent; the reason.
+    /// The text is not a valid url of an agent. Contains the reason.
     Malformed(&'static str),
-    /// Its host has no address, or could not be resolved.
+    /// The url's host has no address, or could not be resolved.
     Unresolved {
         /// The name.
         host: String,
         /// The resolver's error.
         why: String,
     },
-    /// One of its addresses must not be connected to.
+    /// ostler must not connect to one of the host's addresses.
     Refused {
         /// The name, or the address as it was written.
         host: String,
@@ -268,7 +268,7 @@ impl Url {
         let known = if let Some(literal) = literal {
             literal.parse::<Ipv6Addr>().is_ok()
         } else {
-            // No `%`: how a resolver would decode it is not defined.
+            // `%` is not allowed, because it is not defined how a resolver would decode it.
             let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
             !host.is_empty() && host.bytes().all(plain)
         };
@@ -276,7 +276,7 @@ impl Url {
             return malformed("its host is neither a host name nor an IP address");
         }
         let host = literal.unwrap_or(host).to_owned();
-        // Not `Uri`'s port, which treats a port that is too large as missing.
+        // `Uri::port` is not used, because it treats a port that is too large as missing.
         let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
             "" if tls => 443,
             "" => 80,
@@ -301,7 +301,7 @@ pub(super) mod tests {
 
     const BOTH: Allow = Allow { private: true, loopback: true };
 
-    /// Returns its prepared answers in order; one lookup too many fails the test.
+    /// Returns prepared answers in order. A lookup for which no answer is left fails the test.
     pub(in crate::http) struct Answers(Mutex<VecDeque<io::Result<Vec<SocketAddr>>>>);
 
     impl Answers {
@@ -413,7 +413,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn host_name_is_refused_if_any_of_its_addresses_is() {
+    async fn host_name_is_refused_if_any_of_its_addresses_is_refused() {
         for answer in [
             &["10.0.0.1:80"][..],
             &["1.1.1.1:80", "169.254.169.254:80"],
@@ -424,13 +424,14 @@ pub(super) mod tests {
             let judged = judge("http://agent.example.com/", Allow::default(), &[answer]).await;
             assert!(matches!(judged, Err(UrlError::Refused { .. })), "{answer:?}: {judged:?}");
         }
-        // Only a resolver reads this host as an address: it is resolved, and the result checked.
+        // ostler parses this host as a name, but a resolver may parse it as an address. So it is resolved, and the
+        // result is checked.
         let judged = judge("http://2852039166/", BOTH, &[&["169.254.169.254:80"]]).await;
         assert!(matches!(judged, Err(UrlError::Refused { .. })), "{judged:?}");
     }
 
     #[tokio::test]
-    async fn unresolvable_host_name_is_named_in_error() {
+    async fn error_contains_the_host_name_that_cannot_be_resolved() {
         let judged = judge("http://agent.example.com/", BOTH, &[&[]]).await.unwrap_err();
         assert!(judged.to_string().contains("agent.example.com"), "{judged}");
     }
@@ -489,7 +490,7 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn abandoned_lookup_keeps_its_slot_until_it_finishes() {
+    async fn abandoned_lookup_keeps_its_permit_until_it_finishes() {
         static PERMITS: Semaphore = Semaphore::const_new(1);
         let (end, ends) = std::sync::mpsc::channel::<()>();
         let (begun, has_begun) = tokio::sync::oneshot::channel();

@@ -1,4 +1,5 @@
-//! Messages between agents (wire protocol, §6): checks them, holds them while their target wakes, and forwards them.
+//! Handles messages between agents (wire protocol, §6): checks each message, holds it while its target wakes, and
+//! forwards it.
 //!
 //! A caller's request is held rather than queued. Existing agent runtimes cannot handle an "accepted" response, and a
 //! queue could lose a message after its sender was informed that it was accepted. The sender gets either the agent's
@@ -57,14 +58,14 @@ pub(super) use wake::WakeBudget;
 const MESSAGE_MAX_BYTES: usize = 10 << 20;
 /// Time limit for receiving a message.
 const MESSAGE_LIMIT: Duration = Duration::from_mins(1);
-/// Distinguishes an agent's response from ostler's own: set on every response from an agent; an agent's own header of
-/// this name is dropped.
+/// Header that distinguishes an agent's response from ostler's own. ostler sets it on every response from an agent, and
+/// drops a header of this name that the agent sent.
 const ANSWERED_BY: HeaderName = HeaderName::from_static("ostler-answered-by");
-/// First and longest delay between attempts to connect; doubled in between.
+/// First and longest delay between attempts to connect. The delay doubles after each attempt.
 const FIRST_BACK_OFF: Duration = Duration::from_millis(25);
 const LONGEST_BACK_OFF: Duration = Duration::from_millis(500);
-/// How often the container is inspected while it refuses connections. Its exit is normally reported by an event; this
-/// covers a missed event.
+/// Interval between two inspections of a container that refuses connections. Normally an event reports that a container
+/// has exited. The inspection detects an exit whose event was missed.
 const INSPECT_INTERVAL: Duration = Duration::from_secs(10);
 /// The container port that is published on the host (wire protocol, §8).
 const AGENT_PORT: u16 = 8000;
@@ -176,7 +177,8 @@ pub(super) async fn pass_on(
     body: Bytes,
 ) -> HttpResult<Response> {
     if polls(api, to) {
-        // The stored row is the message. A refused message gets no row: the agent would poll it as a message.
+        // The stored row is the message itself. So a refused message gets no row: the agent would receive that row as a
+        // message.
         return queue(api, from, to, &body).await;
     }
     let exchange = Exchange::begin(api, from, to, &body);
@@ -231,7 +233,7 @@ async fn deliver(
                 return Err(ended);
             }
         }
-        // The message stays in flight meanwhile, so that the target is not hibernated between two attempts.
+        // The message counts as in flight during this delay, so that the target is not hibernated between two attempts.
         api.0.clock.sleep(back_off.min(left)).await;
         back_off = (back_off * 2).min(LONGEST_BACK_OFF);
     }
@@ -250,11 +252,11 @@ async fn attempt(
         forwarder.prove(target, &limits).await?;
         api.0.listeners.proven(api, to, member.incarnation);
     }
-    // The target may have been restarted while this waited for the engine or the agent. The proof must not come from a
-    // token that the agent no longer has.
+    // The target may have been restarted while this function waited for the engine or the agent. The proof must come
+    // from a token that the agent still has.
     let is_another = |now: &Member| now.incarnation != member.incarnation;
     if api.0.store.member(to).as_ref().is_some_and(is_another) {
-        return Err(ForwardError::NotConnected("it was restarted in the meantime".into()));
+        return Err(ForwardError::NotConnected("the workspace was restarted in the meantime".into()));
     }
     let answer = forwarder.forward(target, message, &limits).await;
     if matches!(answer, Err(ForwardError::Broken(_))) {
@@ -283,7 +285,7 @@ impl Listeners {
         };
         let in_user_space = match api.0.ops.gateways().is_rootless() {
             Some(rootless) => rootless,
-            // If the engine does not respond, proof is required: that costs one more request.
+            // If the engine does not respond, a proof is required. This costs only one additional request.
             None => self.in_user_space.get_or_try_init(asked).await.copied().unwrap_or(true),
         };
         in_user_space && self.lock().get(&id) != Some(&incarnation)
@@ -376,8 +378,8 @@ async fn unreached(api: &Api, to: WorkspaceId, member: &Member, error: ForwardEr
     }
 }
 
-/// Inspects the target's container. If it has exited, the same operation marks it offline, which schedules its restart.
-/// Returns the error for the sender; `None` if the container has not exited.
+/// Inspects the target's container. If it has exited, the same operation marks the workspace offline, which schedules
+/// its restart. Returns the error for the sender; `None` if the container has not exited.
 async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError> {
     if member.kind != Kind::Container {
         return None;
@@ -386,7 +388,7 @@ async fn ended(api: &Api, to: WorkspaceId, member: &Member) -> Option<HttpError>
     let ended = matches!(inspected, Ok(Applied::Done(_)));
     let status = api.0.store.member(to).map(|now| now.status);
     if let Some(Status::Failed(failure)) = status {
-        // It exceeded its restart limit and is not restarted.
+        // The workspace exceeded its restart limit and is not restarted.
         return Some(failed(failure));
     }
     (ended || status == Some(Status::Offline)).then(|| {

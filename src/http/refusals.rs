@@ -1,7 +1,8 @@
 //! Counts the consecutive refused requests of each known workspace.
 //!
-//! Runtimes ignore the status of a response, so an agent whose requests are refused goes silent without a trace. After
-//! several consecutive refusals an event is stored in the history of its workspace, once.
+//! Runtimes ignore the status of a response. So an agent whose requests are refused would seem to send nothing, and no
+//! record would show the reason. After several consecutive refusals, one event is stored in the history of its
+//! workspace.
 
 use std::{
     collections::HashMap,
@@ -14,10 +15,10 @@ use std::{
 use super::Api;
 use crate::domain::ids::WorkspaceId;
 
-/// Number of consecutive refusals that causes the event: a single one may be an accident.
+/// Number of consecutive refusals that causes the event. A single refusal may be accidental.
 const REPORTED_AFTER: u32 = 3;
-/// The most workspaces with a count; beyond this all counts are dropped. Only workspaces that have or had a token are
-/// counted, so there are never many.
+/// The most workspaces with a count. Beyond this, all counts are dropped. The number stays far below it, because only
+/// workspaces that have or had a token are counted.
 const COUNTED_MAX: usize = 10_000;
 
 /// For each workspace, the number of refused requests since the last one that succeeded.
@@ -29,7 +30,7 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a refusal. Returns whether it is the one to report.
+    /// Counts a refusal. Returns whether this refusal is to be reported.
     fn count(&self, workspace: WorkspaceId) -> bool {
         // A poisoned lock is safe to use: the map holds only numbers.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,7 +55,7 @@ impl Refusals {
 }
 
 impl Api {
-    /// Counts a refused request of a workspace, and reports the third in a row.
+    /// Counts a refused request of a workspace, and reports the third consecutive one.
     pub(super) fn note_refused(&self, workspace: WorkspaceId, request: &'static str, reason: &'static str) {
         if !self.0.refusals.count(workspace) {
             return;

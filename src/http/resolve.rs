@@ -1,4 +1,4 @@
-//! Resolves a name, id or id prefix that a user gave to a row.
+//! Finds the workspace for a name, id or id prefix that a user entered.
 
 use super::{
     Api,
@@ -9,7 +9,7 @@ use crate::{
     store::{Found, Scope},
 };
 
-/// Jaro-Winkler similarity from which a name is suggested.
+/// Smallest Jaro-Winkler similarity at which a name is suggested.
 const NEAR: f64 = 0.75;
 /// The most suggestions in one message.
 const SUGGESTIONS: usize = 3;
@@ -37,8 +37,9 @@ impl Api {
         }
     }
 
-    /// The error if no removed workspace matches. It names matching trash entries: after the loss of a database, the
-    /// containers and volumes of removed workspaces are in the trash although there is no row to undelete.
+    /// Returns the error for a reference that matches no removed workspace. The error names matching trash entries:
+    /// after the loss of a database, the containers and volumes of removed workspaces are in the trash although there
+    /// is no row to undelete.
     async fn no_removed(&self, reference: &str, names: &[WorkspaceName]) -> HttpResult<HttpError> {
         let entries = self.0.store.trash().await?;
         let is_meant = |entry: &&TrashEntry| {

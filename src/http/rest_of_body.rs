@@ -24,21 +24,22 @@ use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, within};
 
-/// Largest body, in bytes, that fits into the kernel's buffers by the time it is refused.
+/// Largest body, in bytes, that fits completely into the kernel's buffers. Its client finishes sending even if the body
+/// is not read, so no discard is needed.
 const SMALL: u64 = 64 << 10;
 /// Most bytes that are discarded: enough for a file that a user sends as a message.
 const DISCARDED_MAX: usize = 128 << 20;
 /// Most concurrent discards.
 const AT_ONCE: usize = 16;
-/// Time limit of a discard. The response is delayed until it ends.
+/// Time limit of a discard. The response is delayed until the discard ends.
 const DISCARD_LIMIT: Duration = Duration::from_secs(15);
-/// A client that sends nothing for this long is taken to be waiting for the response. Longer than a round trip in any
-/// network that agents use.
+/// If a client sends nothing for this long, it is assumed to be waiting for the response. This is longer than a round
+/// trip in any network that agents use.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Limits the concurrent discards of a listener.
 ///
-/// A discard costs time, and a refused client may have shown no token. Beyond the limit a connection ends without a
+/// A discard takes time, and clients without a valid token can cause one. Beyond the limit a connection ends without a
 /// discard, and the client may miss the response.
 #[derive(Clone)]
 pub(super) struct Discards(Arc<Semaphore>);
@@ -48,8 +49,8 @@ impl Discards {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 
-    /// Returns the response once its client is ready to read it. After a request timeout there is no second wait for
-    /// the client.
+    /// Returns the response once its client is ready to read it. If the response reports that the body did not arrive
+    /// in time (408), the rest of the body is not waited for.
     pub(super) async fn before(
         &self,
         answer: Response<Body>,
@@ -78,7 +79,7 @@ struct Shared {
 }
 
 impl RestOfBody {
-    /// Whether a request's body is worth the effort.
+    /// Whether a request's body may be larger than `SMALL`, so that its rest may have to be discarded.
     pub(super) fn is_large(request: &Request<Incoming>) -> bool {
         request.body().size_hint().upper().is_none_or(|most| most > SMALL)
     }
@@ -106,7 +107,7 @@ impl RestOfBody {
                 }
             }
         };
-        // A client that has not sent the rest by then sees the connection end.
+        // If the client has not sent the rest by then, the connection closes and the client may miss the response.
         let _in_time = within(clock, DISCARD_LIMIT, discard).await;
     }
 

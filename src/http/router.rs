@@ -1,7 +1,7 @@
 //! The route table, with the authorization of each route.
 //!
-//! Routes are open to everyone, to admins only, or to workspaces too; for the last kind each handler checks which
-//! workspaces it allows. The same routes are served on the local socket and on TCP.
+//! A route is open to every caller, only to admins, or to admins and workspaces. The handler of a route of the last
+//! kind checks which workspaces may use it. The same routes are served on the local socket and on TCP.
 
 use axum::{
     Router,
@@ -36,7 +36,8 @@ pub fn router(api: Api) -> Router {
         })
         .with_state(api);
     let again = routes.clone().fallback(no_route);
-    // Only a path that no route matches is normalized and routed again, so that other requests pay nothing for it.
+    // A path is normalized and routed again only if no route matches it. So requests with a normal path have no
+    // additional cost.
     routes.fallback(move |request: Request| async move {
         match single_slashes(request.uri()) {
             Some(uri) => {
@@ -55,12 +56,12 @@ async fn no_route() -> HttpError {
     HttpError::not_found("no such route")
 }
 
-/// Returns the URI without the doubled slashes that clients produce from a base URL ending in `/`; `None` if it has
+/// Returns the URI without the doubled slashes that clients produce from a base URL ending in `/`; `None` if there are
 /// none.
 ///
-/// Doubled slashes are dropped at the beginning of a path, and anywhere in paths below `/registry`. Elsewhere an empty
-/// segment is a missing id, and dropping it would address something else: `DELETE /workspaces//tokens` must not remove
-/// a workspace named `tokens`.
+/// Doubled slashes are dropped at the beginning of a path, and anywhere in paths below `/registry`. In other paths an
+/// empty segment is a missing id. If the segment were dropped, the path would name another resource:
+/// `DELETE /workspaces//tokens` must not remove a workspace named `tokens`.
 fn single_slashes(uri: &Uri) -> Option<Uri> {
     let path = uri.path();
     let from_root = path.trim_start_matches('/');

@@ -49,7 +49,7 @@ impl Clock for ManualClock {
         *self.now.borrow()
     }
 
-    /// Unlimited: the clock advances in steps, and a sleep completes only at the end of one.
+    /// Unlimited: the clock advances in steps, and a sleep completes only at the end of a step.
     fn allowed_lateness(&self) -> Duration {
         Duration::MAX
     }

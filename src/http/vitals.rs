@@ -1,8 +1,8 @@
 //! The daemon's health, for `/ready` and for the systemd watchdog.
 //!
-//! That the async executor runs tasks proves little: the store has to answer, and the sweep driver has to begin its
-//! passes in time. Whether the engine answers is reported too, but does not affect the watchdog, because a restart of
-//! the daemon would not help.
+//! A running async executor is not sufficient: the store has to answer, and the sweep driver has to begin its passes in
+//! time. Whether the engine answers is reported too, but does not affect the watchdog, because a restart of the daemon
+//! would not help.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use crate::{
     sweep::{DriverHandle, Outcome},
 };
 
-/// How long the store may take to answer. Every agent gives up a heartbeat earlier.
+/// How long the store may take to answer. This is longer than any agent waits for the response to a heartbeat.
 const STORE_ANSWERS: Duration = Duration::from_secs(15);
 
-/// A pass that has not begun for this many of its periods counts as no longer driven.
+/// A pass that has not begun for this many of its periods counts as late.
 const PERIODS_LATE: u32 = 3;
 
 /// Health at one moment.
@@ -61,9 +61,9 @@ impl Vitals {
         Self { late, store, engine }
     }
 
-    /// Returns why only a restart of the daemon helps, if it does; the watchdog acts on this.
+    /// Returns the reason why the daemon has to be restarted; `None` if there is none. The watchdog uses this.
     ///
-    /// A store that answers with an error is no such reason, because the next process would use the same disk.
+    /// A store that answers with an error is not a reason, because a new process would use the same disk.
     #[must_use]
     pub fn stuck(&self) -> Option<String> {
         if self.store == StoreState::Stuck {
@@ -73,7 +73,8 @@ impl Vitals {
         (!late.is_empty()).then(|| format!("sweep passes not started for three periods: {late}"))
     }
 
-    /// Returns why the daemon is not ready, if it is not. Without error texts and paths: `/ready` needs no token.
+    /// Returns the reason why the daemon is not ready; `None` if it is ready. The reason contains no error texts or
+    /// paths, because `/ready` needs no token.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         if let Some(why) = self.stuck() {

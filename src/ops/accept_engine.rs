@@ -1,10 +1,10 @@
-//! Accepting an engine: its sentinel is created, and from then on this engine is trusted.
+//! Accepting an engine: the sentinel is created in it, and from then on this engine is trusted.
 
 use super::{OpError, OpResult, Ops};
 use crate::{crash_point, engine::trusted};
 
 impl Ops {
-    /// Accepts the engine that answers now as the one to work with, by order of an operator.
+    /// Accepts the engine that answers now, by order of an operator.
     ///
     /// # Errors
     /// If the engine gives no answer, the store fails, or the mirror file cannot be written.
@@ -22,7 +22,8 @@ impl Ops {
         Ok(())
     }
 
-    /// Accepts the first engine that this registry meets. Returns `false` if an engine was accepted before.
+    /// Accepts the engine that answers now if this registry has never accepted one. Returns `false` if an engine was
+    /// accepted before.
     ///
     /// # Errors
     /// If the engine gives no answer, the store fails, or the mirror file cannot be written.

@@ -1,8 +1,8 @@
 //! Start orders of operators, from the moment they are accepted until they are carried out.
 //!
-//! Until its transaction the row still has its status from before the order: paused, or failed. A client whose order
-//! was accepted expects its next message to wait for the result. Messages do not wait for a restart: the old process
-//! answers until it is stopped, which may be much later if an image is pulled first.
+//! Until a start's transaction, the row keeps its status from before the order, such as paused or failed. But a client
+//! whose order was accepted expects that its next message waits for the result of the start. Messages do not wait for a
+//! restart: the old process answers until it is stopped, which may be much later if an image is pulled first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ pub struct AcceptedStarts(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     orders: Mutex<Orders>,
-    // Not a `watch`: it wakes its waiters in random order, and a simulator run must be reproducible exactly.
+    // Not a `watch` channel, which wakes its waiters in random order: a simulator run must be exactly reproducible.
     ended: broadcast::Sender<()>,
 }
 
@@ -30,7 +30,7 @@ struct Orders {
     next: u64,
 }
 
-/// Counts as an accepted start until it is dropped.
+/// An accepted start. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct AcceptedStart {
     all: AcceptedStarts,
@@ -39,7 +39,7 @@ pub(super) struct AcceptedStart {
 }
 
 impl AcceptedStart {
-    /// Whether a later stop cancelled it: then it must not be carried out.
+    /// Whether a later stop has cancelled this start. A cancelled start must not be carried out.
     pub(super) fn is_overruled(&self) -> bool {
         !self.all.orders().of.get(&self.workspace).is_some_and(|of| of.contains(&self.number))
     }
@@ -51,7 +51,7 @@ impl Drop for AcceptedStart {
     }
 }
 
-/// A point in the order of accepted starts.
+/// Marks the starts that have been accepted before a certain moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct AcceptedBefore(u64);
 

@@ -1,8 +1,8 @@
 //! One actor per workspace: it carries out every engine change for that workspace, one at a time.
 //!
-//! Orders are queued and never dropped. An order equal to the last one waiting joins it instead of being done twice.
-//! An actor exists only while it has orders. Sweep passes submit their actions here like every other caller, so no
-//! sweep acts between two steps of a start.
+//! Orders are queued and never dropped. An order that equals the last waiting one is merged with it, and both callers
+//! get the same result. An actor exists only while it has orders. Sweep passes submit their actions here like every
+//! other caller, so no sweep acts between two steps of a start.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -29,20 +29,20 @@ use crate::store::{DeleteGuard, Precondition};
 pub enum Order {
     /// Start its container as a new incarnation.
     Start(StartOrder),
-    /// Stop its containers and verify that they are stopped, as long as its row forbids that they run.
+    /// Stop its containers and verify that they are stopped, if its row still forbids that they run.
     Stop {
-        /// The pass that found it and its evidence, for the event; `None` for an operator's order.
+        /// The pass that ordered the stop, and its evidence; both go into the event. `None` for an operator's order.
         swept: Option<(&'static str, String)>,
     },
     /// Stop the containers of an undeleted row and verify it, unless the row was started since.
     StopUndeleted,
-    /// Move things to the trash.
+    /// Move a container and volumes to the trash.
     MoveToTrash(MoveToTrash),
     /// Move everything that the removed row still owns to the trash.
     MoveRemovedToTrash,
     /// Permanently delete everything that the removed row owned.
     Purge,
-    /// Finish a trash claim that was interrupted.
+    /// Finish an interrupted move to the trash.
     FinishMoveToTrash(TrashId),
     /// Restore a trash entry to its live row.
     Restore(TrashId),
@@ -65,18 +65,18 @@ pub enum Order {
     RestartDue,
     /// Restart a running workspace that is degraded or stalled, unless it has recovered since.
     RestartDegraded {
-        /// The restart is skipped if this holds.
+        /// The restart is skipped if this no longer holds.
         precondition: Precondition,
         /// The reason, shown to operators.
         why: String,
-        /// The pass that decided it; the breaker counts it.
+        /// The pass that ordered the restart. The breaker counts the restart for this pass.
         swept_by: &'static str,
     },
     /// Delete its network, unless the workspace is live again or a container uses the network.
     ForgetNetwork,
     /// Inspect the container again; if it is gone or has exited, mark the workspace offline.
     MarkOffline(Incarnation),
-    /// Inspect the container again; if it runs, mark the workspace ready.
+    /// Inspect the container again; if it runs, mark the workspace online.
     MarkReady(Incarnation, ContainerId),
 }
 
@@ -102,9 +102,9 @@ impl Order {
 /// The result of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// It was carried out; a description for the caller.
+    /// The order was carried out. Contains a description for the caller.
     Done(String),
-    /// Its precondition no longer holds: nothing was done.
+    /// The order's precondition no longer holds, and nothing was done. Contains the reason.
     Raced(String),
 }
 
@@ -201,8 +201,8 @@ impl Actors {
     }
 
     pub(super) fn busy(&self) -> BTreeSet<WorkspaceId> {
-        // The reservations are read before the queues. An order enters its queue before its reservation ends, so it is
-        // in at least one of the two.
+        // The reservations are read before the queues. An order enters its queue before its reservation ends, so the
+        // workspace is in at least one of the two sets.
         let reserved = unpoisoned(&self.reserved).clone();
         self.lock().keys().copied().chain(reserved).collect()
     }
@@ -236,13 +236,14 @@ impl Actors {
         seen.retain(|workspace| is_live(*workspace));
         drop(seen);
         unpoisoned(&self.begun).retain(|workspace, _| is_live(*workspace));
-        // The engine answers: a sweep repeats a waiting start, and a waiting stop remains only if its container runs.
+        // A listing proves that the engine answers. A sweep now repeats the waiting starts, so their entries are
+        // dropped. An entry for a stop remains only while its container runs.
         unpoisoned(&self.waiting).retain(|workspace, what| {
             *what == Waiting::Stop && running.contains(workspace) && is_live(*workspace)
         });
     }
 
-    /// Records or clears what waits for the engine, after an order.
+    /// Records the action that waits for the engine; `None` removes the entry.
     fn note_waiting(&self, workspace: WorkspaceId, waits: Option<Waiting>) {
         let mut waiting = unpoisoned(&self.waiting);
         match waits {
@@ -283,7 +284,8 @@ impl Actors {
         idle
     }
 
-    /// The next order; `None` ends the actor. Both are decided under one lock, so that no order is lost in between.
+    /// The next order. If there is none, removes the queue and returns `None`, and the actor ends. Both happen under
+    /// one lock, so that an order pushed at the same time gets a new actor.
     fn pop(&self, workspace: WorkspaceId) -> Option<(Order, Vec<Waiter>)> {
         let mut queues = self.lock();
         let next = queues.get_mut(&workspace).and_then(|queue| {
@@ -342,8 +344,8 @@ impl Ops {
         answer
     }
 
-    /// Reports that the order of this [`Ops::reporting_queued`] has its place in the queues: everything it submits
-    /// before it waits is submitted.
+    /// Notifies the caller of [`Ops::reporting_queued`], if any, that its order is queued. To be called when every
+    /// order that has to be queued before the first wait is submitted.
     pub(super) fn report_queued(&self) {
         if let Some(queued) = &self.1 {
             queued.report();
@@ -356,7 +358,8 @@ impl Ops {
             may_release_children |=
                 matches!(order, Order::Start(_) | Order::RestartDue | Order::MarkOffline(_));
             let may_wait = Waiting::of(&order);
-            // A panic in one order must not leave the workspace without an actor for ever.
+            // If a panic ended this task, the queue would stay without an actor, and no later order on the workspace
+            // would run.
             let done = AssertUnwindSafe(self.carry_out(workspace, order)).catch_unwind().await;
             let done = done.unwrap_or_else(|_| {
                 tracing::error!(%workspace, "order panicked; the sweeps finish its work");
@@ -371,15 +374,15 @@ impl Ops {
                 let _gone = waiter.send(done.clone());
             }
         }
-        // Only after the actor has ended: a workspace that waits for its parent starts only when the parent is no
+        // Requested only after the actor has ended, because the restart of a workspace waits until its parent is no
         // longer busy.
         if may_release_children {
             self.0.wake.after(RESTART_DUE, Duration::ZERO);
         }
     }
 
-    /// Records from an order's result whether its action waits for the engine. A start that no sweep repeats changes
-    /// nothing: an earlier entry stays.
+    /// Records from an order's result whether its action waits for the engine. If the engine did not answer a start and
+    /// no sweep repeats it, an earlier entry stays.
     async fn note_waiting(&self, workspace: WorkspaceId, what: Waiting, done: &OpResult<Applied>) {
         match done {
             Err(OpError::Engine(error)) if error.gave_no_answer() => {
@@ -424,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_orders_merge_if_only_their_order_time_differs() {
+    fn start_orders_merge_if_only_decided_after_differs() {
         let start = |decided_after, new_container| {
             Order::Start(StartOrder { new_container, decided_after, ..StartOrder::default() })
         };
@@ -432,8 +435,8 @@ mod tests {
         assert!(first.is_joined_by(&start(Some(7), true)));
         assert_eq!(first, start(Some(7), true));
         assert!(first.is_joined_by(&start(Some(3), true)));
-        assert_eq!(first, start(Some(7), true), "the later order time stays");
+        assert_eq!(first, start(Some(7), true), "the later `decided_after` is kept");
         assert!(!first.is_joined_by(&start(Some(9), false)));
-        assert_eq!(first, start(Some(7), true), "a different order does not join");
+        assert_eq!(first, start(Some(7), true), "a different order was merged");
     }
 }

@@ -1,8 +1,9 @@
 //! Adopt: rebuilds the row of a container that belongs to this registry and has no row in it.
 //!
 //! Nothing in the engine is changed. A running agent is not disturbed: the digest of the token file in its volume
-//! becomes the current instance token. While the registry is recovering, a row that differs from
-//! the engine counts as unknown too: it takes over the newer container, or is paused if its container does not run.
+//! becomes the current instance token. While the registry is recovering, a workspace whose row differs from the engine
+//! is also treated as unknown. Its adoption stores the newer container in the row, or pauses the workspace if its
+//! container does not run.
 
 use std::collections::BTreeMap;
 
@@ -61,14 +62,14 @@ pub struct AdoptOrder {
 pub struct Adopted {
     /// The name that the workspace has now.
     pub name: WorkspaceName,
-    /// What happened to the process and its token.
+    /// Whether the process keeps running, and whether its token is valid.
     pub detail: String,
 }
 
 impl Ops {
-    /// The unknown workspaces that can be adopted, with the spec in their labels: containers and volumes of ours
-    /// without a row or a trash entry and, while the registry is recovering, rows that the engine contradicts. Parents
-    /// come before their children.
+    /// The unknown workspaces that can be adopted, with the spec in their labels: containers and volumes of this
+    /// instance without a row or a trash entry and, while the registry is recovering, rows that the engine contradicts.
+    /// Parents come before their children.
     ///
     /// # Errors
     /// If there is no trusted listing, or the store fails.
@@ -109,7 +110,7 @@ impl Ops {
                     .as_ref()
                     .and_then(|container| inventory.container(row.id, &container.id))
                     .and_then(|container| LabelledSpec::of(&container.labels))
-                    // For sorting parents before children.
+                    // The row's parent, because it determines the order of adoption.
                     .map(|spec| LabelledSpec { parent: row.parent, ..spec });
                 let contents = TrashContents { container, volumes: Vec::new() };
                 found.push((AdoptRequest { workspace: row.id, contents, known: Some(known) }, spec));
@@ -118,9 +119,10 @@ impl Ops {
         Ok(in_adoption_order(found, &parents))
     }
 
-    /// Ends the recovery if nothing unknown is left to decide on, or if an operator adopted everything (`adopted_all`)
-    /// and nothing with a container is left. Without the recovery, the sweeps stop and move what could not be adopted.
-    /// Agents of known rows that were started after the registry's copy was made keep their tokens.
+    /// Ends the recovery if no unknown workspace is left, or if an operator adopted everything (`adopted_all`) and no
+    /// unknown container is left. After the recovery, the sweeps stop what could not be adopted and move it to the
+    /// trash. The registry may have been restored from a copy. For agents that were started after that copy was made,
+    /// the token that they hold becomes the current one.
     ///
     /// # Errors
     /// If there is no trusted listing, or the engine or the store fails: the recovery continues.
@@ -130,11 +132,11 @@ impl Ops {
             return Ok(());
         }
         let why = match (left.len(), adopted_all) {
-            (0, true) => "an operator adopted everything unknown".to_owned(),
-            (0, false) => "nothing unknown is left".to_owned(),
+            (0, true) => "an operator adopted all unknown workspaces".to_owned(),
+            (0, false) => "no unknown workspace is left".to_owned(),
             (left, true) => {
                 format!(
-                    "an operator adopted everything that has a container; {left} others have only volumes"
+                    "an operator adopted all unknown workspaces with a container; {left} others have only volumes"
                 )
             }
             (_, false) => return Ok(()),
@@ -148,8 +150,8 @@ impl Ops {
         Ok(())
     }
 
-    /// A registry restored from a copy knows the token of the last start before the copy; the process may have been
-    /// started again since.
+    /// A registry that was restored from a copy contains the token of the last start before the copy was made. If the
+    /// process was started again since then, it holds a newer token.
     pub(super) async fn take_token_over_now(&self, id: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.row(id).await?;
         let Some(container) = &row.container else { return Ok(Applied::Raced("it has no container".into())) };
@@ -188,7 +190,7 @@ impl Ops {
         phase: &super::actor::Phase,
     ) -> OpResult<Applied> {
         phase.report("adopt: rebuilding its row");
-        debug_assert_eq!(id, order.request.workspace, "orders go to the actor of their workspace");
+        debug_assert_eq!(id, order.request.workspace, "the order was sent to the actor of another workspace");
         if let Some(known) = &order.request.known {
             return self.adopt_known(id, known, &order.evidence).await;
         }
@@ -249,8 +251,8 @@ impl Ops {
         }))
     }
 
-    /// Pauses a workspace whose status is up and whose container does not run. Whether it was stopped, removed or
-    /// exited since the copy cannot be known.
+    /// Pauses a workspace whose container does not run although its status says that it is up. It cannot be known
+    /// whether the container was stopped, removed or exited since the registry's copy was made.
     async fn pause_what_is_down(&self, id: WorkspaceId, known: &Contradicted) -> OpResult<Applied> {
         let rows = self.0.store.workspaces(Scope::Live).await?;
         let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
@@ -344,7 +346,8 @@ fn described(name: &WorkspaceName, running: bool, token: HeldToken) -> String {
 }
 
 impl Inner {
-    /// Whether the registry was lost or restored, and an operator has not yet decided on everything unknown.
+    /// Whether the registry was lost or restored, and an operator has not yet decided what happens to all unknown
+    /// workspaces.
     pub(super) async fn is_recovering(&self) -> OpResult<bool> {
         Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
     }
@@ -397,7 +400,7 @@ impl Inner {
         let path = format!("{CONFIG_DIRECTORY}/{TOKEN_FILE}");
         let text = match self.engine.read_file(container, &path).await {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-            // Anything but a regular file holds no token either.
+            // `Conflict` means that it is not a regular file, or is too long. Such a file holds no token either.
             Err(error) if matches!(error.kind, ErrorKind::Absent | ErrorKind::Conflict) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
@@ -425,8 +428,8 @@ impl Inner {
             .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
     }
 
-    /// Hash of what a container was made from, by its labels and `spec`. Settings and runtime are not in the labels;
-    /// their current values are used. `None` if that runtime is no longer configured.
+    /// Hash of the settings with which a container was created, from its labels and `spec`. Settings and runtime are
+    /// not in the labels; their current values are used. `None` if that runtime is no longer configured.
     fn labelled_hash(&self, labelled: &LabelledSpec, spec: &Spec) -> Option<String> {
         let settings = self.settings();
         let runtime = settings.runtimes.get(&labelled.runtime)?;
@@ -434,8 +437,9 @@ impl Inner {
         Some(start::hash_of(&made_from, runtime, &settings))
     }
 
-    /// Hash of what a container newer than its row was made from. If its environment contains all of the row's, the
-    /// row's is used: variables of the image cannot be distinguished from variables that were set later.
+    /// Hash of the settings with which a container that is newer than its row was created. If the container's
+    /// environment contains all variables of the row, the row's environment is used, because variables of the image
+    /// cannot be distinguished from variables that were set later.
     async fn newer_spec_hash(
         &self,
         id: WorkspaceId,
@@ -482,8 +486,8 @@ fn in_adoption_order(
     others.into_iter().chain(down.into_iter().rev()).collect()
 }
 
-/// Sorts parents before children, so that a child finds its parent's row. A cycle in the labels ends the sorting; the
-/// workspaces left over then keep their order.
+/// Sorts parents before children, so that a child finds its parent's row. If the labels contain a cycle, the workspaces
+/// that cannot be sorted come last, in their original order.
 fn parents_first(
     mut found: Vec<(AdoptRequest, Option<LabelledSpec>)>,
     parents: &BTreeMap<WorkspaceId, Option<WorkspaceId>>,

@@ -15,8 +15,8 @@ use crate::{
     engine::{EngineResult, Sockets},
 };
 
-/// After this time, a recently closed connection is not one of the proxy's own: the kernel remembers it for one
-/// minute, and the proxy keeps an idle connection open for another.
+/// Time after the last proxied request in which a closed connection may be one of ostler's own proxy. The kernel
+/// remembers a closed connection for one minute, and the proxy closes an idle connection some time after the request.
 const OWN_CLOSED_FOR: Duration = Duration::from_mins(3);
 
 impl Ops {
@@ -75,7 +75,7 @@ async fn ask_each(
     for (id, container, port) in containers {
         match ask(container, port).await {
             Ok(Some(sockets)) => saw(id, sockets),
-            // A container that has just exited is not visible either; other passes handle that.
+            // This is also the answer for a container that has just exited, which other passes handle.
             Ok(None) => {}
             Err(error) => {
                 tracing::debug!(%error, workspace = %id, "connections to the workspace's port could not be read");
@@ -114,7 +114,7 @@ mod tests {
             Box::pin(std::future::ready(answer))
         };
         ask_each(containers, ask, |id, _| seen.push(id.0.as_u128())).await;
-        assert_eq!(seen, [2], "an error for one workspace does not affect the next");
+        assert_eq!(seen, [2], "an error for one workspace must not affect the next");
         assert_eq!(asked.into_inner(), 3, "an engine that did not answer was called again");
     }
 }

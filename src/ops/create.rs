@@ -1,4 +1,5 @@
-//! Create: first the row, durably, with its mirror; then everything in the engine.
+//! Create: first the row is stored durably, and the mirror file is updated. Then the container and volumes are created
+//! in the engine.
 
 use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
 use crate::{
@@ -17,21 +18,21 @@ use crate::{
 /// A workspace to create, validated as far as possible without lookups.
 #[derive(Clone, Debug)]
 pub struct CreateRequest {
-    /// Its name.
+    /// Name; unique among live workspaces.
     pub name: WorkspaceName,
-    /// Its purpose, as free text.
+    /// Purpose of the workspace, as free text.
     pub role: Option<String>,
     /// The runtime's name; `None` means `plain`, or `external` for an external workspace.
     pub runtime: Option<String>,
-    /// Its tier.
+    /// Tier, which sets the resource limits and privileges.
     pub tier: Tier,
-    /// Its parent in the tree.
+    /// Parent in the tree; `None` for a root.
     pub parent: Option<WorkspaceId>,
     /// Whether its agent runs elsewhere.
     pub external: bool,
     /// The URL of an external agent.
     pub url: Option<String>,
-    /// Its policies: hibernation, tasks, message delivery, restart of a stalled agent.
+    /// Policies for hibernation, tasks, message delivery and restarts of a stalled agent.
     pub policy: Policy,
     /// The spec of its container; an empty image or command is taken from the runtime.
     pub spec: Spec,
@@ -44,7 +45,7 @@ pub struct Created {
     pub id: WorkspaceId,
     /// The token of an external workspace. This is the only time its text is available.
     pub token: Option<Token>,
-    /// Why its start has to wait: the engine gives no answer.
+    /// The engine's error, if the start waits because the engine gives no answer.
     pub waits: Option<String>,
 }
 
@@ -52,7 +53,7 @@ impl Ops {
     /// Creates a workspace. Its start is queued when this returns.
     ///
     /// # Errors
-    /// If the request is impossible or the store fails: nothing was created then.
+    /// If the request is impossible or the store fails. Nothing is created in these cases.
     pub async fn create(&self, request: CreateRequest) -> OpResult<Created> {
         let spec = self.0.complete(&request)?;
         let waits = if request.external { None } else { self.refuse_another_engine().await? };

@@ -1,4 +1,4 @@
-//! Permanent deletion: claimed first, never by force, and only if nothing uses it.
+//! Permanent deletion of trash entries. An entry is claimed first. Nothing is deleted by force or while it is in use.
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
@@ -13,7 +13,7 @@ impl Ops {
     /// Permanently deletes a trash entry by order of an operator.
     ///
     /// # Errors
-    /// If there is none, or something still uses it.
+    /// If there is no such entry, or if its container or a volume is in use.
     pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
         let found = self.0.store.trash_entry(entry).await?;
         let none = "there is no such trash entry; `ostler trash ls` lists the entries";
@@ -61,8 +61,8 @@ impl Ops {
                 Err(error) => return Err(error.into()),
             }
         }
-        // "It is gone" may have been the answer of a different engine: then the entry stays claimed, and is finished
-        // later.
+        // A different engine may have answered that the objects do not exist. In that case the entry stays claimed, and
+        // a later order finishes the deletion.
         if !is(Mutation::BelieveAnyEngine) {
             self.0.recognise_engine().await?;
         }
@@ -70,7 +70,7 @@ impl Ops {
         Ok(Applied::Done("permanently deleted".into()))
     }
 
-    /// Keeps an entry that is in use: something still needs it.
+    /// Keeps an entry whose container or volume is in use.
     async fn in_use(&self, entry: TrashId, message: &str) -> OpResult<Applied> {
         self.0.store.cancel_transition(entry).await?;
         Err(OpError::Conflict(format!("it is in use and was kept: {message}")))

@@ -21,7 +21,7 @@ use crate::{
     store::{HibernateReason, HibernateResult, StatusChange},
 };
 
-/// The result of a claim for hibernation.
+/// The result of an attempt to make a row hibernating.
 enum Claimed {
     /// The row is hibernating; the receiver resolves once the container is stopped.
     Begun(oneshot::Receiver<OpResult<Applied>>),
@@ -34,7 +34,7 @@ enum Claimed {
 }
 
 impl Ops {
-    /// Hibernates a workspace by order of an operator or of its agent. If it is hibernated already, that is success.
+    /// Hibernates a workspace by order of an operator or of its agent. Succeeds if it is hibernated already.
     ///
     /// # Errors
     /// If it has active tasks or requests in flight and `force` is not set, if its status does not allow hibernation,
@@ -95,13 +95,13 @@ impl Ops {
         }
     }
 
-    /// Closes it to messages, claims it in one guarded update, and orders the rest. It stays closed until the
-    /// container is stopped.
+    /// Closes the workspace to messages, makes its row hibernating in one guarded update, and submits the order that
+    /// stops its container. The workspace stays closed until that order is finished.
     ///
-    /// The claim runs in its own task: a pass whose time is up, or a client that disconnects, drops the future that
-    /// waits here, and the store may carry the claim out all the same. Only the task with the store's answer can
-    /// decide whether to admit requests again. If that happened too early, a message would reach a container that is
-    /// about to be stopped; if it never happened, every message would wait in vain.
+    /// The update runs in its own task. If a pass exceeds its time limit or a client disconnects, the future that waits
+    /// here is dropped, but the store may still carry the update out. Only the task that gets the store's answer can
+    /// decide whether to admit requests again. If they were admitted too early, a message would reach a container that
+    /// is about to be stopped. If they were never admitted, every message would wait without end.
     async fn claim_hibernation(&self, row: &Workspace, why: HibernateReason) -> OpResult<Claimed> {
         let (id, traffic) = (row.id, &self.0.traffic);
         let (idle_since, force) = match &why {
@@ -119,7 +119,8 @@ impl Ops {
         self.0.spawn.spawn(Box::pin(async move {
             let now = ops.0.clock.now();
             let claimed = match ops.0.store.begin_hibernation(id, why, now).await {
-                // Submitted here: without it, a row that has left hibernating would stay closed for ever.
+                // Submitted in this task: only this order reopens the workspace. Without it, the workspace would stay
+                // closed even after its row is no longer hibernating.
                 Ok(HibernateResult::Begun) => Ok(Claimed::Begun(ops.submit(id, Order::FinishHibernation))),
                 Ok(HibernateResult::Busy(tasks)) => Ok(Claimed::Busy(tasks)),
                 Ok(HibernateResult::Raced) => Ok(Claimed::Raced),
@@ -136,7 +137,8 @@ impl Ops {
 
     pub(super) async fn finish_hibernation_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         let done = self.verify_hibernated(id, phase).await;
-        // Whatever the result: held messages then follow the row's status, or get an error.
+        // Reopened whatever the result is. The row's status then decides whether held messages wait on, are delivered,
+        // or get an error.
         self.0.traffic.reopen(id);
         done
     }
@@ -166,8 +168,8 @@ impl Ops {
         })
     }
 
-    /// Wakes a hibernated workspace, never a paused one. One that is hibernating is woken after that; one that is up
-    /// is left alone.
+    /// Wakes a hibernated workspace, never a paused one. A workspace that is hibernating is woken when its hibernation
+    /// is finished; a running workspace is not changed.
     ///
     /// # Errors
     /// If it is below a paused workspace, or cannot be started.
@@ -200,7 +202,7 @@ impl Ops {
         let order = StartOrder { cause: Some(Cause::Wake), ..StartOrder::default() };
         let started = self.order_start(id, order).await;
         if let Some(finished) = finished {
-            // If the hibernation is not finished, the start was not carried out, for this reason.
+            // If the hibernation failed, the start was not carried out, and this error is the reason.
             not_started(finished.await.unwrap_or(Err(OpError::Stopping)))?;
         }
         started

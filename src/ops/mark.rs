@@ -1,5 +1,5 @@
-//! Recording what a container did by itself. The pass's snapshot was the first observation; this is the second, under
-//! the actor. A status changes only if both agree.
+//! Records that a container has exited or is ready. A pass saw this in its snapshot. The order inspects the container a
+//! second time, under the workspace's actor, and the status changes only if both observations agree.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use crate::{
 /// Maximum size of a log tail in an event (wire protocol, §9).
 const LOG_MAX_BYTES: usize = 8 * 1024;
 const LOG_LINES: u32 = 50;
-/// How long the container's log may delay recording its exit.
+/// Maximum time for reading a container's log before its exit is recorded.
 const LOG_DEADLINE: Duration = Duration::from_secs(3);
 
 impl Ops {
@@ -47,7 +47,8 @@ impl Ops {
                 Err(error) => return Err(error),
             },
         };
-        // This process has not seen it running: it exited with the host, or while the daemon was not running.
+        // If this process has not seen the container running, the container exited when the host went down, or while
+        // the daemon was not running.
         let while_down = !self.0.actors.has_run(id, row.incarnation) && !is(Mutation::ChargeForReboots);
         let (reason, payload) = match &seen {
             Some(ended) => (

@@ -1,9 +1,9 @@
 //! The use cases of operators and sweep passes, one file per verb.
 //!
-//! Intent is written first: pause and remove change the row and only then the container. If this process ends in
-//! between, the sweeps bring the engine to the state in the row. Every call that changes the engine runs as an
-//! [`Order`] under that workspace's actor (`actor.rs`), which reads the row again before it acts. An order is
-//! independent of its client: a client that disconnects does not cancel it.
+//! The desired state is stored first: pause and remove change the row before they change the container. If this process
+//! ends in between, the sweeps make the engine match the row. Every call that changes the engine runs as an [`Order`]
+//! under that workspace's actor (`actor.rs`), which reads the row again before it acts. An order is independent of its
+//! client: a client that disconnects does not cancel it.
 
 mod accept_engine;
 mod accepted_starts;
@@ -73,7 +73,7 @@ pub use update::Needs;
 #[derive(Clone)]
 pub struct Ops(Arc<Inner>, Option<Arc<Queued>>);
 
-/// Signals, once, that an order is queued behind earlier ones: from then on, no check before the queue can refuse it.
+/// Signals, once, that an order is queued. By then the order has passed all checks that are made before it is queued.
 struct Queued(Mutex<Option<oneshot::Sender<()>>>);
 
 impl Queued {
@@ -155,14 +155,14 @@ impl Ops {
         self.0.actors.busy()
     }
 
-    /// Workspaces whose restart was ordered by a pass and is not reported by an event yet.
+    /// Workspaces for which an [`Order::RestartDegraded`] is queued or in progress.
     #[must_use]
     pub fn restarting_degraded(&self) -> BTreeSet<WorkspaceId> {
         self.0.actors.restarting_degraded()
     }
 
-    /// A clone for one order whose caller waits only until it is queued: `queued` receives a message then, or is
-    /// dropped with the order.
+    /// A clone for one order whose caller waits only until the order is queued. `queued` then receives a message. If
+    /// the order ends without being queued, `queued` is dropped.
     #[must_use]
     pub fn reporting_queued(&self, queued: oneshot::Sender<()>) -> Self {
         Self(Arc::clone(&self.0), Some(Arc::new(Queued(Mutex::new(Some(queued))))))
@@ -187,8 +187,9 @@ impl Ops {
         self.0.actors.begun_at(workspace, incarnation)
     }
 
-    /// Records which workspaces have a running container, from a trusted listing. A container that this process has
-    /// never seen running ended before its first listing: with the host, or while the daemon was down.
+    /// Records which workspaces have a running container, from a trusted listing. If a container has exited and this
+    /// process has never seen it running, it exited before this process's first listing: when the host went down, or
+    /// while no daemon was running.
     pub fn note_running(&self, running: &[WorkspaceId]) {
         self.0.actors.note_running(running, &|workspace| self.0.store.is_live(workspace));
     }
@@ -223,7 +224,7 @@ impl Ops {
         row.container.as_ref().filter(|_| paused).map(paused_by_hand)
     }
 
-    /// Whether a workspace's container was made from other settings than its row has now.
+    /// Whether a workspace's container was created with other settings than its row has now.
     #[must_use]
     pub fn drifted(&self, row: &Workspace) -> bool {
         let Some(made_from) = &row.container_spec_hash else { return false };
@@ -240,14 +241,15 @@ impl Ops {
         &self.0.traffic
     }
 
-    /// The current settings. Read them once for decisions that belong together: a reload may replace them in between.
+    /// The current settings. Callers read them once for decisions that must agree, because a reload may replace them
+    /// between two reads.
     #[must_use]
     pub fn settings(&self) -> Arc<Settings> {
         self.0.settings()
     }
 
-    /// Replaces the settings for everything that begins from now on. `concurrent_starts` alone is read only when the
-    /// process starts.
+    /// Replaces the settings for everything that begins from now on. Exception: `concurrent_starts` is read only when
+    /// the process starts.
     pub fn replace_settings(&self, settings: Settings) {
         *self.0.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
@@ -270,13 +272,13 @@ impl Inner {
         self.store.workspace(id).await?.ok_or_else(not_found)
     }
 
-    /// Same as `row`, with the id of the newest event at that time.
+    /// Same as `row`; also returns the id of the newest event at that time.
     async fn row_by_now(&self, id: WorkspaceId) -> Result<(Workspace, i64), OpError> {
         self.store.workspace_by_now(id).await?.ok_or_else(not_found)
     }
 }
 
-/// Says that a container is paused, and how to resume it.
+/// Message that a container is paused, and how to resume it.
 #[must_use]
 pub fn paused_by_hand(container: &ContainerId) -> String {
     format!("its container was paused by hand: `podman unpause {}` resumes it", container.short())
@@ -306,10 +308,10 @@ pub enum OpError {
         /// The configured runtimes.
         known: Vec<String>,
     },
-    /// The current state does not allow it.
+    /// The current state does not allow the order.
     #[error("{0}")]
     Conflict(String),
-    /// The request contradicts the current state.
+    /// The new parent of a workspace is missing, or is the workspace itself or below it.
     #[error("{0}")]
     Unprocessable(String),
     /// The workspace has the maximum number of tokens.
@@ -337,7 +339,7 @@ pub enum OpError {
         "a workspace named `{0}` exists already. Choose another name, or first remove the existing one with `ostler rm`"
     )]
     NameTaken(WorkspaceName),
-    /// It cannot succeed until an operator changes something: image, port, volume.
+    /// The order cannot succeed until an operator changes something, such as the image, the port or a volume.
     #[error("{0}")]
     Impossible(String),
     /// The engine failed, or gave no answer.

@@ -1,8 +1,8 @@
-//! Moving things to the trash: claim, stop, rename, keep.
+//! Moving containers and volumes to the trash: claim them, stop the container, rename it, and mark the entry as kept.
 //!
-//! The claim is one guarded transaction, made before anything is changed. An adoption or an undelete that comes first
-//! makes it fail; one that comes later is refused or restores everything. If the stop fails, the claim stays open with
-//! everything unchanged, and the next cycle repeats it.
+//! The claim is one guarded transaction, made before anything is changed. If an adoption or an undelete is committed
+//! before it, the claim fails. If one follows it, the adoption is refused, and the undelete restores everything. If the
+//! stop fails, the claim stays open and nothing is renamed; the next sweep repeats the stop.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ impl Ops {
         phase.report("trash: moving its container and volumes");
         self.0.recognise_engine().await?;
         let contents = match order.swept_by {
-            // A purge may have ended since the listing that the pass used. An entry for deleted things would wrongly
-            // offer them for restoring.
+            // A purge may have deleted some of the contents since the listing that the pass used. A trash entry must
+            // not offer deleted objects for restoring.
             Some(_) => self.0.still_there(order.contents).await?,
             None => order.contents,
         };
@@ -70,7 +70,8 @@ impl Ops {
         match self.0.store.claim_for_trash(claim, at).await? {
             Some(entry) => self.0.finish_claim(&entry, phase).await,
             None => Ok(Applied::Raced(
-                "it changed meanwhile: a live workspace owns it, or it is in the trash already".into(),
+                "nothing was moved: a live workspace owns these objects, or they are in the trash already"
+                    .into(),
             )),
         }
     }
@@ -88,7 +89,8 @@ impl Ops {
         self.0.recognise_engine().await?;
         let contents = self.0.contents_of(&row).await?;
         if contents == TrashContents::default() {
-            // A different engine shows nothing of it either, and the socket may lead to one since the first check.
+            // A different engine has none of these objects either, and the socket may lead to one since the first
+            // check.
             self.0.recognise_engine().await?;
             return Ok(Applied::Done("it owned no container and no volumes".into()));
         }
@@ -112,8 +114,8 @@ impl Ops {
     }
 }
 
-/// Whether the engine may still have a thing: it says that it has, or fails to answer the question. Fails if it gives
-/// no answer at all.
+/// Whether the engine may still have an object: `false` only if it answers that the object is absent. If the engine
+/// gives no answer, its error is returned.
 fn may_be_there<T>(inspected: EngineResult<T>) -> EngineResult<bool> {
     match inspected {
         Err(error) if error.gave_no_answer() => Err(error),
@@ -165,13 +167,13 @@ impl Inner {
                 left.volumes.push(volume);
             }
         }
-        // A different engine has none of it.
+        // A different engine has none of these objects, which would look as if they were deleted.
         self.recognise_engine().await?;
         Ok(left)
     }
 
-    /// Stops a container that runs although it is in the trash, and renames one that has another name. A call that had
-    /// timed out took effect later, or a user changed the container by hand.
+    /// Stops a container that runs although it is in the trash, and gives it its trash name again if it has another
+    /// name. This is needed if a call that timed out took effect later, or if a user changed the container by hand.
     async fn move_to_trash_again(&self, entry: &TrashEntry, phase: &Phase) -> OpResult<Applied> {
         phase.report("trash: moving its container to the trash again");
         if let Some(container) = &entry.contents.container {
@@ -192,7 +194,7 @@ impl Inner {
                 Ok(())
             }
             Err(error) if error.kind == ErrorKind::Absent => Err(error),
-            // An earlier rename was reported as failed, and succeeded.
+            // An earlier rename may have succeeded although it was reported as failed.
             Err(error) => match self.engine.inspect_container(container).await {
                 Ok(seen) if seen.name == trash_name(entry) => Ok(()),
                 _ => Err(error),

@@ -1,10 +1,10 @@
 //! The workspaces' networks, and the addresses by which their containers reach this host.
 //!
-//! With `network.isolate` every workspace has its own network. Podman's `isolate` option separates *networks* only,
-//! not the containers within one network, so it has no effect between workspaces on a shared network. Rejected: a
-//! network per tree (siblings of one tree may not all talk to each other, and a move in the tree would need a new
-//! container), and port isolation on the bridge (Podman has no option for it, and setting it ourselves would leave a
-//! gap after every start).
+//! With `network.isolate` every workspace has its own network. Podman's `isolate` option separates *networks* only, not
+//! the containers within one network, so it has no effect between workspaces on a shared network. Rejected: a network
+//! per tree (within a tree, not all workspaces are allowed to talk to each other, and moving a workspace would require
+//! a new container). Also rejected: port isolation on the bridge (Podman has no option for it, and if ostler set it,
+//! containers would not be isolated for a moment after every start).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,8 +37,8 @@ const ROOTLESS_HOST: &str = "host.containers.internal";
 /// The addresses to listen on for workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostAddresses {
-    /// The gateways of the workspaces' networks. Rootless: this host's own address, because Podman keeps the gateways
-    /// inside a network namespace of its own.
+    /// The gateways of the workspaces' networks. With rootless Podman, this host's own address, because rootless Podman
+    /// has the gateways in a network namespace of its own.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether other machines can reach these addresses too.
     pub reachable_from_lan: bool,
@@ -48,24 +48,25 @@ pub struct HostAddresses {
     pub given_addresses: BTreeMap<WorkspaceId, IpAddr>,
 }
 
-/// How long a start waits until its gateway is served. After that it continues: an agent that cannot register is
-/// detected later.
+/// How long a start waits until ostler listens on the container's gateway. After that time it continues; if the agent
+/// cannot register, this is detected later.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The gateways of all known networks, shared between the starts that create networks and the task that listens on
 /// them.
 ///
-/// A network that ostler deletes is removed from here: Podman may give its subnet to a network that is not ours.
+/// When ostler deletes a network, its gateway is removed from this list, because Podman may give the subnet to a
+/// network that is not ostler's.
 #[derive(Debug, Default)]
 pub struct Gateways {
     known: watch::Sender<KnownGateways>,
-    /// The version that is served.
+    /// The newest version of `known` that the listening task has processed.
     served: watch::Sender<u64>,
-    /// Whether a task serves the gateways; `false` in tests.
+    /// Whether a task listens on the gateways; `false` in tests.
     attended: AtomicBool,
     /// The addresses currently bound for workspaces.
     bound: Mutex<BTreeSet<IpAddr>>,
-    /// Whether the engine is rootless, by its last answer. That answer may have gone to an earlier process.
+    /// Whether the engine is rootless, by its last answer. An earlier ostler process may have received that answer.
     rootless: Mutex<Option<bool>>,
     /// Rootless: the address of this host when each workspace's container was last started. Podman writes it into the
     /// container's `/etc/hosts`.
@@ -84,14 +85,15 @@ pub struct KnownGateways {
 }
 
 impl Gateways {
-    /// Subscribes to changes. From now on starts wait until [`Self::note_served`] has caught up.
+    /// Subscribes to changes. From now on, each start waits until [`Self::note_served`] has reported the current
+    /// version.
     #[must_use]
     pub fn attend(&self) -> watch::Receiver<KnownGateways> {
         self.attended.store(true, Ordering::Relaxed);
         self.known.subscribe()
     }
 
-    /// Records that this version is served.
+    /// Records that this version was processed: ostler listens on all its addresses that can be bound.
     pub fn note_served(&self, version: u64) {
         self.served.send_replace(version);
     }
@@ -107,8 +109,8 @@ impl Gateways {
         self.bound.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the engine is rootless, by its last answer, which may have gone to an earlier process. `None` if no
-    /// task serves workspaces, or before that task has read the stored answer.
+    /// Whether the engine is rootless, by its last answer, which an earlier ostler process may have received. `None` if
+    /// no task listens for workspaces, or before that task has read the stored answer.
     #[must_use]
     pub fn is_rootless(&self) -> Option<bool> {
         *self.rootless.lock().unwrap_or_else(PoisonError::into_inner)
@@ -129,9 +131,9 @@ impl Gateways {
         });
     }
 
-    /// Runs before a container starts. A rootless Podman gives the container the address that this host has at that
-    /// moment, so that address must be served first. Does nothing before [`Self::note_host`] has recorded a rootless
-    /// engine.
+    /// Runs before a container starts. Rootless Podman gives the container the address that this host has at that
+    /// moment, so ostler must listen on that address first. Does nothing before [`Self::note_host`] has recorded a
+    /// rootless engine.
     pub(super) async fn before_start(
         &self,
         workspace: WorkspaceId,
@@ -169,7 +171,7 @@ impl Gateways {
         });
     }
 
-    /// Waits until every known gateway is served, at most `READY_WITHIN`.
+    /// Waits until ostler listens on every known gateway, at most `READY_WITHIN`.
     async fn ready(&self, clock: &dyn Clock) {
         if self.attended.load(Ordering::Relaxed) {
             let wanted = self.known.borrow().version;
@@ -220,8 +222,8 @@ impl Ops {
         })
     }
 
-    /// How workspaces reached this host when the engine last answered, perhaps to an earlier process. `None` before
-    /// the first answer.
+    /// How workspaces reached this host when the engine last answered, perhaps to an earlier ostler process. `None`
+    /// before the first answer.
     ///
     /// # Errors
     /// If the store fails.
@@ -233,8 +235,8 @@ impl Ops {
         Ok(last)
     }
 
-    /// Stores how workspaces reach this host, by an answer of the engine. It is used when the daemon starts and the
-    /// engine does not answer.
+    /// Stores how workspaces reach this host, as determined from an answer of the engine. The stored value is used if
+    /// the engine does not answer when the daemon starts.
     ///
     /// # Errors
     /// If the store fails.
@@ -244,7 +246,8 @@ impl Ops {
         Ok(())
     }
 
-    /// The addresses bound for workspaces, read after every known network is served (or after `READY_WITHIN`).
+    /// The addresses bound for workspaces. Waits first until ostler listens on the gateway of every known network, at
+    /// most `READY_WITHIN`.
     pub async fn bound_addresses(&self) -> BTreeSet<IpAddr> {
         self.0.gateways.ready(&*self.0.clock).await;
         self.0.gateways.bound()
@@ -283,7 +286,8 @@ impl Ops {
         Ok(())
     }
 
-    /// Runs under the workspace's actor, so that no start is between creating its network and its container.
+    /// Runs under the workspace's actor, so that it never runs between the creation of a network and the creation of
+    /// its container.
     pub(super) async fn forget_network_now(&self, workspace: WorkspaceId) -> OpResult<Applied> {
         let row = self.0.store.workspace(workspace).await?;
         if row.is_some_and(|row| row.status != Status::Removed) {
@@ -315,7 +319,7 @@ impl Inner {
         given_addresses.clone()
     }
 
-    /// Creates the network for a workspace's container if it is missing, and waits until its gateway is served.
+    /// Creates the network for a workspace's container if it is missing, and waits until ostler listens on its gateway.
     pub(super) async fn network_of(&self, workspace: WorkspaceId) -> OpResult<WorkspaceNetwork> {
         let (name, info) = if self.settings().isolate {
             let name = network_name(workspace);
@@ -328,7 +332,7 @@ impl Inner {
         } else {
             (instance_name(self.settings().instance), self.shared_network().await?)
         };
-        // Before the container exists: agents register only once, as soon as they run.
+        // Done before the container exists, because an agent registers only once, as soon as it runs.
         self.gateways.note([info]);
         self.gateways.ready(&*self.clock).await;
         Ok(WorkspaceNetwork { name, platform_url: self.url_for_containers(info.gateway).await? })
@@ -367,7 +371,7 @@ impl Inner {
     }
 }
 
-/// The source address that this host uses towards the rest of the world. No packet is sent: connecting a datagram
+/// The source address that this host uses for connections to other machines. No packet is sent: connecting a datagram
 /// socket only consults the routing table.
 fn own_address() -> std::io::Result<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -389,10 +393,10 @@ mod tests {
         let workspace = WorkspaceId(uuid::Uuid::from_u128(1));
         let mut served = gateways.attend();
         let starts = |address| gateways.before_start(workspace, Some(address), &clock).now_or_never();
-        assert!(starts(home).is_some(), "no wait: the engine is not known to be rootless");
+        assert!(starts(home).is_some(), "the start waited although the engine is not known to be rootless");
         gateways.note_host(home);
         gateways.note_served(served.borrow_and_update().version);
-        assert!(starts(home).is_some(), "the address is served");
+        assert!(starts(home).is_some(), "the start waited although its address is served");
         assert!(!served.has_changed().unwrap());
 
         assert!(starts(cafe).is_none(), "the start did not wait for the new address");

@@ -1,7 +1,7 @@
 //! Pause and resume a workspace and everything below it.
 //!
-//! A workspace that is paused along with another one records which, and is resumed with it. A workspace that an
-//! operator paused separately stays paused when its parent is resumed.
+//! If a workspace is paused along with a workspace above it, its row records the id of that workspace, and both are
+//! resumed together. A workspace that an operator paused separately stays paused when its parent is resumed.
 
 use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     store::{PauseResult, Precondition, StatusChange},
 };
 
-/// The result of an order for one of its workspaces.
+/// The result of an order for one of the workspaces that it affects.
 #[derive(Clone, Debug)]
 pub struct Affected {
     /// The workspace.
@@ -40,8 +40,7 @@ pub enum Up {
 }
 
 impl Ops {
-    /// Pauses a workspace and everything below it, and stops their containers. If it is paused already, that is
-    /// success.
+    /// Pauses a workspace and everything below it, and stops their containers. Succeeds if it is paused already.
     ///
     /// # Errors
     /// If nothing could be paused. The answer contains the result of each stop: if one failed, the row is paused
@@ -55,14 +54,14 @@ impl Ops {
         };
         self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
         // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
-        // first is awaited, because each may take its whole grace period; and without an await in between, because an
-        // order that follows this one must be queued behind all of them.
+        // first is awaited, because each may take its whole grace period. There is no await between the submissions,
+        // because a later order must be queued behind all of them.
         let stops: Vec<_> = paused
             .into_iter()
             .rev()
             .map(|id| {
-                // An external workspace has no container to stop. A stop order would pause it again if it is carried
-                // out after its resume, which is not queued behind orders.
+                // An external workspace has no container to stop. Resuming an external workspace does not wait for
+                // queued orders, so a stop order could be carried out after it and pause the workspace again.
                 let is_external = self.0.store.member(id).is_some_and(|member| member.kind == Kind::External);
                 (id, (!is_external).then(|| self.submit_stop(id)))
             })
@@ -85,8 +84,9 @@ impl Ops {
         Ok(affected)
     }
 
-    /// The result of a stop that got no answer from the engine. The row forbids that its containers run, and `settle`
-    /// stops them once the engine answers: the order is accepted, and the result says that it is not carried out yet.
+    /// The result of a stop that got no answer from the engine. If the row forbids that its containers run, `settle`
+    /// stops them once the engine answers. The order then counts as accepted, and the result says that the container is
+    /// not stopped yet.
     pub(super) async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
         let row = self.0.row(id).await?;
         if !row.status.forbids_running() {
@@ -104,7 +104,7 @@ impl Ops {
         self.submit(id, Order::Stop { swept: None })
     }
 
-    /// Same as [`Ops::pause`], with the result of the workspace itself only.
+    /// Same as [`Ops::pause`], but returns only the result of the workspace itself.
     ///
     /// # Errors
     /// If it cannot be paused, or its container could not be verified as stopped.
@@ -150,7 +150,8 @@ impl Ops {
         let (row, order) = self.start_by_operator(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;
-        // One entry for each workspace from here on: messages to a workspace do not wait for the start of another one.
+        // From here on each workspace has its own entry, so that a message to one workspace does not wait for the start
+        // of another.
         let along: Vec<_> = along.into_iter().map(|row| (self.0.accepted_starts.add(row.id), row)).collect();
         let overruled = || Ok(Applied::Raced("it was stopped meanwhile".into()));
         if accepted.is_overruled() {
@@ -176,7 +177,7 @@ impl Ops {
         Ok(affected)
     }
 
-    /// Same as [`Ops::resume`], with the result of the workspace itself only.
+    /// Same as [`Ops::resume`], but returns only the result of the workspace itself.
     ///
     /// # Errors
     /// If it cannot be started; the error gives the reason and what to do.

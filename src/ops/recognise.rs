@@ -16,7 +16,7 @@ use crate::{
     store::Store,
 };
 
-/// Evidence from the registry that an engine is ours.
+/// Evidence from the registry that an engine is the accepted one.
 pub struct OwnContainers<'a>(pub &'a Store);
 
 #[async_trait]
@@ -49,8 +49,9 @@ impl Inner {
 
     /// A container in the accepted engine; `None` if that engine does not know it.
     ///
-    /// A different engine does not know it either, and the socket may lead back to ours between that answer and the
-    /// check of the engine. So an absence counts only between two checks, as in a [`trusted::snapshot`].
+    /// A different engine also answers that the container is absent, and the socket may lead back to the accepted
+    /// engine before the engine is checked. The absence is therefore observed again after the first check, and the
+    /// engine is then checked a second time, as in a [`trusted::snapshot`].
     pub(super) async fn find_container(&self, id: &ContainerId) -> OpResult<Option<InspectedContainer>> {
         match self.engine.inspect_container(id).await {
             Err(error) if error.kind == ErrorKind::Absent => {}
@@ -67,10 +68,10 @@ impl Inner {
 }
 
 impl Ops {
-    /// Refuses an action that would wait for an engine that answers and is not the accepted one: only an operator can
-    /// accept an engine. Rejected: accepting it if the registry owns nothing, because the socket may lead to another
-    /// user's engine at that moment, and the workspace would stay there. If the engine gives no answer, the action
-    /// waits; that error is returned.
+    /// Returns an error if the engine answers and is not the accepted one. The action would wait without end, because
+    /// only an operator can accept an engine. Rejected: accepting the engine automatically if the registry owns
+    /// nothing, because the socket may lead to another user's engine at that moment, and the workspace would then exist
+    /// there. If the engine gives no answer, the action can wait, and the engine's error is returned as `Some`.
     pub(super) async fn refuse_another_engine(&self) -> OpResult<Option<EngineError>> {
         let registry = self.0.store.registry().await?;
         if registry.is_some_and(|registry| registry.engine_accepted_at.is_some()) {

@@ -4,8 +4,8 @@ use super::{Applied, OpResult, Ops, Up, pause::own};
 use crate::domain::ids::WorkspaceId;
 
 impl Ops {
-    /// Replaces the container by one with the row's current settings (image, limits, environment) and starts it,
-    /// paused or not, together with workspaces that were paused along with it.
+    /// Replaces the container by one with the row's current settings (image, limits, environment) and starts it, even
+    /// if the workspace is paused. Workspaces that were paused along with it are started too.
     ///
     /// # Errors
     /// If it cannot be created or started. A running container is not touched until the new one exists.

@@ -29,9 +29,9 @@ pub enum Removal {
     Removed {
         /// Number of workspaces below it that were removed too.
         cascaded: usize,
-        /// The result of the purge, if one was ordered: an error says what is not deleted yet.
+        /// The result of the purge, if one was ordered; an error if not everything is deleted yet.
         purged: Option<OpResult<()>>,
-        /// Why the things are not in the trash yet: the engine gives no answer.
+        /// The engine's error, if containers and volumes are not in the trash yet because the engine gives no answer.
         waits: Option<EngineError>,
     },
     /// It has children and `cascade` was not given: nothing was done.
@@ -39,9 +39,9 @@ pub enum Removal {
 }
 
 impl Ops {
-    /// Removes a workspace; with `cascade` also everything below it. With `purge`, what they own is permanently
-    /// deleted instead of being kept in the trash, and this call waits for that. The rows record the order:
-    /// `reap_removed` continues with what could not be done at once.
+    /// Removes a workspace; with `cascade` also everything below it. With `purge`, what they own is permanently deleted
+    /// instead of being kept in the trash, and this call waits for that. The rows record the removal, and
+    /// `reap_removed` completes what could not be done at once.
     ///
     /// # Errors
     /// If there is no such workspace.
@@ -72,8 +72,9 @@ impl Ops {
         }
     }
 
-    /// Waits until the trash shows everything removed. It does not wait for the stops, which may take their whole
-    /// grace period, nor for an engine that gives no answer; that engine error is returned.
+    /// Waits until the trash shows everything that was removed. Does not wait until the containers are stopped, which
+    /// may take their whole grace period. Does not wait for an engine that gives no answer either; its error is
+    /// returned.
     async fn until_claimed(
         &self,
         removed: &[WorkspaceId],
@@ -117,11 +118,12 @@ impl Ops {
         self.move_removed_to_trash_now(id, phase).await?;
         let mut in_use = None;
         let mut entries = self.0.store.trash_of(vec![id]).await?;
-        // Replaced containers first: they mount the volumes that are in the removal's own entry.
+        // Entries of replaced containers first: these containers mount the volumes that are in the entry of the
+        // removal.
         entries.sort_by_key(|entry| !entry.contents.volumes.is_empty());
         for entry in entries {
             match self.purge_entry(&entry, phase).await {
-                // Something else still uses it; the other entries are deleted anyway.
+                // The container or a volume of this entry is in use. The other entries are deleted anyway.
                 Err(error @ OpError::Conflict(_)) => in_use = Some(error),
                 other => drop(other?),
             }
@@ -129,10 +131,11 @@ impl Ops {
         if let Some(error) = in_use {
             return Err(error);
         }
-        // A different engine shows nothing, which looks like success, so the engine is checked before and after.
+        // A different engine has none of these objects, which looks like success, so the engine is checked before and
+        // after.
         self.0.recognise_engine().await?;
         if self.0.contents_of(&row).await? != TrashContents::default() {
-            return Err(OpError::Conflict("the engine still has its container or a volume of it".into()));
+            return Err(OpError::Conflict("the engine still has its container or one of its volumes".into()));
         }
         self.0.recognise_engine().await?;
         Ok(if self.0.store.finish_purge(id, self.0.clock.now()).await? {
@@ -150,7 +153,8 @@ impl Ops {
     }
 }
 
-/// Turns "raced" into an error: the workspace was undeleted meanwhile, and nothing was deleted.
+/// Turns `Applied::Raced` into an error: the purge was not completed, for example because the workspace was undeleted
+/// meanwhile.
 fn gone(applied: OpResult<Applied>) -> OpResult<()> {
     match applied? {
         Applied::Done(_) => Ok(()),

@@ -13,8 +13,8 @@ impl Ops {
         own(self.bring_up(id, Up::Restart).await?, id)
     }
 
-    /// Restarts a workspace by order of its own agent. Only from a status that `Cause::Restart` allows: not from one
-    /// that an operator has chosen, such as paused.
+    /// Restarts a workspace by order of its own agent. The status must allow `Cause::Restart`; statuses that an
+    /// operator chose, such as paused, do not.
     ///
     /// # Errors
     /// If it cannot be started.

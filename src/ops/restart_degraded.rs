@@ -51,8 +51,8 @@ impl Ops {
         (why, swept_by): (String, &'static str),
         phase: &Phase,
     ) -> OpResult<Applied> {
-        // Before anything is charged to the budget: a frozen process misses heartbeats because a user paused its
-        // container.
+        // Checked before anything is charged to the budget: if a user paused the container, its process is frozen, and
+        // missing heartbeats are no fault of the agent.
         if let Some(paused) = self.0.paused_by_hand(&self.0.row(id).await?).await? {
             return Ok(Applied::Raced(paused));
         }
@@ -68,8 +68,9 @@ impl Ops {
         };
         let done = self.start_now(id, order, phase).await;
         if !matches!(done, Ok(Applied::Done(_))) {
-            // Not a restart unless its transaction has begun; the next run of the pass tries again. If the stop took
-            // effect anyway, that exit is charged when it is observed.
+            // The charge is undone, unless the start's transaction was committed: only then does the order count as a
+            // restart. The next run of the pass tries again. If the old process was stopped, its exit is charged when
+            // it is observed.
             if let Err(error) = self.0.store.refund_restart(claimed).await {
                 tracing::warn!(workspace = %id, %error, "restart was not carried out, but stays charged to the budget");
             }
@@ -79,8 +80,8 @@ impl Ops {
 }
 
 impl Inner {
-    /// A message if a user has paused the row's container by hand; only an operator's order ends that. `None`
-    /// otherwise.
+    /// A message if a user has paused the row's container by hand; `None` otherwise. Only an operator's order starts
+    /// such a container again.
     pub(super) async fn paused_by_hand(&self, row: &Workspace) -> OpResult<Option<String>> {
         let Some(container) = row.container.as_ref().filter(|_| !is(Mutation::RestartPaused)) else {
             return Ok(None);

@@ -13,10 +13,10 @@ use crate::{
 };
 
 impl Ops {
-    /// Restores a trash entry: a removed workspace is undeleted, unknown things are adopted.
+    /// Restores a trash entry: a removed workspace is undeleted; an unknown container and its volumes are adopted.
     ///
     /// # Errors
-    /// If the entry is gone, is being deleted, or has no workspace to return to.
+    /// If the entry is gone or is being deleted, or if its workspace has another container by now.
     pub async fn restore(&self, entry: TrashId) -> OpResult<Applied> {
         let gone =
             || OpError::NotFound("there is no such trash entry; `ostler trash ls` lists the entries".into());
@@ -76,20 +76,22 @@ impl Ops {
         if row.as_ref().is_none_or(|row| row.status == Status::Removed)
             && found.reason == TrashReason::Unknown
         {
-            // Before the container is renamed: without a row to return to, it stays in the trash.
+            // Adopted before the container is renamed: if the adoption fails, there is no row for the container, and it
+            // stays in the trash.
             self.adopt_restored(&found).await?;
         }
         if let Some(container) = &found.contents.container {
             crash_point::before("restore: rename a container");
             match self.0.engine.rename_container(&container.id, &container.name).await {
                 Ok(()) => crash_point::after("restore: rename a container"),
-                // A different engine does not know it either. If ours were not checked, the container would keep its
-                // trash name there, and no listing would find it.
+                // A different engine would also answer that the container is absent, so the engine is checked. Without
+                // the check, the entry would be finished while the container in the accepted engine kept its trash
+                // name, and no listing would attribute the container to its workspace.
                 Err(error) if error.kind == ErrorKind::Absent => {
                     self.0.recognise_engine().await?;
                 }
-                // An earlier rename was reported as failed, and succeeded. Or another container has the name by now:
-                // the row identifies its own container by id.
+                // An earlier rename may have succeeded although it was reported as failed. Or another container has the
+                // name by now, which is allowed because the row identifies its container by id.
                 Err(error) => match self.0.engine.inspect_container(&container.id).await {
                     Ok(seen) if seen.name == container.name || error.kind == ErrorKind::Conflict => {}
                     _ => return Err(error.into()),
@@ -104,7 +106,7 @@ impl Ops {
         let request =
             AdoptRequest { workspace: entry.workspace, contents: entry.contents.clone(), known: None };
         let adopted = self.adopt_contents(&request, "restored from the trash").await;
-        // A repeated attempt would fail in the same way each time.
+        // The restore is cancelled, because every repeated attempt would fail in the same way.
         if let Err(OpError::Conflict(_) | OpError::Invalid(_)) = adopted
             && !is(Mutation::RestoreForever)
         {

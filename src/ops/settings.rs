@@ -7,8 +7,8 @@ use crate::domain::{
     runtime::Runtime,
 };
 
-/// The part of the configuration that is read while the daemon runs, in one value: a reload replaces it as a whole, so
-/// the daemon never runs with half of a new file.
+/// The part of the configuration that is read while the daemon runs, in one value. A reload replaces it as a whole, so
+/// the daemon never mixes old and new settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The instance whose labels containers and volumes carry.
@@ -19,11 +19,11 @@ pub struct Settings {
     pub ports: PortRange,
     /// The port on which agents reach ostler.
     pub platform_port: u16,
-    /// The URL at which agents reach ostler; `None`: the gateway of their network.
+    /// The URL at which agents reach ostler; `None` means the gateway of their network.
     pub platform_url: Option<String>,
     /// Whether each workspace has its own network, without traffic between workspaces.
     pub isolate: bool,
-    /// The size in bytes at which a container's log is dropped and begun again.
+    /// The size in bytes at which a container's log is discarded and a new one is started.
     pub log_bytes: u64,
     /// How long the trash keeps its entries.
     pub trash_retention: Duration,
@@ -61,7 +61,7 @@ impl Settings {
 pub struct Limits {
     /// How long a container has to be absent before its tokens are stale.
     pub absence_grace: Duration,
-    /// How long something unknown has to be seen before it is moved to the trash.
+    /// How long an unknown container or volume has to be observed before it is moved to the trash.
     pub unknown_grace: Duration,
     /// How long removed rows are kept.
     pub removed_retention: Duration,

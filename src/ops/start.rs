@@ -1,4 +1,4 @@
-//! Start: one fixed order of steps, so that no crash and no race leaves a container with the wrong token.
+//! Start: a fixed sequence of steps, so that no crash and no race leaves a container with the wrong token.
 //!
 //! Prepare (image, volumes, a container *created*) → verify that the previous token owner's container is stopped → one
 //! transaction (incarnation + 1, new token, older tokens revoked) → write the token file and read it back → re-read
@@ -8,9 +8,9 @@
 //! If the engine's start call times out or reports that the container runs already, the running process may hold an
 //! older token. The container is then stopped and verified, and all steps from the transaction on are repeated.
 //!
-//! Limit: a token write that timed out, and that the engine carries out after a later start has read its own token
-//! back, leaves an older token in the file. It cannot be distinguished from an agent that saved the token from its
-//! `register` answer. A restart repairs it.
+//! Limit: if a token write times out, the engine may carry it out much later, even after a later start has written its
+//! own token and read it back. The file then contains the older token. ostler cannot distinguish this from an agent
+//! that saved the token from its `register` answer. A restart repairs it.
 
 use std::collections::BTreeMap;
 
@@ -65,16 +65,17 @@ pub struct StartOrder {
     pub new_container: bool,
     /// Whether a new, empty work volume may replace a missing one.
     pub new_volume: bool,
-    /// Id of the newest event when the order was given; if `None`, when the start begins. If the workspace was removed
-    /// and undeleted after that event, the start is abandoned.
+    /// Id of the newest event when the order was given; `None` means the newest event when the start begins. If the
+    /// workspace was removed and undeleted after that event, the start is abandoned.
     pub decided_after: Option<i64>,
     /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason.
     pub degraded: Option<(&'static str, String)>,
 }
 
 impl StartOrder {
-    /// The narrowest cause that applies to a row with this status; `None` if the order may not start it. Narrow, so
-    /// that a stop between the order's read of the row and its transaction makes the transaction fail.
+    /// The cause that applies to a row with this status; `None` if the order may not start it. No two of an operator's
+    /// causes apply to the same status. If a stop changes the status after the order has read the row, the cause does
+    /// not apply any more, and the order's transaction fails.
     fn cause_from(&self, status: Status) -> Option<Cause> {
         let cause = self.cause?;
         let operator = [Cause::Restart, Cause::Resume, Cause::StartByOperator];
@@ -94,9 +95,9 @@ struct Prepared {
     replaces: Option<NamedContainer>,
 }
 
-/// Hash of everything a container is made from; a container whose hash differs from its row's has drifted. It covers
-/// the platform URL, the platform port and the kind of network, which are fixed when a container is created. It does
-/// not cover the configuration, which is in a volume and is written by a start.
+/// Hash of all settings with which a container is created. If the hash of a container differs from its row's, the
+/// container has drifted. It covers the platform URL, the platform port and the kind of network, which are fixed when a
+/// container is created. It does not cover the configuration, which is in a volume and is written by a start.
 fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
     let spec = Spec { config: None, ..row.spec.clone() };
     hash_of(&MadeFrom { spec: &spec, tier: row.tier, parent: row.parent }, runtime, settings)
@@ -180,13 +181,15 @@ impl Ops {
         } else if let Err(OpError::Engine(error)) = &started
             && error.kind == ErrorKind::Absent
         {
-            // It was removed after this order inspected it: the second run finds none, and creates one.
+            // The container was removed after this order inspected it. The second run finds no container, and creates
+            // one.
             tracing::warn!(workspace = %row.name, %error, "container disappeared during the start; creating a new one");
             started = self.prepare_and_begin(&self.0.row(id).await?, &order, phase).await;
         }
         match started {
             Err(error @ (OpError::Impossible(_) | OpError::Invalid(_) | OpError::NoRuntime { .. })) => {
-                // A different engine lacks every image and volume, which is no evidence about this workspace.
+                // If the socket leads to a different engine, the image and the volumes are missing there. That does not
+                // show that this workspace cannot start.
                 self.0.recognise_engine().await?;
                 self.0.note_impossible(id, &error).await?;
                 Err(error)
@@ -228,7 +231,7 @@ impl Ops {
                 if prepared.replaces.is_some()
                     && let Err(error) = self.finish_replacing(row.id, phase).await
                 {
-                    // The workspace is started anyway; `settle` finishes the claim.
+                    // The workspace is started anyway; `settle` completes the move to the trash.
                     tracing::warn!(workspace = %row.id, %error, "replaced container is not in the trash yet");
                 }
                 if runtime.readiness == Readiness::Container {
@@ -348,8 +351,8 @@ impl Inner {
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
         }
-        // The command that creates a new container once the image exists: a plain start would reuse the kept
-        // container.
+        // The command that error messages suggest for when the image exists again. It has to create a new container; if
+        // there is a container that can start, `ostler start` would use that one.
         let again = if held.is_some() && !never_starts && !port_lost { "recreate" } else { "start" };
         self.ensure_image(row, again, phase).await?;
         if self.row(row.id).await?.status == Status::Removed {
@@ -364,8 +367,8 @@ impl Inner {
         crash_point::before("start: create its container");
         let mut made = self.engine.create_container(&spec).await;
         if made.as_ref().is_err_and(|error| error.kind == ErrorKind::Absent) {
-            // A volume may have been removed since the check. The second check reports what is missing, or creates
-            // again what may be created.
+            // A volume may have been removed since the check. The second check creates it again if that is allowed, and
+            // otherwise reports it as missing.
             self.ensure_volumes(&self.row(row.id).await?, runtime, order, phase).await?;
             made = self.engine.create_container(&spec).await;
         }
@@ -382,10 +385,10 @@ impl Inner {
         }))
     }
 
-    /// Whether the row's port is the one that its container publishes, which is fixed at creation. A different port is
-    /// stored in the row unless another row has it. While a registry is recovering, ports of containers that it does
-    /// not know are allotted again: a container that is adopted or restored later may publish a port that belongs to
-    /// another row by then.
+    /// Whether the row's port is the one that its container publishes. A container's port is fixed when it is created,
+    /// so if the two differ, the container's port is stored in the row. The result is `false` if another row has that
+    /// port. This happens because a registry that is recovering also allots ports that unknown containers publish: when
+    /// such a container is adopted or restored later, its port may belong to another row.
     async fn has_its_port(&self, row: &Workspace, published: Option<u16>) -> OpResult<bool> {
         match published {
             Some(_) if row.host_port != published => {
@@ -398,8 +401,8 @@ impl Inner {
     }
 
     /// Renames a kept container that has a trash name back to its own name; otherwise no listing attributes it to its
-    /// workspace. A rename into the trash that timed out, and that the engine carried out after the container was
-    /// restored, leaves such a name.
+    /// workspace. A container has such a name if its rename into the trash timed out, and the engine carried the rename
+    /// out after the container was restored.
     async fn restore_name(&self, row: &Workspace, kept: &NamedContainer) -> OpResult<()> {
         let labels = self.labels(row.id);
         if let Owner::Trash(..) = container_owner(self.settings().instance, &kept.name, &labels) {
@@ -493,7 +496,8 @@ impl Inner {
         } else {
             self.make_volume(row, work, runtime.user).await?;
         }
-        // If a volume of another engine were recorded here, ours would report it as lost from then on.
+        // If the volume exists only in a different engine, it must not be recorded: every later start in the accepted
+        // engine would report the volume as lost.
         self.recognise_engine().await?;
         self.note_work_volume(row).await
     }
@@ -502,7 +506,7 @@ impl Inner {
         let spec = VolumeSpec { name, labels: self.labels(row.id), owner };
         crash_point::before("start: create a volume");
         match self.engine.create_volume(&spec).await {
-            // An earlier creation was reported as failed, and succeeded.
+            // An earlier creation succeeded although it was reported as failed.
             Err(error) if error.kind == ErrorKind::Conflict => {}
             other => other?,
         }
@@ -665,7 +669,8 @@ impl Inner {
             self.stop_and_verify(&prepared.container, runtime.stop_grace).await?;
             return Ok(None);
         }
-        // The container must not run with a start that this order could not verify.
+        // Each attempt timed out, or found the container running. The container may run with an older token, so it is
+        // stopped.
         self.stop_and_verify(&prepared.container, runtime.stop_grace).await?;
         Err(last.map_or_else(
             || OpError::Impossible("its container could not be started".into()),
@@ -675,7 +680,7 @@ impl Inner {
 
     /// Converts an engine error: to `Impossible` if it is permanent (an operator has to act), to `Engine` if it is
     /// transient. It is transient if the engine did not answer, if the engine is not recognised as the accepted one, or
-    /// if the container is half-started: the next attempt creates a new container.
+    /// if the container is half-started, in which case the next attempt creates a new container.
     async fn verdict(&self, error: EngineError, emit: impl FnOnce(&EngineError) -> String) -> OpError {
         let engines_own =
             matches!(error.kind, ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::HalfStarted);
@@ -685,9 +690,9 @@ impl Inner {
         OpError::Impossible(emit(&error))
     }
 
-    /// Same as `verdict`, for a call on a container. If the container was removed meanwhile, the error stays "absent":
-    /// the order begins again with a new container. A missing file is also reported as absent, so the container is
-    /// inspected.
+    /// Same as `verdict`, for a call on a container. If the container was removed meanwhile, the result is an engine
+    /// error of kind `Absent`, and the order begins again with a new container. Because a missing file is also reported
+    /// as `Absent`, the container is inspected.
     async fn verdict_of(
         &self,
         container: &ContainerId,
@@ -711,7 +716,7 @@ impl Inner {
     }
 
     /// Writes the token and reads it back; writes the configuration if it is missing or changed. The files belong to
-    /// the agent's uid: the agent could not read a token file of root's with mode 0600.
+    /// the agent's uid: the agent could not read a token file that is owned by root and has mode 0600.
     async fn write_files(
         &self,
         (id, workspace): (WorkspaceId, &WorkspaceName),
@@ -749,7 +754,7 @@ impl Inner {
         let row = self.row(id).await?;
         let Some(config) = row.spec.config.or_else(|| runtime.config_template.clone()) else { return Ok(()) };
         let path = format!("{CONFIG_DIRECTORY}/{CONFIG_FILE}");
-        // Read together with the configuration: a change after this point stays pending.
+        // From the same row as the configuration: a change that is made after this row was read stays pending.
         let pending = row.config_pending;
         match self.engine.read_file(container, &path).await {
             Ok(_) if !pending => Ok(()),
@@ -780,8 +785,8 @@ impl Inner {
         }
     }
 
-    /// Reports a failed write into the config volume. If a healthy engine refuses it, the cause is what the agent left
-    /// in the volume, or a full disk: every start would fail in the same way, and an operator has to act.
+    /// Reports a failed write into the config volume. If a working engine refuses the write, the cause is a file that
+    /// the agent left in the volume, or a full disk. Every start would fail in the same way, so an operator has to act.
     async fn check_written(
         &self,
         (id, workspace): (WorkspaceId, &WorkspaceName),
@@ -833,7 +838,8 @@ impl Inner {
             payload: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
             at: self.clock.now(),
         };
-        // Uses the narrowest cause, so that a stop in between is not overwritten.
+        // The cause applies to the status that was read, and not to `paused`, so that a stop in between is not
+        // overwritten.
         let retry = match row.status {
             Status::Offline | Status::Failed(Failure::ProvisionTimeout) => Some(Cause::Restart),
             Status::Failed(Failure::StartError) => Some(Cause::StartByOperator),
@@ -858,8 +864,8 @@ impl Inner {
 fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Environment {
     let mut env = runtime.env.clone();
     env.extend(row.spec.env.clone());
-    // Last, so that they override the row's environment (`OWN_VARIABLES` of the spec): a container must not be able to
-    // pass for another workspace by its environment.
+    // Last, so that they override the row's environment (`OWN_VARIABLES` of the spec): a workspace's environment must
+    // not be able to give its container the id of another workspace.
     env.insert("WORKSPACE_ID".into(), row.id.to_string());
     env.insert("WORKSPACE_CONFIG_PATH".into(), CONFIG_DIRECTORY.into());
     env.insert("PLATFORM_URL".into(), platform_url);
@@ -899,7 +905,7 @@ fn refused(error: &EngineError, spec: &ContainerSpec, row: &Workspace, again: &s
     format!("the engine refused to create its container: {}", error.message)
 }
 
-/// Advice to the operator about a file in the config volume that a healthy engine cannot write or read. The engine's
+/// Advice to the operator about a file in the config volume that a working engine cannot write or read. The engine's
 /// message gives the cause: for example, the agent put something else in the file's place, or the disk is full.
 fn repair_advice(id: WorkspaceId, name: &WorkspaceName) -> String {
     let volume = volume_name(id, VolumeKind::Config);
@@ -989,12 +995,12 @@ mod tests {
         let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
         assert!(
             is_made_from(&now, &row) && is_made_from(&of_older_version, &row),
-            "both hashes match the row"
+            "both hashes must match the row"
         );
 
         let mut other = row.clone();
         other.spec.config = Some("second".into());
-        assert!(is_made_from(&now, &other), "the configuration is in a volume, not in the container");
+        assert!(is_made_from(&now, &other), "a changed configuration must not count as drift");
         let mut other = row.clone();
         other.spec.env.insert("A".into(), "1".into());
         assert!(!is_made_from(&now, &other) && !is_made_from(&of_older_version, &other));

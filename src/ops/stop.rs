@@ -35,7 +35,7 @@ impl Ops {
         if !row.status.forbids_running() {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
-        // An engine that is not ours shows no containers, which would look like success.
+        // A different engine has none of the containers, which would look like success.
         self.0.recognise_engine().await?;
         self.stop_containers_of(&row).await?;
         if let Some((pass, evidence)) = swept {
@@ -46,7 +46,7 @@ impl Ops {
         Ok(Applied::Done("its container is stopped".into()))
     }
 
-    /// Stops what a removal had not stopped before it was undone.
+    /// Stops the containers that a removal had not stopped yet when it was undone.
     pub(super) async fn stop_undeleted_now(&self, id: WorkspaceId, phase: &Phase) -> OpResult<Applied> {
         phase.report("undelete: stopping its container");
         let row = self.0.row(id).await?;
@@ -86,8 +86,8 @@ impl Ops {
                 return Err(error.into());
             }
         }
-        // A different engine shows no containers, which looks like success; and the socket may lead to one since the
-        // first check.
+        // A different engine has none of the containers, which looks like success, and the socket may lead to one since
+        // the first check.
         self.0.recognise_engine().await?;
         Ok(())
     }
@@ -113,8 +113,8 @@ impl Inner {
             .map_or(std::time::Duration::from_secs(10), |runtime| runtime.stop_grace)
     }
 
-    /// Stops a container and verifies its state: a successful answer does not prove it, because something else may
-    /// start the container again.
+    /// Stops a container and verifies its state. A successful answer does not prove that the container is stopped,
+    /// because another process may have started it again.
     pub(super) async fn stop_and_verify(
         &self,
         container: &ContainerId,
@@ -135,9 +135,9 @@ impl Inner {
         }
     }
 
-    /// The containers of a workspace: those that are ours by label and name, and the row's own by its id and labels,
-    /// whatever its name is now. A listing may lack the row's container, or be older than it; inspecting the id has
-    /// neither problem.
+    /// The containers of a workspace: all listed ones whose labels and name belong to it, and the container in its row.
+    /// The row's container is also inspected by its id, because it may have another name, and because a listing may be
+    /// incomplete or older than the container.
     pub(super) async fn containers_of(&self, row: &Workspace) -> OpResult<Vec<ContainerId>> {
         let listed = self.engine.list_containers(LABEL_WORKSPACE, Some(&row.id.to_string())).await?;
         let ours = listed.into_iter().filter(|container| {

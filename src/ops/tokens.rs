@@ -14,7 +14,8 @@ use crate::{
 
 /// The maximum number of valid tokens of a workspace (wire protocol, §5).
 pub(super) const LIVE_TOKENS_MAX: u32 = 50;
-/// Minimum time between two records of an instance token's use, besides those made with each heartbeat.
+/// Minimum time after which the use of an instance token is recorded again. Heartbeats are not subject to it: each one
+/// records a use.
 const USE_NOTED_EVERY: Duration = Duration::from_secs(30);
 
 impl Ops {
@@ -49,7 +50,7 @@ impl Ops {
     /// Revokes a token.
     ///
     /// # Errors
-    /// If there is no such live token.
+    /// If the workspace has no such valid token.
     pub async fn revoke_token(&self, id: WorkspaceId, token: TokenId) -> OpResult<()> {
         if self.0.store.revoke_token(id, token, self.0.clock.now()).await? {
             Ok(())
@@ -60,7 +61,8 @@ impl Ops {
         }
     }
 
-    /// The principal that a presented token authenticates, from memory. `None` is certain: the token is not valid.
+    /// The principal that a presented token authenticates, from memory. `None` means that the token is certainly not
+    /// valid.
     #[must_use]
     pub fn token_subject(&self, presented: &str) -> Option<TokenSubject> {
         let token = Token::parse(presented)?;
@@ -68,7 +70,8 @@ impl Ops {
     }
 
     /// Whether the use of a token is to be recorded again. Each heartbeat records the use of an instance token, so
-    /// other uses are recorded rarely: well within the grace period after which a token counts as stale.
+    /// other uses are recorded less often. The interval is much shorter than the grace period after which a token
+    /// counts as stale.
     #[must_use]
     pub fn is_use_due(&self, token_owner: &TokenOwner) -> bool {
         let now = self.0.clock.now();
@@ -91,16 +94,16 @@ impl Ops {
     /// The workspace that a token belonged to, if the token is no longer valid.
     ///
     /// # Errors
-    /// If the store fails. The token may be valid, so this is never a refusal.
+    /// If the store fails. The caller must then not refuse the token, because it may be valid.
     pub async fn invalid_token(&self, presented: &str) -> OpResult<Option<InvalidToken>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
         Ok(self.0.store.invalid_token(token.digest()).await?)
     }
 
-    /// The removed workspace whose token this was when it was removed.
+    /// The removed workspace that owned this token when it was removed.
     ///
     /// # Errors
-    /// If the store fails. The token may be valid, so this is never a refusal.
+    /// If the store fails. The caller must then not refuse the token, because it may be valid.
     pub async fn removed_token_owner(&self, presented: &str) -> OpResult<Option<WorkspaceId>> {
         let Some(token) = Token::parse(presented) else { return Ok(None) };
         Ok(self.0.store.removed_token_owner(token.digest()).await?)
@@ -120,7 +123,7 @@ impl Ops {
     /// Revokes an admin token.
     ///
     /// # Errors
-    /// If there is none with that id.
+    /// If there is no valid admin token with that id.
     pub async fn revoke_admin_token(&self, id: TokenId) -> OpResult<()> {
         if self.0.store.revoke_admin_token(id, self.0.clock.now()).await? {
             Ok(())

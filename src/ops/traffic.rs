@@ -1,9 +1,9 @@
 //! In-flight requests to agents, and when each workspace was last active.
 //!
-//! Kept in memory, because every message would need two writes otherwise. A crash loses only how recently a workspace
-//! was active, and after a start every idle window begins again anyway. A workspace that is about to hibernate is
-//! *closed* under the same lock that counts its requests, so no request is admitted between reading the counter and
-//! stopping the container: the request waits, and wakes the workspace.
+//! Kept in memory, because otherwise every message would need two writes. A crash loses only the times of recent
+//! activity, and idle windows start over after a start anyway. A workspace that is about to hibernate is *closed* under
+//! the same lock that counts its requests, so no request is admitted between reading the counter and stopping the
+//! container: the request waits, and wakes the workspace.
 
 use std::{
     collections::HashMap,
@@ -29,7 +29,7 @@ struct Flow {
     fresh: bool,
 }
 
-/// See the module documentation. Cheap to clone; all clones share their state.
+/// In-flight requests and last activity of all workspaces. Cheap to clone; all clones share their state.
 #[derive(Clone)]
 pub struct Traffic {
     flows: Arc<Mutex<HashMap<WorkspaceId, Flow>>>,
@@ -85,8 +85,8 @@ impl Traffic {
         Some(InFlightRequest { traffic: self.clone(), from, to })
     }
 
-    /// Remembers the workspace of a command until it is started. A command that is never started is forgotten after an
-    /// hour.
+    /// Remembers the workspace of a command until the command is started. A command that is never started is forgotten
+    /// after an hour.
     pub fn prepare(&self, exec: &ExecId, id: WorkspaceId) {
         let now = self.clock.now();
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ impl Traffic {
         prepared.insert(exec.clone(), (id, now));
     }
 
-    /// Counts a command as an in-flight request while the result is held. `None` for a command that was prepared
+    /// Counts a command as an in-flight request until the result is dropped. `None` for a command that was prepared
     /// before this daemon started.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl Traffic {
         }
     }
 
-    /// When a request or command last began or ended, if known.
+    /// When a request or command to or from a workspace last began or ended, if known.
     #[must_use]
     pub fn passed_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.passed_at)
@@ -119,19 +119,19 @@ impl Traffic {
         self.lock().entry(id).or_default().touch(now);
     }
 
-    /// Number of in-flight requests from or to it.
+    /// Number of in-flight requests from or to a workspace.
     #[must_use]
     pub fn open(&self, id: WorkspaceId) -> u32 {
         self.lock().get(&id).map_or(0, |flow| flow.open)
     }
 
-    /// When it was last active, if known.
+    /// When a workspace was last active, if known.
     #[must_use]
     pub fn active_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.active_at)
     }
 
-    /// When it last sent a request, if known.
+    /// When a workspace last sent a request, if known.
     #[must_use]
     pub fn sent_at(&self, id: WorkspaceId) -> Option<Timestamp> {
         self.lock().get(&id).and_then(|flow| flow.sent_at)
@@ -165,8 +165,8 @@ impl Traffic {
         }
     }
 
-    /// Admits requests again, even if hibernation attempts are in progress. The row's status decides how requests are
-    /// handled.
+    /// Admits requests again, even if hibernation attempts are in progress. The row's status then decides how requests
+    /// are handled.
     pub(super) fn reopen(&self, id: WorkspaceId) {
         if let Some(flow) = self.lock().get_mut(&id) {
             flow.closed = 0;

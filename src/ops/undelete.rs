@@ -54,7 +54,7 @@ impl Ops {
         for entry in self.0.store.trash_of(vec![id]).await? {
             if entry.state == TrashState::Restoring {
                 match self.order(id, Order::Restore(entry.id)).await {
-                    // The row is back, and `settle` finishes the restore.
+                    // The row is undeleted already, and `settle` finishes the restore.
                     Err(OpError::Engine(error)) if error.gave_no_answer() => {
                         return Ok(Applied::Done(format!(
                             "undeleted and paused; its container and volumes are restored when Podman answers. \
@@ -65,8 +65,8 @@ impl Ops {
                 }
             }
         }
-        // If it was undeleted before its container was stopped and moved to the trash, the container would run until
-        // the next sweep.
+        // If the workspace was undeleted before the removal stopped its container, the container still runs. Without
+        // this order it would run until the next sweep.
         if self.0.row(id).await?.container.is_none() {
             return Ok(Applied::Done(summary.to_owned()));
         }

@@ -29,7 +29,8 @@ impl Ops {
         let before = self.0.row(id).await?;
         patch.spec.check()?;
         if let Some(command) = patch.spec.command.as_mut().filter(|command| command.is_empty()) {
-            // As at create: an empty command means the runtime's command, and only if that is empty the image's.
+            // As in a create request, an empty command means the runtime's command. If that is empty too, the image's
+            // command runs.
             let runtime = patch.runtime.as_deref().unwrap_or(&before.runtime);
             if let Ok(runtime) = self.0.runtime(runtime) {
                 command.clone_from(&runtime.command);
@@ -54,7 +55,8 @@ impl Ops {
     fn needs(&self, row: &Workspace) -> Needs {
         let up = !matches!(row.status, Status::Removed | Status::AwaitingAgent) && row.container.is_some();
         let recreate = up && self.drifted(row);
-        // A kept container keeps its environment, including its parent's id: a restart alone does not change that.
+        // If the container is kept, its environment, including its parent's id, stays the same: a restart does not
+        // apply such changes.
         Needs { restart: recreate || (up && row.config_pending), recreate }
     }
 }

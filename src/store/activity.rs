@@ -1,8 +1,9 @@
 //! Activity: messages through the proxy, messages that wait for an agent to poll them, notices, and agents' reports of
 //! their work.
 //!
-//! The history of each workspace is a ring, bounded by count and by bytes. A message that waits to be polled does not
-//! belong to the history: it is never dropped to make room. A full mailbox refuses the next sender instead.
+//! Each workspace's history is bounded by count and by bytes; the oldest rows are dropped. A message that waits to be
+//! polled does not belong to the history and is never dropped to make room. If the mailbox is full, the next message is
+//! refused.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -19,10 +20,10 @@ use crate::domain::{
 const KEPT: u32 = 500;
 /// Bytes of history kept per workspace.
 const KEPT_BYTES: i64 = 4 << 20;
-/// The most messages that wait for one agent. Their bytes are limited by the next constant.
+/// Maximum number of messages that wait for one agent. The next constant limits their bytes.
 const WAITING_MAX: i64 = 500;
 const WAITING_BYTES_MAX: i64 = 32 << 20;
-/// A page ends after the row with which its bodies reach this many bytes.
+/// A page ends when the bodies of its rows reach this many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
 /// Source of a row's one-line summary.
@@ -30,7 +31,7 @@ const PAGE_BYTES: usize = 4 << 20;
 pub enum Summary {
     /// This text, or none.
     Text(Option<String>),
-    /// A message to the workspace; the line contains the workspace's name.
+    /// The row is a message to the workspace. The summary contains the workspace's name.
     Message {
         /// Why it failed; `None` if it succeeded.
         failed: Option<String>,
@@ -71,9 +72,9 @@ pub struct NewActivity {
 /// Row of activity as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Activity {
-    /// Position among all rows of all workspaces; rises with each new row.
+    /// Position among the rows of all workspaces; increases with each new row.
     pub sequence: i64,
-    /// Also the cursor that clients poll with.
+    /// Clients use it as a cursor.
     pub id: ActivityId,
     /// One of [`TYPES`].
     pub activity_type: &'static str,
@@ -102,9 +103,9 @@ pub struct Activity {
 /// Result of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ActivityPage {
-    /// Newest first, or oldest first after a cursor.
+    /// Rows, newest first; oldest first if the query has a cursor.
     Rows(Vec<Activity>),
-    /// The workspace has no row with the cursor's id, or it was dropped.
+    /// The workspace has no row with the cursor's id; the row may have been dropped.
     UnknownCursor,
 }
 
@@ -221,10 +222,10 @@ fn activity(row: &rusqlite::Row<'_>) -> rusqlite::Result<Activity> {
 const ASKED_FOR: &str = "(?3 IS NULL OR activity_type = ?3) AND (?4 IS NULL OR (source_id IS NULL) = ?4) \
      AND (?5 IS NULL OR source_id = ?5 OR target_id = ?5)";
 
-/// Returns rows after a position, oldest first, or else the newest rows first.
+/// With `after`, returns the rows after that position, oldest first. Otherwise returns the newest rows, newest first.
 fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -> StoreResult<Vec<Activity>> {
     let order = if after.is_some() { "ASC" } else { "DESC" };
-    // The filter by time does not apply to waiting messages of a poll: the agent has not received them yet.
+    // The filter `since` of a poll does not apply to waiting messages, because the agent has not received them yet.
     let text = format!(
         "SELECT {COLUMNS} FROM activity INDEXED BY activity_of_workspace
          WHERE workspace = ?1 AND sequence > ?2 AND {ASKED_FOR}
@@ -259,7 +260,8 @@ fn rows(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     Ok(page)
 }
 
-/// Returns the position of the oldest waiting message, or of the newest up to a given position.
+/// Returns the position of the oldest waiting message that matches a query. With `up_to`, returns that of the newest
+/// one at or before this position.
 fn waiting(
     sql: &Connection,
     key: i64,
@@ -283,8 +285,9 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     if !query.is_poll || after.is_some() || query.before.is_some() {
         return Ok(page);
     }
-    // A client takes a row of this page as its cursor, and a cursor retires all messages that waited before it. So the
-    // page must begin at the oldest waiting message, even if the newest rows do not reach back to it.
+    // The client's next poll uses a row of this page as its cursor, and all waiting messages up to a cursor count as
+    // polled. So the page must begin with the oldest waiting message, even if a page of the newest rows does not
+    // contain it.
     let Some(oldest) = waiting(sql, key, query, None)? else { return Ok(page) };
     if page.last().is_some_and(|last| last.sequence <= oldest) {
         return Ok(page);
@@ -353,7 +356,7 @@ impl Store {
             .await
     }
 
-    /// Stores a message for an agent that polls. It waits until the agent has polled past it.
+    /// Stores a message for an agent that polls. The message waits until a later poll confirms it with a cursor.
     ///
     /// # Errors
     /// When the store cannot answer. Nothing was stored then, and the sender must get an error.
@@ -375,8 +378,9 @@ impl Store {
             .await
     }
 
-    /// Records that an agent has polled the rows of a query up to a position: those messages no longer wait. Messages
-    /// outside the query's filter keep waiting, because the agent was not sent them. Returns whether any waited.
+    /// Records that an agent has polled the rows of a query up to a position. Those messages no longer wait. Messages
+    /// outside the query's filter still wait, because they were not sent to the agent. Returns whether any message had
+    /// waited.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -1,4 +1,4 @@
-//! Admin tokens: all permissions, for clients that do not use the local socket.
+//! Admin tokens. They grant all permissions to clients that do not use the local socket.
 
 use rusqlite::params;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{Store, StoreResult, TokenIssue};
 use crate::domain::{event::EventKind, ids::TokenId, time::Timestamp};
 
-/// An admin token, as it is listed.
+/// An admin token in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminToken {
     /// Id of the row; not secret.

@@ -1,4 +1,4 @@
-//! Agent data besides the workspace row: last reports and peers.
+//! Queries of agent data outside the workspace row: last reports and peers.
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;

@@ -1,10 +1,9 @@
 //! Delegations: tasks that one workspace gives to another and whose result it queries later.
 //!
-//! A row states only what is certain. It is `pending` until just before the task is sent, and `dispatched` from then
-//! on. This distinguishes a crash before the sending from one after it: a task that was never sent may be sent, and one
-//! that may have been sent fails with an error that says so. An open row is never dropped to make room. It fails once
-//! it is [`DEADLINE`] old, and this is applied before any decision that depends on it: whether there is room for
-//! another row, and whether a task is sent.
+//! A row is `pending` until just before its task is sent, and `dispatched` from then on. So after a crash it is known
+//! whether the task may have been sent. A task that was never sent is sent. A task that may have been sent fails, with
+//! an error that says so. An open row is never dropped to make room: it fails when it is [`DEADLINE`] old. Overdue rows
+//! are failed before it is decided whether there is room for another row, or whether a task is sent.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -15,17 +14,17 @@ use crate::domain::{
     time::Timestamp,
 };
 
-/// The most open delegations of one workspace.
+/// Maximum number of open delegations of one workspace.
 const OPEN_MAX: i64 = 64;
 /// Finished delegations kept per workspace.
 const KEPT: u32 = 100;
-/// The most delegations in one answer.
+/// Maximum number of delegations in one answer.
 const LISTED: u32 = 50;
 
-/// Fails open delegations that are too old. Callers append conditions that select the rows.
+/// Sets open delegations that are too old to `failed`. Callers append conditions that select the rows.
 const EXPIRE: &str = "UPDATE delegations SET status = 'failed', finished_at = ?1,
        error = CASE WHEN sent_by_ostler = 1 AND status = 'pending'
-                    THEN 'not sent: its turn did not come within 6 hours' ELSE 'no result within 6 hours' END
+                    THEN 'not sent: it waited longer than 6 hours' ELSE 'no result within 6 hours' END
      WHERE finished_at IS NULL AND created_at < ?2";
 
 /// Delegation to write.
@@ -106,7 +105,7 @@ pub enum Attempt {
 pub enum Delegated {
     /// The delegation is stored.
     New,
-    /// A delegation with this id or key exists and is not restarted: this one.
+    /// A delegation with this id or key exists and is not started again; contains that delegation.
     Same(Box<Delegation>),
     /// Another workspace has a delegation with this id.
     Taken,
@@ -116,7 +115,7 @@ pub enum Delegated {
     Gone,
 }
 
-/// Only the first 200 characters of the task; the full text is read when it is sent.
+/// Contains only the first 200 characters of the task; the full text is read when the task is sent.
 const COLUMNS: &str = "d.id, w.id, d.target, t.name, substr(d.task, 1, 200), d.status, d.attempts, d.error, d.response_preview, \
      d.created_at, d.finished_at";
 
@@ -147,7 +146,7 @@ fn key_of(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<i64>> {
         .optional()?)
 }
 
-/// Fails the open delegations of a workspace that are too old.
+/// Sets the open delegations of a workspace that are too old to `failed`.
 fn expire(sql: &Connection, workspace: i64, at: Timestamp) -> StoreResult<()> {
     sql.prepare_cached(&format!("{EXPIRE} AND workspace = ?3"))?.execute(params![
         at,
@@ -158,8 +157,8 @@ fn expire(sql: &Connection, workspace: i64, at: Timestamp) -> StoreResult<()> {
 }
 
 impl Store {
-    /// Stores a delegation as pending. A failed one with the same key loses its key, and a failed one that the
-    /// delegator recorded under the same id is replaced.
+    /// Stores a delegation as pending. A failed delegation with the same key loses its key. A failed delegation with
+    /// the same id is replaced if ostler did not send it.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -182,7 +181,7 @@ impl Store {
                     .optional()?;
                 match (&id_has, &key_has) {
                     (Some((_, other)), _) if other.workspace != new.workspace => return Ok(Delegated::Taken),
-                    // ostler sent this one and has the final word on it, so it does not restart.
+                    // ostler sends this delegation and determines its result, so the delegator cannot start it again.
                     (Some((sent_by_ostler, same)), _)
                         if *sent_by_ostler || same.status != DelegationStatus::Failed =>
                     {
@@ -240,8 +239,8 @@ impl Store {
 
     /// Records that a task is about to be sent, and returns the task.
     ///
-    /// Returns `None` if it must not be sent: it has ended in the meantime, or this attempt was recorded before. So a
-    /// delegation that is queued twice is sent once.
+    /// Returns `None` if the task must not be sent: the delegation has finished in the meantime, or this attempt was
+    /// recorded before. So a delegation that is queued twice is sent once.
     ///
     /// # Errors
     /// When the store cannot answer. The task must not be sent then.
@@ -307,10 +306,10 @@ impl Store {
             .await
     }
 
-    /// Takes over the open delegations of an earlier daemon.
+    /// Processes the delegations that an earlier daemon left open.
     ///
-    /// Returns those that were never sent and are to be sent now. Those that may have been sent fail, and so do those
-    /// that are too old.
+    /// Returns those that were never sent and are to be sent now. Delegations that may have been sent, or that are too
+    /// old, are set to `failed`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -326,7 +325,8 @@ impl Store {
                                               AND status = 'dispatched')",
                     )?
                     .execute([at])?;
-                // Excludes those that their delegators sent themselves: they expire when a delegator queries them.
+                // Delegations that their delegators sent themselves are excluded: they expire when the delegator lists
+                // its delegations or begins another.
                 let text = EXPIRE.replacen("delegations", "delegations INDEXED BY delegations_open", 1);
                 tx.sql
                     .prepare_cached(&format!("{text} AND sent_by_ostler = 1"))?
@@ -344,7 +344,7 @@ impl Store {
             .await
     }
 
-    /// Returns a workspace's delegations, newest first, after those without a result for too long have failed.
+    /// Returns a workspace's delegations, newest first. Sets overdue ones to `failed` before.
     ///
     /// # Errors
     /// When the store cannot answer.

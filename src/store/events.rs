@@ -54,15 +54,15 @@ const BYTES: &str = "octet_length(payload) + 128";
 
 /// Condition for events that may be trimmed (`?1` is one hour ago).
 ///
-/// Excluded are events that decisions are based on: destructive actions of the last hour (the breaker counts them) and
-/// undeletes (they cancel earlier start orders). A flood of events must not push these out.
+/// Some events of the last hour are excluded, because decisions depend on them: destructive actions, which the breaker
+/// counts, and undeletes, which cancel earlier start orders. A flood of other events must not delete these.
 const TRIMMABLE: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
 
-/// Age up to which such events are kept, in milliseconds.
+/// Age up to which the excluded events are kept, in milliseconds.
 const PROTECTED_MS: i64 = 60 * 60 * 1000;
 
-/// Deletes the older half of the largest history of a workspace, so that a flood costs only the workspace that causes
-/// it.
+/// Deletes the older half of the events of the workspace whose events are largest in total. So a workspace that emits
+/// too many events loses only its own history.
 fn trim(sql: &Connection, at: Timestamp) -> StoreResult<()> {
     let before = Timestamp(at.0 - PROTECTED_MS);
     let largest: Option<(Option<WorkspaceId>, i64)> = sql
@@ -97,8 +97,8 @@ fn forget(sql: &Connection, which: &str, bind: impl rusqlite::Params) -> StoreRe
     Ok(count)
 }
 
-/// Replaces the card's digest by the card, for each workspace in its newest event with a digest: older events report
-/// other cards, or would repeat this one.
+/// Replaces an agent card's digest by the card itself, for each workspace only in its newest event with a digest: older
+/// events refer to other cards, or to the same card again.
 fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Event>) -> StoreResult<()> {
     let (mut seen, mut bytes) = (BTreeSet::new(), 0);
     for event in newest_first {
@@ -114,7 +114,8 @@ fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Ev
         let card: Option<Option<String>> = query.query_row([workspace], |row| row.get(0)).optional()?;
         let Some(card) = card.flatten().filter(|card| *digest == card_digest(card)) else { continue };
         bytes += card.len();
-        // Beyond this size the digest stays: no request may make the daemon hold the cards of all workspaces.
+        // Beyond this total size, events keep the digest: no request may make the daemon load the cards of all
+        // workspaces.
         if bytes > BYTES_AT_ONCE {
             break;
         }
@@ -132,7 +133,7 @@ pub(super) fn newest_sequence(sql: &Connection) -> StoreResult<i64> {
     Ok(sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))?)
 }
 
-/// Returns whether a workspace was undeleted after an event; orders from before the undelete are then void.
+/// Returns whether a workspace was undeleted after an event. Orders from before the undelete must then be ignored.
 pub(super) fn was_undeleted_after(
     sql: &Connection,
     workspace: WorkspaceId,
@@ -147,7 +148,7 @@ pub(super) fn was_undeleted_after(
 
 /// The most bytes of payloads read at once; larger than the largest payload.
 ///
-/// Payloads contain text from agents, and a request that lists events must not make the daemon hold all of it.
+/// Payloads contain text from agents; a request that lists events must not make the daemon load all of it.
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 /// Reads events until their payloads reach the limit.
@@ -155,7 +156,8 @@ fn bounded(mut rows: rusqlite::Rows<'_>) -> StoreResult<Vec<Event>> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.next()? {
         bytes += row.get_ref(3)?.as_bytes().map_or(0, <[u8]>::len);
-        // The first event is always returned: otherwise a subscriber that catches up would never get past it.
+        // The first event is always returned. Otherwise a subscriber that reads missed events could never continue
+        // after a large one.
         if bytes > BYTES_AT_ONCE && !events.is_empty() {
             break;
         }
@@ -196,8 +198,8 @@ impl Store {
             .await
     }
 
-    /// Returns events after a sequence number, oldest first. Large events can make it fewer than `limit`, but only the
-    /// end of the history makes it none.
+    /// Returns events after a sequence number, oldest first. Returns fewer than `limit` if the events are large, but
+    /// none only if there is no later event.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -215,7 +217,7 @@ impl Store {
             .await
     }
 
-    /// Returns an event from the feed with the card that it refers to.
+    /// Adds the agent card to an event from the feed, if the event refers to the current card of its workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -239,7 +241,7 @@ impl Store {
         self.lanes.read("newest sequence", newest_sequence).await
     }
 
-    /// Emits an event that reports no change of a row, such as an action in the engine.
+    /// Emits an event that does not report the change of a row, for example an event about an action in the engine.
     ///
     /// # Errors
     /// When the store cannot answer.

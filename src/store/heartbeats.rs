@@ -1,9 +1,9 @@
 //! Reports from agents: heartbeats, registrations, cards.
 //!
-//! Heartbeats are thousands of times more frequent than anything else. So in the usual case a heartbeat is one UPDATE
-//! of one narrow row, in a transaction shared with the other waiting callers. Text fields (task, error, metadata) have
-//! their own table and are written when they change; the previous values are known from memory. The token is checked
-//! once more inside the transaction.
+//! Heartbeats are thousands of times more frequent than any other change. So in the usual case a heartbeat is one
+//! UPDATE of one narrow row, in a transaction that also serves other waiting callers. Text fields (task, error,
+//! metadata) have their own table and are written only when they change; the previous values are kept in memory. The
+//! token is checked again inside the transaction.
 
 use std::sync::Arc;
 
@@ -123,8 +123,9 @@ impl Store {
                 let changed = last_report.refused != before.refused && !heartbeat.refused.is_empty();
                 let refused = changed.then_some(last_report.refused);
                 tx.set_last_report(id, last_report);
-                // An agent that recovers too often stays degraded until its event allowance permits another recovery:
-                // otherwise status and history would flap with its error rate.
+                // An agent that recovers too often stays degraded until its event allowance permits another recovery.
+                // Otherwise an error rate near the limit could change the status, and add an event to the history, with
+                // every heartbeat.
                 let recovers = member.status == Status::Degraded && moves.contains(&Cause::HeartbeatReceived);
                 if !moves.is_empty() && (!recovers || may_cause_event(tx, (id, &member), at)?) {
                     let degraded = degraded(&heartbeat);
@@ -235,7 +236,8 @@ impl Store {
             .await
     }
 
-    /// Emits an event that requests of a workspace's agent are refused, within the agent's event allowance.
+    /// Emits an event that says that requests of a workspace's agent are refused, if the agent's event allowance
+    /// permits it.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -254,13 +256,13 @@ impl Store {
         .await
     }
 
-    /// Returns workspaces whose agents last sent unusable fields, from memory.
+    /// Returns, from memory, the workspaces whose agents' last reports contained unusable fields.
     #[must_use]
     pub fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
         self.roster.read().refusing()
     }
 
-    /// Records the use of a workspace's token for another request than a heartbeat.
+    /// Records the use of a workspace's token for a request other than a heartbeat.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -284,7 +286,7 @@ impl Store {
     }
 }
 
-/// All that a usual heartbeat changes. None of these columns has an index.
+/// The only statement of a usual heartbeat. None of the changed columns has an index.
 const HEARTBEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END,
        last_activity_at = CASE WHEN ?4 THEN ?2 ELSE last_activity_at END,
@@ -294,7 +296,7 @@ const HEARTBEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        wedged_since = NULL
      WHERE workspace = ?1";
 
-/// Records the use of an API token, at most every few minutes: its row is wider than a pulse row.
+/// Records the use of an API token, at most every few minutes, because a row of `tokens` is wider than one of `pulse`.
 fn note_api_use(tx: &mut Tx<'_>, token_owner: &TokenOwner, at: Timestamp) -> StoreResult<()> {
     if token_owner.kind == TokenKind::Api && token_owner.is_due(at) {
         tx.sql
@@ -329,8 +331,9 @@ fn leaving_unknown(heartbeat: Heartbeat, before: &LastReport) -> Heartbeat {
 
 /// Takes one event from the allowance of a workspace's agent; `false` if the allowance is used up.
 ///
-/// An agent can repeat some actions without limit (recover, send another card, send unusable fields). They emit events
-/// in a burst and then one every few minutes. The row always has the latest state, and the history stays readable.
+/// An agent can repeat some actions without limit (recover, send another card, send unusable fields). The allowance
+/// permits a burst of events for them, and then one event every few minutes, so that the history stays readable. The
+/// row always has the latest state.
 fn may_cause_event(
     tx: &mut Tx<'_>,
     (id, member): (WorkspaceId, &super::Member),
@@ -351,7 +354,7 @@ fn may_cause_event(
     Ok(true)
 }
 
-/// Emits an event about refused fields, if there are any to report and the allowance permits it.
+/// Emits an event about refused fields, if `refused` is set and the agent's event allowance permits it.
 fn note_refused(
     tx: &mut Tx<'_>,
     of: (WorkspaceId, &super::Member),
@@ -368,8 +371,8 @@ fn note_refused(
     Ok(())
 }
 
-/// Stores which fields of a registration were refused. Returns the new set of refused fields if it changed and this
-/// registration had one.
+/// Stores which fields of a registration were refused. Returns the new set of refused fields if the set changed and
+/// this registration contained a refused field.
 fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
     let before = member.last_report.refused;
     let after = before.after_register(refused);
@@ -453,7 +456,7 @@ struct StoredCard {
     changed: bool,
 }
 
-/// Stores a card. Only this table holds it: events refer to it by its digest.
+/// Stores a card, only in `reports`: events refer to the card by its digest.
 fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     let text = card.to_string();
     let before: Option<Option<String>> = tx
@@ -473,7 +476,7 @@ fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
     Ok(StoredCard { digest: card_digest(&text), changed })
 }
 
-/// Returns why a heartbeat makes its workspace degraded: the status detail and the event's payload.
+/// Returns the status detail and the event's payload if a heartbeat makes its workspace degraded.
 fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
     let payload = json!({ "sample_error": heartbeat.sample_error });
     if heartbeat.runtime_state == heartbeat::WEDGED {
@@ -613,7 +616,7 @@ mod tests {
         }
     }
 
-    /// Returns the statements of a heartbeat, without those around every batch and job.
+    /// Returns the statements of a heartbeat, without those that begin and end transactions and savepoints.
     fn statements_of(store: &Store, heartbeat: Heartbeat) -> Vec<String> {
         let Some(TokenSubject::Workspace(token_owner)) = store.token_subject(&DIGEST, NOW) else {
             panic!("no such token")

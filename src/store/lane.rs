@@ -1,8 +1,9 @@
-//! Execution of statements: one lane writes, the others only read.
+//! Execution of statements in lanes. A lane has one connection and runs one job at a time; one lane writes, the others
+//! only read.
 //!
 //! In the daemon a lane is a thread. The writing lane takes a job, drains the jobs queued meanwhile, commits once, and
 //! only then answers. Waiting callers share one fsync, and no caller learns of a change that a power cut could still
-//! undo. In the simulator the jobs run on a [`Stage`], so that a seed decides when each takes effect.
+//! undo. In the simulator the jobs run on a [`Stage`], so that the random seed decides when each job takes effect.
 
 use std::{
     collections::BTreeSet,
@@ -28,7 +29,7 @@ use crate::{
     tasks::Stage,
 };
 
-/// The most jobs in one transaction, so that its first caller does not wait indefinitely.
+/// The most jobs in one transaction, so that the caller of the first job does not wait indefinitely.
 const BATCH_MAX: usize = 256;
 
 /// An open transaction, and the work to do once it is committed.
@@ -43,7 +44,7 @@ pub(super) struct Tx<'c> {
     transient: Vec<TransientEvent>,
     /// Whether there are subscribers to transient events.
     next_transient: bool,
-    /// The registry's generation before this transaction raised it, and after.
+    /// The registry's generation before and after this transaction raised it; `None` if it did not.
     raised: Option<(i64, i64)>,
     /// Whether the last batch that changed or tried to change something could not be written.
     pub(super) was_refused: bool,
@@ -88,9 +89,10 @@ impl Tx<'_> {
         Ok(Some(Known { member, holds }))
     }
 
-    /// Raises the registry's generation; for every change that an older copy of the database must not undo unnoticed.
+    /// Raises the registry's generation. Called for every change that must not be undone unnoticed when an older copy
+    /// of the database is restored.
     ///
-    /// The mirror holds the new generation before any caller is answered. Returns it; `None` in a database that has no
+    /// The mirror is updated before any caller is answered. Returns the new generation; `None` if the database has no
     /// identity yet.
     pub(super) fn raise(&mut self) -> StoreResult<Option<i64>> {
         let raised: Option<i64> = self
@@ -104,7 +106,7 @@ impl Tx<'_> {
         Ok(raised)
     }
 
-    /// Like `raise`; an error in a database that has no identity yet.
+    /// Like `raise`, but returns an error if the database has no identity yet.
     pub(super) fn raise_known(&mut self) -> StoreResult<i64> {
         self.raise()?.ok_or_else(|| StoreError::new("the database has no instance id yet"))
     }
@@ -117,7 +119,7 @@ impl Tx<'_> {
         Ok(self.roster.read().member(id).cloned())
     }
 
-    /// Queues an agent's last report for the roster.
+    /// Sets an agent's last report in the roster after the commit.
     pub(super) fn set_last_report(&mut self, workspace: WorkspaceId, last_report: LastReport) {
         self.last_reports.push((workspace, last_report));
     }
@@ -188,12 +190,12 @@ where
         if answer.is_ok() {
             crash_point::after(label);
         }
-        // A caller that no longer waits does not undo the committed change.
+        // Sending fails if the caller no longer waits; the committed change stays.
         let _gone = reply.send(answer);
     }
 }
 
-/// Work that remains once a batch is committed.
+/// Data that is published after a batch is committed: events, and changes of the roster.
 struct Committed {
     new_events: Vec<Event>,
     transient: Vec<TransientEvent>,
@@ -202,15 +204,15 @@ struct Committed {
     admins: Option<roster::Admins>,
 }
 
-/// The writing state machine: takes batches, gives answers and events.
+/// State of the writing lane. It commits batches of jobs, then answers their callers and sends their events.
 pub(super) struct Writer {
     sql: Connection,
     feed: broadcast::Sender<Event>,
     transient: broadcast::Sender<TransientEvent>,
     roster: SharedRoster,
-    /// Second place of the generation, besides the database.
+    /// Where the generation is stored a second time, outside the database.
     mirror: Option<Arc<Mirror>>,
-    /// Whether the mirror lacks the generation of a commit.
+    /// Whether a commit raised the generation and the mirror could not be updated after it.
     mirror_is_behind: bool,
     /// Whether the last batch that changed or tried to change something could not be written.
     was_refused: bool,
@@ -276,7 +278,7 @@ impl Writer {
         &self.sql
     }
 
-    /// Returns the parts that a store shares with it.
+    /// Returns the event channels and the roster, which the writer shares with its store.
     pub(super) fn surroundings(
         &self,
     ) -> (broadcast::Sender<Event>, broadcast::Sender<TransientEvent>, SharedRoster) {
@@ -300,21 +302,22 @@ impl Writer {
             .prepare_cached("SELECT name FROM sqlite_schema WHERE type = 'table'")?
             .query_map([], |row| row.get(0))?
             .collect::<Result<_, _>>()?;
-        // In any order: dependent rows are deleted along. (A pragma that defers the check would expire every
-        // statement.)
+        // The order of the tables does not matter: deleting a row also deletes the rows that refer to it. The pragma
+        // that defers foreign key checks is not used, because it would make SQLite prepare every cached statement
+        // again.
         self.sql.execute_batch("BEGIN")?;
         for table in tables {
             self.sql.prepare_cached(&format!("DELETE FROM {table}"))?.execute([])?;
         }
         self.sql.execute_batch("COMMIT")?;
-        // Subscribers of the previous run receive nothing of the next.
+        // Subscribers of the previous run must not receive events of the next one.
         self.feed = broadcast::channel(super::FEED_CAPACITY).0;
         self.transient = broadcast::channel(super::FEED_CAPACITY).0;
         self.roster = SharedRoster::default();
         Ok(())
     }
 
-    /// Limits the growth of the database to so many pages; `None` removes the limit.
+    /// Lets the database grow by at most `free_pages` pages; `None` removes the limit.
     #[expect(clippy::expect_used, reason = "a database in memory cannot fail here")]
     pub(super) fn limit_to(&self, free_pages: Option<u32>) {
         let size = self.sql.pragma_query_value(None, "page_count", |row| row.get::<_, u32>(0));
@@ -324,7 +327,7 @@ impl Writer {
             .expect("page limit can be set");
     }
 
-    /// Returns how many rows were ever changed.
+    /// Returns how many rows this connection has changed since it was opened.
     pub(super) fn changes(&self) -> u64 {
         self.sql.total_changes()
     }
@@ -335,14 +338,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Runs a batch in one transaction. A failed job is undone alone; a failed commit fails every job of the batch.
+    /// Runs a batch in one transaction. If a job fails, only its own changes are rolled back. If the commit fails,
+    /// every job of the batch fails.
     fn turn(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let mut results = Vec::with_capacity(jobs.len());
         let before = self.changes();
         match self.commit(&mut jobs, &mut results) {
             Ok(committed) => {
                 self.was_refused &= self.changes() == before;
-                // Before any caller is answered: a caller that learns of a token's revocation may rely on it.
+                // The roster is updated before any caller is answered: a caller that has revoked a token may rely on
+                // its refusal.
                 self.remember(committed.last_reports, committed.fresh, committed.admins);
                 for (job, result) in jobs.into_iter().zip(results) {
                     job.answer(result);
@@ -377,7 +382,7 @@ impl Writer {
         for (workspace, last_report) in last_reports {
             roster.set_last_report(workspace, last_report);
         }
-        // After the reports: these entries were read at the end of the transaction and are newer.
+        // Replaced after the reports are set: these entries were read at the end of the transaction and are newer.
         for (workspace, fresh) in fresh.into_iter().filter(|_| !is(Mutation::ForgetMemory)) {
             roster.replace(workspace, fresh);
         }
@@ -433,9 +438,10 @@ impl Writer {
         }
         let raised = tx.raised;
         let committed = complete(tx).and_then(|committed| {
-            // The new mirror is written beside its place before the commit and moved there after it. So the mirror is
-            // never ahead of the database, and a disk without room for it undoes the change. A crash in between leaves
-            // the mirror behind by a change that no caller has acted upon.
+            // The new mirror is written to a second file before the commit, and renamed to the mirror's name after it.
+            // So the mirror's generation is never higher than the database's, and without space for the second file the
+            // change is rolled back. A crash between commit and rename leaves the mirror with a lower generation; no
+            // caller was answered then.
             let prepared = self.mirror.as_ref().zip(raised).map(|(mirror, (before, now))| {
                 if self.mirror_is_behind {
                     mirror.note_generation(before)?;
@@ -453,7 +459,7 @@ impl Writer {
                     if let Err(error) = &published {
                         tracing::error!(
                             %error,
-                            "mirror file is behind the database: operations are refused until it can be written"
+                            "mirror file is older than the database: operations are refused until it can be written"
                         );
                     }
                     self.mirror_is_behind = published.is_err();
@@ -473,7 +479,7 @@ impl Writer {
     }
 }
 
-/// Reads the changed roster entries before the commit, where a failure can still undo the change.
+/// Reads the changed roster entries before the commit, when a failure can still roll back the change.
 fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
     let Tx {
         sql,
@@ -493,7 +499,8 @@ fn complete(tx: Tx<'_>) -> StoreResult<Committed> {
     Ok(Committed { new_events, transient, last_reports, fresh, admins })
 }
 
-/// Runs one of the few statements around every job; each is prepared once.
+/// Runs a statement without parameters that begins, ends or rolls back a transaction or savepoint; it is prepared only
+/// once.
 fn run(sql: &Connection, statement: &'static str) -> StoreResult<()> {
     sql.prepare_cached(statement)?.execute([])?;
     Ok(())
@@ -522,7 +529,7 @@ pub(super) enum ReadCall {
 pub(super) enum Lanes {
     /// One writing thread, and reading threads.
     Threads { write: mpsc::Sender<WriteCall>, read: mpsc::Sender<ReadCall>, readers: usize },
-    /// All jobs on one connection, run when the stage says so.
+    /// All jobs run on one connection; the stage decides when.
     Staged { writer: Arc<Mutex<Writer>>, stage: Arc<dyn Stage> },
 }
 
@@ -543,12 +550,12 @@ impl Lanes {
         Ok(Self::Threads { write, read, readers: count })
     }
 
-    /// Ends the readers, then the writer: the last connection to close is the one that can move the log.
+    /// Ends the readers before the writer: only the last open connection can move the whole log into the database file.
     pub(super) async fn close(&self) {
         let Self::Threads { write, read, readers } = self else { return };
         for _ in 0..*readers {
             let (ended, end) = oneshot::channel();
-            // A lane that has ended already drops the sender.
+            // If the lane has ended already, the sender of the answer is dropped, and the wait ends.
             if read.send(ReadCall::End(ended)).is_ok() {
                 let _ended = end.await;
             }
@@ -609,7 +616,8 @@ fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Batches form without a timer: jobs queue up while a commit is in progress.
+/// Runs the writing lane until it is ended. A batch consists of the jobs that were queued during the previous commit,
+/// so that no timer is needed.
 fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
     while let Ok(first) = calls.recv() {
         let mut batch = Vec::new();
@@ -623,7 +631,8 @@ fn write_all(mut writer: Writer, calls: &mpsc::Receiver<WriteCall>) {
                 break;
             }
         }
-        // A panicking job drops the answers of its batch; their callers get an error, and the lane continues.
+        // A panicking job drops the reply channels of its batch: all their callers get an error, and the lane
+        // continues.
         if !batch.is_empty() && catch_unwind(AssertUnwindSafe(|| writer.turn(batch))).is_err() {
             tracing::error!("statement panicked; its batch was rolled back");
         }
@@ -697,9 +706,9 @@ mod tests {
         assert_eq!(writer.query_row("SELECT count(*) FROM registry", [], |row| row.get(0)), Ok(0));
     }
 
-    /// Limiting the database's growth makes SQLite behave as on a full disk, without the need for one.
+    /// A limit on the number of pages makes SQLite fail as on a full disk.
     #[tokio::test]
-    async fn batch_on_full_disk_fails_whole_and_next_one_succeeds() {
+    async fn batch_fails_as_a_whole_on_full_disk_and_next_one_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         let sql = file(dir.path());
         let reader = open_reader(&dir.path().join(FILE_NAME)).unwrap();
@@ -716,13 +725,13 @@ mod tests {
         assert_eq!(count(&reader), 0, "part of a failed batch was stored");
         assert!(events.try_recv().is_err(), "an event of a rolled-back change was sent");
 
-        assert!(writer.was_refused, "the refused write is not reported");
+        assert!(writer.was_refused, "the refused write was not recorded");
         writer.sql.pragma_update(None, "max_page_count", 1_000_000).unwrap();
         let (answer, job) = new_events(4096);
         writer.turn(vec![job]);
         assert_eq!(answer.await.unwrap(), Ok(()));
         assert_eq!(count(&reader), 1);
-        assert!(!writer.was_refused, "the disk is still reported as full");
+        assert!(!writer.was_refused, "the record of the refused write was not cleared");
     }
 
     fn new_events(length: usize) -> (oneshot::Receiver<StoreResult<()>>, Box<dyn Job>) {

@@ -1,7 +1,7 @@
 //! Pausing, hibernating and container exits: status changes that write more than the status.
 //!
-//! Each is one transaction that reads what it decides on (tree, tasks, last heartbeat, earlier exits) and writes the
-//! status with `change_status`.
+//! Each of them is one transaction. It reads the data for its decision (tree, tasks, last heartbeat, earlier exits) and
+//! writes the status with `change_status`.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::{Value, json};
@@ -30,13 +30,14 @@ use crate::domain::{
 pub enum PauseResult {
     /// The status is now `paused`: the workspace first, then the descendants that were not paused before.
     Paused(Vec<WorkspaceId>),
-    /// This ancestor is paused.
+    /// Refused: an ancestor is paused already; contains its name.
     BelowPaused(WorkspaceName),
     /// No live row has this id.
     NotThere,
 }
 
-/// Precondition of a status change, besides the source status.
+/// Precondition of a status change, in addition to the source status. Each variant is named after what must not have
+/// happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precondition {
     /// The status has not changed since this time.
@@ -82,13 +83,13 @@ pub enum HibernateResult {
 pub enum GoneResult {
     /// The workspace is restarted at this time or later.
     RestartDue(Timestamp),
-    /// There were too many exits in the window: the workspace is parked.
+    /// There were too many exits in the budget's window: the workspace is parked.
     Parked,
-    /// Nothing changed: an exit does not change the row's status, or the row has another incarnation.
+    /// Nothing changed: the row's status does not allow the change, or the row has another incarnation.
     Raced,
 }
 
-/// A restart charged to the budget before it is attempted.
+/// A restart that was charged to the restart budget before its attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClaimedRestart {
     workspace: WorkspaceId,
@@ -105,7 +106,7 @@ pub struct ContainerEnd {
     pub workspace: WorkspaceId,
     /// Incarnation of the container that exited.
     pub incarnation: Incarnation,
-    /// Cause in words; becomes the status detail.
+    /// Cause of the exit, as text; becomes the status detail.
     pub reason: String,
     /// Payload of the emitted event.
     pub payload: Value,
@@ -116,7 +117,8 @@ pub struct ContainerEnd {
 }
 
 impl Store {
-    /// Pauses a workspace and its descendants. Each descendant stores with which workspace it was paused.
+    /// Pauses a workspace and its descendants. In each descendant that was not paused before, `paused_with` refers to
+    /// the workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -153,7 +155,7 @@ impl Store {
         self.lanes.read("paused above", move |sql| paused_in_chain(sql, parent)).await
     }
 
-    /// Returns the workspaces that were paused along with this one, parents first.
+    /// Returns the workspaces that were paused by the pause of this one, parents first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -166,7 +168,8 @@ impl Store {
             .await
     }
 
-    /// Changes a status under an additional precondition. `false` means raced.
+    /// Changes a status if a precondition holds. `false` means that it does not hold, or that another change came
+    /// first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -185,7 +188,8 @@ impl Store {
 
     /// Begins a hibernation: sets the status to `hibernating`.
     ///
-    /// Refused if the workspace has active tasks (unless forced), or if it was found idle and has been active since.
+    /// Refused if the workspace has active tasks, unless forced. A hibernation for idleness is also refused if there
+    /// was activity after the workspace was found idle.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -281,14 +285,14 @@ impl Store {
             .await
     }
 
-    /// Charges the restart of a degraded workspace to its budget. `None` if the budget does not allow it, the
-    /// precondition does not hold, or the workspace is no longer degraded.
+    /// Charges the restart of a degraded workspace to its restart budget. `None` if the budget does not allow the
+    /// restart, the precondition does not hold, or the workspace is no longer degraded.
     ///
-    /// The charge is written before the start, not in the start's transaction, because the old process is stopped in
-    /// between. If the daemon ended in that gap, the next daemon would find the exit and not charge it, because it came
-    /// while no daemon was running. A daemon that is killed at that moment each time would then restart the workspace
-    /// without limit. So a crash leaves the charge; [`Store::refund_restart`] undoes the charge of a restart that
-    /// did not happen. The start's transaction emits the event.
+    /// The charge is written before the old process is stopped, not in the start's transaction. A daemon that crashes
+    /// between stop and start would otherwise leave no charge: the next daemon does not charge an exit that happened
+    /// while no daemon was running. Repeated crashes at that point would allow restarts without limit. With the early
+    /// charge, a crash leaves the charge. [`Store::refund_restart`] undoes the charge of a restart that did not happen.
+    /// The start's transaction emits the event.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -315,8 +319,8 @@ impl Store {
             .await
     }
 
-    /// Undoes the charge of a restart that did not happen, which is the case if the incarnation is unchanged. Returns
-    /// whether there was a charge to undo.
+    /// Undoes the charge of a restart that did not happen. Does nothing if the incarnation has changed, because the
+    /// restart then happened. Returns whether a charge was undone.
     ///
     /// # Errors
     /// When the store cannot answer. The charge then stays.
@@ -338,7 +342,8 @@ impl Store {
             .await
     }
 
-    /// Reschedules a restart that could not be attempted; an engine outage is not charged to the restart budget.
+    /// Changes the due time of a restart that could not be attempted, for example because of an engine outage. The
+    /// restart budget is not charged.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -392,14 +397,14 @@ impl Store {
                     payload: json!({ "runtime_state": "wedged", "evidence": evidence }),
                     at,
                 };
-                // A refused change needs no handling: a silent workspace is degraded already.
+                // If the change is refused, the workspace is degraded already.
                 change_status(tx, &change, EventKind::Degraded)?;
                 Ok(true)
             })
             .await
     }
 
-    /// Records activity that was seen in the proxy: messages to or from a workspace.
+    /// Records when the proxy forwarded messages to or from workspaces.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -435,7 +440,8 @@ fn pause_one(
         at,
     };
     let paused = change_status(tx, &change, EventKind::Paused)?;
-    // A workspace paused along with another and now paused by itself must not resume with the other.
+    // If a workspace was paused by the pause of an ancestor and is now paused by its own order, it must not resume with
+    // the ancestor.
     let by_itself = row.status == Status::Paused && with.is_none();
     if paused || by_itself {
         tx.sql
@@ -462,7 +468,7 @@ fn holds(sql: &Connection, id: WorkspaceId, precondition: Precondition, now: Tim
     })
 }
 
-/// Returns the exits that count against the budget, and since when the workspace is online.
+/// Returns the times of the exits that count against the restart budget, and when the current up-period began.
 fn spent(sql: &Connection, id: WorkspaceId) -> StoreResult<(Vec<Timestamp>, Option<Timestamp>)> {
     let found: Option<(String, Option<Timestamp>)> = sql
         .prepare_cached("SELECT ends, online_since FROM workspaces WHERE id = ?1")?

@@ -1,15 +1,16 @@
 //! The write-ahead log (`ostler.db-wal`), and the check that it belongs to the database file.
 //!
-//! SQLite replays whatever log is beside a database. If a copy replaces the database while the old log is still there,
-//! the log silently undoes the copy or damages it. Neither file refers to the other, so a mark (the row of `log_mark`)
-//! does:
+//! SQLite replays any log beside a database file. If a user replaces the database by a copy and leaves the old log
+//! there, the log silently overwrites or damages the copy. SQLite stores in neither file which other file it belongs
+//! to. So ostler keeps a mark in the database, the row of `log_mark`, with a number and a state:
 //!
-//! - Before a checkpoint the mark gets a new number and the state `checkpoint`.
-//! - Once the checkpoint has moved the whole log into the file, the first transaction of the new log sets `open`.
+//! - Before a checkpoint, the mark gets a new random number and the state `checkpoint`.
+//! - When the checkpoint has moved the whole log into the file, the first transaction in the new log sets the state
+//!   `open`.
 //!
-//! So the file alone always has `checkpoint`, and file and log together have `open` with the same number. A copy made
-//! through SQLite has `open` in the file itself, an older copy has another number, and a copy made after the daemon was
-//! stopped has `closed`: none of them matches the log.
+//! So, read without its log, the file shows `checkpoint`; read with its log, it shows `open` and the same number. A
+//! copy made through SQLite has `open` in the file itself, an older copy has another number, and a copy made after the
+//! daemon was stopped has `closed`: none of them matches the log.
 //!
 //! SQLite's own automatic checkpoints are off, including the one when the database is closed: they would move `open`
 //! into the file.
@@ -28,13 +29,13 @@ use crate::crash_point;
 
 /// Log size in bytes from which a commit is followed by a checkpoint.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
-/// Growth of the log in bytes before a checkpoint that readers prevented is retried.
+/// A checkpoint that did not move the whole log is retried when the log has grown by this many bytes.
 const RETRY_BYTES: u64 = 1 << 20;
-/// How long a checkpoint waits for readers; all writers wait too.
+/// How long a checkpoint waits for readers. All changes wait during this time.
 const READERS_WAIT: Duration = Duration::from_millis(100);
 /// Bytes of a log's header and of its first frame's header.
 const HEADERS: u64 = 32 + 24;
-/// The most rescue copies beside one database.
+/// Maximum number of rescue copies beside one database.
 const RESCUES: u32 = 20;
 
 /// Content of the mark: number and state.
@@ -63,7 +64,8 @@ fn read_mark(sql: &Connection) -> rusqlite::Result<Option<Mark>> {
     sql.query_row("SELECT base, state FROM log_mark", [], mark).optional()
 }
 
-/// Refuses a database whose log belongs to another one. `whole` reads the file with its log, `alone` only the file.
+/// Refuses a database whose log belongs to another database. `whole` reads the file with its log, `alone` reads only
+/// the file.
 pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Result<(), OpenError> {
     let page: u32 = whole
         .pragma_query_value(None, "page_size", |row| row.get(0))
@@ -72,7 +74,8 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
     let holds_frames = fs::metadata(&log).is_ok_and(|metadata| metadata.len() >= HEADERS + u64::from(page));
     let mark = read_mark(whole).map_err(|error| OpenError::unreadable(path, &error))?;
     let Some(mark) = mark.filter(|_| holds_frames) else { return Ok(()) };
-    // During a checkpoint the file may contain any part of the log.
+    // In the other states, a checkpoint may have moved any part of the log into the file, so the marks cannot be
+    // compared.
     if mark.state != "open" {
         return Ok(());
     }
@@ -80,9 +83,9 @@ pub(super) fn check(path: &Path, whole: &Connection, alone: &Connection) -> Resu
         Ok(Some(own)) if own.state == "checkpoint" && own.base == mark.base => Ok(()),
         Ok(_) => Err(OpenError::ForeignLog {
             path: path.to_owned(),
-            found: "the marks in the two files differ".to_owned(),
+            found: "their checkpoint marks differ".to_owned(),
         }),
-        // Regardless of the log, the file itself is unreadable; moving the log away would not help.
+        // The file itself is unreadable, so moving the log away would not help.
         Err(error) => Err(OpenError::Damaged { path: path.to_owned(), found: error.to_string() }),
     }
 }
@@ -96,8 +99,9 @@ pub(super) fn warn_if_log_is_missing(path: &Path, sql: &Connection) {
     {
         tracing::warn!(
             database = %path.display(),
-            "the database was not closed and its log (-wal) is missing: it may be a copy of ostler.db alone, without \
-             the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler first"
+            "the database was not closed and its log (-wal) is missing: the file may be a copy of ostler.db alone, \
+             without the changes after the last checkpoint; copy ostler.db and ostler.db-wal together, or stop ostler \
+             first"
         );
     }
 }
@@ -117,16 +121,18 @@ pub(super) struct OpenFile {
     file_location: Location,
     log_location: Option<Location>,
     checkpoint_at: u64,
-    /// Whether a rescue copy was attempted since the file was found replaced.
+    /// Whether a rescue copy was attempted after the file was found replaced.
     rescued: bool,
 }
 
 impl OpenFile {
-    /// Takes over a database that was just opened for writing, and moves its log into the file.
+    /// Sets up a database that was just opened for writing: disables automatic checkpoints, and moves the log into the
+    /// file.
     pub(super) fn begin(sql: &Connection, path: &Path) -> Result<Self, OpenError> {
         let location = |source| OpenError::Location { path: path.to_owned(), source };
         sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(StoreError::from)?;
-        // Nor on close: on a full disk it would move a part of the log, with the mark `open`, into the file.
+        // No automatic checkpoint on close either: on a full disk it could move only a part of the log into the file,
+        // with the mark `open`.
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(StoreError::from)?;
         let log = log_of(path);
         let file_location = location_of(path).map_err(location)?;
@@ -143,7 +149,7 @@ impl OpenFile {
         Ok(open)
     }
 
-    /// Checks that the paths still lead to the open files; costs two `stat` calls.
+    /// Checks that the paths still lead to the files that are open. Costs two `stat` calls.
     pub(super) fn check_location(&self) -> StoreResult<()> {
         let is_there = |path: &Path, location: Location| match location_of(path) {
             Ok(now) => now == location,
@@ -160,7 +166,8 @@ impl OpenFile {
         }
     }
 
-    /// Saves the open database beside its path, once, after the paths were found to lead to other files or to none.
+    /// Saves the open database to a new file beside its path, after `check_location` has failed. Later calls do
+    /// nothing.
     pub(super) fn rescue(&mut self, sql: &Connection) {
         if std::mem::replace(&mut self.rescued, true) {
             return;
@@ -194,28 +201,31 @@ impl OpenFile {
         }
     }
 
-    /// Moves everything into the one file before the last connection closes, unless the file is no longer at its path.
+    /// Moves the whole log into the database file before the last connection closes, unless the file is no longer at
+    /// its path.
     pub(super) fn close(&self, sql: &Connection) {
         if self.check_location().is_err() {
             return;
         }
         let closed = mark(sql, "closed").and_then(|()| move_log(sql));
         match closed {
-            // In another journal mode no reader creates a log beside the file either.
+            // The journal mode is changed too, because in WAL mode even a reader would create a log beside the file.
             Ok(true) => match sql.pragma_update_and_check(None, "journal_mode", "DELETE", |_| Ok(())) {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "log not removed: another program is reading the database");
+                    tracing::debug!(%error, "write-ahead log not removed: another program is reading the database");
                 }
             },
-            Ok(false) => tracing::warn!("log not moved into the database: another program is reading it"),
+            Ok(false) => tracing::warn!(
+                "write-ahead log not moved into the database: another program is reading the database"
+            ),
             Err(error) => {
-                tracing::warn!(%error, "the log could not be moved into the database");
+                tracing::warn!(%error, "the write-ahead log could not be moved into the database");
             }
         }
     }
 
-    /// Runs a checkpoint. A failure is not fatal: the log keeps growing until a later attempt succeeds.
+    /// Runs a checkpoint. If it fails, the log grows until a later attempt succeeds.
     fn checkpoint(&mut self, sql: &Connection) {
         let done = mark(sql, "checkpoint").and_then(|()| move_log(sql)).and_then(|moved| {
             if moved {
@@ -249,7 +259,7 @@ fn mark(sql: &Connection, state: &str) -> StoreResult<()> {
     Ok(())
 }
 
-/// Moves the log into the file. `false` if readers prevented a part of it.
+/// Moves the log into the file. `false` if readers prevented that for a part of the log.
 fn move_log(sql: &Connection) -> StoreResult<bool> {
     sql.busy_timeout(READERS_WAIT)?;
     crash_point::before("log: checkpoint into the database");

@@ -1,6 +1,7 @@
 //! Memories: notes that agents store for themselves, their team or all workspaces.
 //!
-//! The number and the size are bounded. A full memory refuses new notes; nothing is dropped automatically.
+//! Each workspace's notes are bounded in number and total size. Beyond that, new notes are refused; none is deleted
+//! automatically.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -31,13 +32,14 @@ pub struct Memory {
 /// Filter of a memory query.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MemoryQuery {
-    /// This scope, as far as the workspace may read it; `None` selects all that the workspace wrote itself.
+    /// Selects the notes of this scope that the workspace may read. `None` selects all notes that the workspace wrote
+    /// itself.
     pub scope: Option<Scope>,
-    /// Contained text, case-insensitive for ASCII letters.
+    /// Text that the note contains; case-insensitive for ASCII letters.
     pub text: Option<String>,
     /// Exact namespace.
     pub namespace: Option<String>,
-    /// The most memories returned.
+    /// Maximum number of memories to return.
     pub limit: u32,
 }
 
@@ -70,8 +72,8 @@ fn memory(row: &rusqlite::Row<'_>) -> rusqlite::Result<Memory> {
 
 /// Condition for the rows of a scope that a workspace may read (`?1`).
 ///
-/// A team is the parent and its children; for a root, itself and its children. The communication rule allows all of
-/// these to talk to each other.
+/// A team is the workspace's parent and all children of that parent; for a root, the root and its children. All members
+/// of a team may also send messages to each other.
 fn within(scope: Option<Scope>) -> &'static str {
     match scope {
         None => "w.id = ?1",

@@ -1,11 +1,12 @@
 //! Migration of a database file to the current schema, or its refusal.
 //!
-//! Migrations only go up. All due migrations run in one transaction, after a copy of the file was put beside it: a
-//! failed upgrade, for lack of space or otherwise, leaves the old schema and not one in between.
+//! There are no downgrades. Before migrating, ostler writes a backup copy beside the file. All due migrations run in
+//! one transaction: a failed upgrade, for lack of space or otherwise, leaves the old schema and never an intermediate
+//! one.
 //!
-//! A file that is newer, damaged or not ostler's is refused and left unchanged to the byte: with an empty registry in
-//! its place every container would look unknown. It is inspected through a connection that cannot write, because even
-//! the switch to WAL changes another program's file.
+//! A file that is newer, damaged or not ostler's is refused, and no byte of it is changed. Replacing it by an empty
+//! registry would make every container look unknown. The file is inspected through a connection that cannot write,
+//! because even the switch to WAL mode would change another program's file.
 
 use std::{
     fs::{self, File},
@@ -42,7 +43,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
     inspected
 }
 
-/// Whether the file without its log is a sound database of ostler's; then the log is at fault.
+/// Whether the file without its log is an undamaged database of ostler's; the damage is then in the log.
 fn is_sound_alone(path: &Path) -> bool {
     size_of(path).is_ok_and(|size| size > 0)
         && check_outline(path, false).is_ok()
@@ -112,8 +113,8 @@ fn check_outline(path: &Path, has_log: bool) -> Result<(), OpenError> {
     }
 }
 
-/// Opens a file for inspection. Without a log no process has the file open, and `immutable` keeps SQLite from creating
-/// one.
+/// Opens a file for inspection, together with its log if `has_log`. Otherwise reads only the file: `immutable` makes
+/// SQLite ignore the log and keeps it from creating one.
 fn open_for_inspection(path: &Path, has_log: bool) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match path.to_str().filter(|_| !has_log) {
@@ -213,8 +214,8 @@ fn begin_and_apply(sql: &Connection, due: &[(&str, &str)], target: u32) -> Resul
     Ok(())
 }
 
-/// Reads every page once. This takes milliseconds at the size of one machine's registry, and refuses a damaged file
-/// before ostler acts on a part of it.
+/// Reads every page once, so that a damaged file is refused before ostler uses a part of it. This takes milliseconds
+/// for the registry of one machine.
 fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
     let found = sql
         .query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
@@ -224,8 +225,8 @@ fn check_integrity(sql: &Connection, path: &Path) -> Result<(), OpenError> {
 
 /// Copies the file before it is changed.
 ///
-/// The copy's name contains the schema version, and the copy gets it only once it is complete and on disk: error
-/// messages advise users to put it in the place of a damaged database.
+/// The copy's name contains the schema version. The copy is renamed to that name only when it is complete and on disk,
+/// because error messages advise users to replace a damaged database by the file of that name.
 fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenError> {
     let copy = path.with_extension(format!("backup-v{version}.db"));
     let unfinished = path.with_extension(format!("backup-v{version}.unfinished"));
@@ -235,7 +236,7 @@ fn back_up(sql: &Connection, path: &Path, version: u32) -> Result<PathBuf, OpenE
             .map_err(|source| OpenError::Location { path: copy.clone(), source })
     });
     if done.is_err() {
-        // The incomplete copy is deleted: the disk may be full, and the next attempt makes a new copy anyway.
+        // Delete the incomplete copy: the disk may be full, and the next attempt makes a new copy in any case.
         let _never_made = fs::remove_file(&unfinished);
     }
     done.map(|()| copy)
@@ -248,12 +249,12 @@ fn copy_to(sql: &Connection, copy: &Path) -> Result<(), OpenError> {
     };
     let location = |source| OpenError::Location { path: copy.to_owned(), source };
     match fs::remove_file(copy) {
-        // Left by a process that was killed while copying.
+        // The deleted copy was left by a process that was killed while it copied.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(source) => return Err(location(source)),
     }
-    // The copy contains what the database contains: environment variables and token digests.
+    // The copy must be private, as it contains environment variables and token digests.
     private_file(copy)?;
     let mut target = Connection::open(copy).map_err(failed)?;
     // No rollback is needed: the target file is empty before the copy.

@@ -1,13 +1,14 @@
 //! Mirror file beside the database: distinguishes a lost registry from a new one.
 //!
 //! It holds the registry's identity and generation. The generation rises with every creation, start, removal, pause and
-//! any other change that a copy of the database must not undo unnoticed. A new database beside an old mirror, or a
-//! database with a lower generation than its mirror, was lost or restored from a copy; the registry then keeps unknown
-//! containers and volumes until an operator decides, instead of moving them to the trash.
+//! any other change that must not be undone unnoticed when an older copy of the database is restored. A new database
+//! beside an old mirror, or a database with a lower generation than its mirror, was lost or restored from a copy; the
+//! registry then keeps unknown containers and volumes until an operator decides, instead of moving them to the trash.
 //!
 //! The writer prepares the new mirror before it commits a change, and moves it into place right after, before any
-//! caller is answered. A crash in between leaves the mirror behind by a change that no caller has acted upon, never
-//! ahead. The mirror also identifies the directory it was written in, so that a copied directory is detected.
+//! caller is answered. A crash between the two leaves the mirror with a lower generation than the database, never with
+//! a higher one; no caller was answered then. The mirror also identifies the directory it was written in, so that a
+//! copied directory is detected.
 
 use std::{
     fs::{self, File},
@@ -32,7 +33,7 @@ pub struct MirrorRecord {
     pub instance: InstanceId,
     /// The registry's generation at the last update of the mirror.
     pub generation: i64,
-    /// Whether an engine was accepted, so that its sentinel must exist.
+    /// Whether an engine was accepted. Its sentinel volume must then exist.
     pub engine_accepted: bool,
     /// Device of the directory that the mirror was written in.
     pub device: u64,
@@ -56,7 +57,7 @@ pub struct DirectoryMark {
 }
 
 impl MirrorRecord {
-    /// Returns a copy that names the given directory as its own.
+    /// Returns the record with the given directory as the one it was written in.
     #[must_use]
     pub fn placed(self, mark: DirectoryMark) -> Self {
         Self { device: mark.device, inode: mark.inode, born: mark.born, ..self }
@@ -71,7 +72,7 @@ impl MirrorRecord {
     }
 }
 
-/// A generation that is written beside the mirror and has not replaced the mirror yet.
+/// A new generation that is written to a second file and not yet moved into the mirror's place.
 #[derive(Debug)]
 pub(super) struct Prepared<'m> {
     mirror: &'m Mirror,
@@ -80,7 +81,7 @@ pub(super) struct Prepared<'m> {
 }
 
 impl Prepared<'_> {
-    /// Replaces the mirror with the prepared generation, durably.
+    /// Moves the prepared file into the mirror's place, durably.
     pub(super) fn publish(self) -> io::Result<()> {
         match self.mirror {
             Mirror::Memory(held) => {
@@ -92,8 +93,8 @@ impl Prepared<'_> {
     }
 }
 
-/// Held from reading the mirror until the new file is renamed. Otherwise two concurrent updates would write into the
-/// same new file, and the lower generation could remain.
+/// Held from reading the mirror until the second file is renamed. Otherwise two concurrent updates would write to the
+/// same second file, and the lower generation could remain.
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// Location of the mirror.
@@ -101,7 +102,7 @@ static CHANGING: Mutex<()> = Mutex::new(());
 pub enum Mirror {
     /// A file in this directory.
     Directory(PathBuf),
-    /// Memory, for the simulator; the record survives a simulated crash as the file would.
+    /// Memory, for the simulator. The record survives a simulated crash, as a file survives a real one.
     Memory(Mutex<Option<MirrorRecord>>),
 }
 
@@ -109,7 +110,7 @@ impl Mirror {
     /// Reads the mirror; `None` if it does not exist.
     ///
     /// # Errors
-    /// If it exists and cannot be read: an unreadable mirror is never treated as a missing one.
+    /// If the mirror exists and cannot be read. An unreadable mirror is never treated as a missing one.
     pub fn read(&self) -> io::Result<Option<MirrorRecord>> {
         match self {
             Self::Memory(record) => Ok(record.lock().unwrap_or_else(PoisonError::into_inner).clone()),
@@ -155,7 +156,7 @@ impl Mirror {
         self.update(|record| record.generation = record.generation.max(generation)).map(drop)
     }
 
-    /// Writes a higher generation beside the mirror. `None` if there is no mirror, or its generation is not lower.
+    /// Writes a higher generation to a second file. `None` if there is no mirror, or its generation is not lower.
     pub(super) fn prepare_generation(&self, generation: i64) -> io::Result<Option<Prepared<'_>>> {
         let alone = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(record) = self.read()?.filter(|record| record.generation < generation) else {
@@ -235,16 +236,16 @@ mod tests {
         let record = record(3).placed(here);
         assert!(
             !record.is_of_another(DirectoryMark { device: 9, ..here }),
-            "remounted under another device number"
+            "a remount with another device number was taken for a copy"
         );
         assert!(
             !record.is_of_another(DirectoryMark { born: None, ..here }),
-            "a file system without birth times"
+            "a missing creation time was taken for a copy"
         );
         assert!(record.is_of_another(DirectoryMark { inode: 3, ..here }));
         assert!(
             record.is_of_another(DirectoryMark { born: Some(8), ..here }),
-            "the root of another file system"
+            "the root of another file system was not detected"
         );
     }
 

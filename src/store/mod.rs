@@ -1,12 +1,12 @@
 //! The registry's database: the only module that uses SQLite.
 //!
 //! The rest of ostler accesses storage through [`Store`]: one method per query or change, taking and returning domain
-//! types. No signature contains SQL, so that another store can be added beside this one. The SQL of a noun is in that
-//! noun's file.
+//! types. No signature contains SQL, so that another store can be added beside this one. Each file contains the SQL for
+//! one kind of data, such as workspaces, tokens or events.
 //!
 //! A change checks its own guard (allowed statuses, incarnation, age) inside its transaction and returns whether it
-//! applied. "Zero rows changed" means that another change came first; it is a result, not an error. [`StoreError`] only
-//! ever means that the store could not answer at all.
+//! applied. If the guard does not hold, another change came first; this is a result, not an error. [`StoreError`]
+//! always means that the store could not answer.
 
 mod activity;
 mod admins;
@@ -77,22 +77,24 @@ pub const FILE_NAME: &str = "ostler.db";
 /// How long a statement waits for a lock that another connection holds.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 
-/// Reading lanes: two, so that a long listing does not delay a short query.
+/// Number of reading threads: two, so that a long listing does not delay a short query.
 const READERS: usize = 2;
 
-/// Prepared statements cached per connection: more than exist, so that no statement is prepared twice.
+/// Capacity of each connection's cache of prepared statements. It exceeds the number of different statements, so that a
+/// connection prepares each statement only once.
 const STATEMENTS: usize = 192;
 
-/// Page cache limit of a reading lane, in KiB.
+/// Page cache limit of a reading thread's connection, in KiB.
 ///
-/// A small registry never fills it. In one with a million rows of history, a listing of a thousand containers
-/// repeatedly touches about half of it.
+/// A small registry never fills the cache. In a registry with a million rows of history, a listing of a thousand
+/// containers repeatedly reads pages that fill about half of it.
 const READER_CACHE_KIB: i64 = 16 * 1024;
 
-/// How many events a slow subscriber may lag behind before it has to catch up from the store.
+/// Number of events that a subscriber may lag behind. A slower subscriber misses events; it can read missed events from
+/// the store, except transient ones.
 const FEED_CAPACITY: usize = 1024;
 
-/// The store could not answer. It never says anything about the stored data.
+/// The store could not answer. This error never means that a row is missing or that a guard does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {found}{}", kind.what(), kind.advice())]
 pub struct StoreError {
@@ -160,8 +162,8 @@ impl ErrorKind {
             }
             Self::Mirror => ". Nothing was changed",
             Self::Replaced => {
-                ". Changes are refused, because the next start would lose them. The log shows whether the open \
-                 database was saved as `ostler.rescued-*.db` in the data directory. If so, stop ostler, replace \
+                ". Changes are refused, because the next start would lose them. The daemon's log shows whether the \
+                 open database was saved as `ostler.rescued-*.db` in the data directory. If so, stop ostler, replace \
                  ostler.db by that copy, move ostler.db-wal and ostler.db-shm away, and start ostler"
             }
             Self::Other => "",
@@ -197,12 +199,12 @@ impl StoreError {
         Self { found, kind: ErrorKind::Replaced }
     }
 
-    /// Returns cause and advice without the introduction, for messages that have their own.
+    /// Returns cause and advice without the introductory text, for messages that have their own introduction.
     fn found_and_advice(&self) -> String {
         format!("{}{}", self.found, self.kind.advice())
     }
 
-    /// A statement panicked, or the lanes ended before it ran.
+    /// Error for a statement that panicked, or whose thread ended before it ran.
     fn unanswered() -> Self {
         Self::new("a statement was not completed; the log shows the cause")
     }
@@ -261,14 +263,14 @@ pub enum OpenError {
     /// The write-ahead log beside the file belongs to another database.
     #[error(
         "{wal} does not belong to {path} ({found}): the database was replaced, but the log of the previous one was \
-         left. Nothing was changed. To use the copy, move ostler.db-wal and ostler.db-shm away (keep them) and start \
-         again. To use the previous database, move the previous ostler.db back beside its log",
+         left. Nothing was changed. To use the current ostler.db, move ostler.db-wal and ostler.db-shm away (keep \
+         them) and start again. To use the previous database, move the previous ostler.db back beside its log",
         wal = log::log_of(path).display()
     )]
     ForeignLog {
         /// Path of the database.
         path: PathBuf,
-        /// Evidence for it.
+        /// Why the log does not belong to the database.
         found: String,
     },
     /// The file is a database of another program.
@@ -303,8 +305,8 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Classifies an error from reading the file: damaged, unless the disk caused it. A full disk must not lead a user
-    /// to replace a good database by a backup.
+    /// Classifies an error from reading the file as damage, unless the disk or its permissions caused it. A full disk
+    /// must not lead a user to replace an intact database by a backup.
     fn unreadable(path: &Path, error: &rusqlite::Error) -> Self {
         if is_of_the_disk(error) {
             Self::Store(StoreError { found: error.to_string(), kind: ErrorKind::of(error) })
@@ -334,7 +336,7 @@ impl Store {
     /// Opens the database in `data_dir`; creates a missing directory (0700) or file (0600).
     ///
     /// # Errors
-    /// [`OpenError`] says what to do. An existing file is never replaced.
+    /// The text of [`OpenError`] says what to do. An existing file is never replaced.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
         let path = data_dir.join(FILE_NAME);
         private_directory(data_dir)?;
@@ -367,13 +369,13 @@ impl Store {
         let readers = (0..=READERS).map(|_| open_reader(&path)).collect::<Result<Vec<_>, _>>()?;
         let mut readers = readers.into_iter();
         let Some(first) = readers.next() else { return Err(StoreError::closed().into()) };
-        // No token is checked through this store, so the roster is not loaded.
+        // This store checks no tokens, so the in-memory state (the roster) is not loaded.
         Self::of(writer(first), readers.collect(), path)
     }
 
-    /// Creates a store on one connection whose statements take effect when `stage` says so.
+    /// Creates a store that executes all statements on the one connection of `disk`, each when `stage` runs it.
     ///
-    /// The connection may be in memory and outlives the store: a simulated crash drops everything else.
+    /// The connection is in memory and outlives the store: a simulated crash drops the store and keeps `disk`.
     ///
     /// # Panics
     /// If the database in memory cannot be read.
@@ -387,8 +389,8 @@ impl Store {
         Self { lanes: Arc::new(lanes), feed, transient, roster }
     }
 
-    /// Ends every lane; later calls fail. The log is moved into the file, so that the database can be copied as one
-    /// file.
+    /// Ends the store's threads; later calls fail. Moves the write-ahead log into the database file, so that the
+    /// database can be copied as one file.
     pub async fn close(&self) {
         self.lanes.close().await;
     }
@@ -407,10 +409,11 @@ impl Store {
         self.feed.subscribe()
     }
 
-    /// Waits for the writing lane and for one reading lane: a stuck lane gives no answer.
+    /// Waits until the writing thread and one reading thread have each run a job. Does not return while the writing
+    /// thread or all reading threads are stuck.
     ///
-    /// Writes nothing, unless the last change could not be written: then it tries a change that needs space in the
-    /// database and in the mirror.
+    /// Writes nothing, unless the last change could not be written. In that case it raises the generation, which needs
+    /// space for the database and for the mirror.
     ///
     /// # Errors
     /// When the store cannot answer, or cannot write.
@@ -438,7 +441,7 @@ fn writer(sql: Connection) -> Writer {
     Writer::new(sql, feed, transient, SharedRoster::default())
 }
 
-/// Storage that survives a crash in the simulator: committed transactions only. Clones share one database.
+/// The simulator's database in memory. A simulated crash keeps its committed transactions. Clones share one database.
 #[derive(Clone)]
 pub struct Disk {
     writer: Arc<Mutex<Writer>>,
@@ -456,7 +459,8 @@ impl Disk {
         Ok(Self { writer: Arc::new(Mutex::new(writer(sql))) })
     }
 
-    /// Creates a copy of the database, so that a search with ten thousand runs does not migrate in each of them.
+    /// Creates a copy of the database. A search with ten thousand simulator runs copies one migrated database, which is
+    /// faster than a migration in each run.
     ///
     /// # Errors
     /// If SQLite fails; not expected in memory.
@@ -469,8 +473,8 @@ impl Disk {
         Ok(Self { writer: Arc::new(Mutex::new(self::writer(sql))) })
     }
 
-    /// Empties all tables and keeps the prepared statements, so that a search with ten thousand runs prepares each only
-    /// once.
+    /// Empties all tables and keeps the prepared statements, so that a search with ten thousand simulator runs prepares
+    /// each statement only once.
     ///
     /// # Errors
     /// If SQLite fails; not expected in memory.
@@ -478,7 +482,7 @@ impl Disk {
         self.lock().wipe()
     }
 
-    /// Simulates a full disk with `free_pages` left: SQLite itself refuses whatever needs more.
+    /// Simulates a disk with space for `free_pages` more pages: SQLite itself refuses changes that need more.
     ///
     /// # Panics
     /// If the database in memory cannot report its size.
@@ -494,12 +498,14 @@ impl Disk {
         self.lock().limit_to(None);
     }
 
-    /// Keeps the generation in this mirror too, as a database in a directory does in its mirror file.
+    /// Makes the store write its generation to this mirror too, as a store opened with [`Store::open`] does to its
+    /// mirror file.
     pub fn mirror_to(&self, mirror: Arc<Mirror>) {
         self.lock().mirror_to(mirror);
     }
 
-    /// Returns how many rows were ever changed. An unchanged number means that nothing was written meanwhile.
+    /// Returns how many rows the connection has changed so far. If two calls return the same number, nothing was
+    /// written in between.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.lock().changes()
@@ -510,9 +516,10 @@ impl Disk {
     }
 }
 
-/// Creates a directory with mode 0700, and sets that mode if everything in it is ostler's.
+/// Creates a directory with mode 0700. An existing directory gets that mode only if it contains nothing but ostler's
+/// files.
 ///
-/// A directory that holds other files (`--data-dir /tmp`) keeps its mode; ostler's files in it are private anyway.
+/// A directory with other files (`--data-dir /tmp`) keeps its mode; ostler's files in it are private in any case.
 fn private_directory(path: &Path) -> Result<(), OpenError> {
     let location = |source| OpenError::Location { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(location)?;

@@ -1,8 +1,9 @@
 //! Test of the query plan of every statement in the store.
 //!
-//! A registry keeps its removed history for long, so no statement that runs on a timer may become slower with it.
-//! SQLite scans a whole table without notice. Therefore the test records every statement as it runs, and reads its
-//! plan. It finds methods that it does not call by their labels.
+//! A registry keeps rows of removed workspaces for a long time. A statement that runs on a timer must not become slower
+//! as these rows accumulate, but SQLite scans a whole table without a warning. Therefore the test records every
+//! statement that the store's methods execute, and checks its query plan. It compares the labels in the sources with
+//! those recorded, and fails if it does not call a method.
 
 use std::{
     cell::RefCell,
@@ -68,7 +69,7 @@ const MAY_SCAN: &[(&str, &str)] = &[
     ("m USING INDEX memories_global", "global memories, ordered by key, with a limit"),
 ];
 
-/// Statements that a user runs by hand and that list history intentionally.
+/// Statements that run only at a user's request and that list removed rows intentionally.
 const MAY_LIST: &[&str] = &[
     "WHERE TRUE ORDER BY w.created_at, w.key",
     "WHERE w.status = 'removed' ORDER BY w.created_at, w.key",
@@ -361,7 +362,7 @@ fn drive_activity(store: &Store) {
     assert!(at_once(store.note_polled(first, waiting, polled)));
 }
 
-/// Calls the methods for agents' reports, and those that read or change what follows from them.
+/// Calls the methods for agents' reports, and the methods that read or change data from these reports.
 fn drive_agents(store: &Store) {
     let first = WorkspaceId(id(1));
     let speaks = token_owner(store, 16);
@@ -530,7 +531,7 @@ fn virtual_table(what: &str, allowed: &str) -> bool {
     allowed.ends_with("VIRTUAL TABLE INDEX") && what.starts_with(allowed)
 }
 
-/// Returns a migrated database in memory, and the statements of all methods, recorded on another.
+/// Returns a migrated database in memory, and the statements of all methods, recorded on a second database.
 fn recorded() -> (Connection, Vec<String>) {
     let sql = Connection::open_in_memory().unwrap();
     apply_pragmas(&sql).unwrap();
@@ -583,7 +584,7 @@ fn statement_is_not_replanned_for_its_bound_values() {
                 statement.raw_bind_parameter(number, 1).unwrap();
             }
         }
-        // Neither its result nor its failure matters.
+        // Ignore the result, even an error: the test only needs the statement's counter.
         let _ = statement.raw_query().next();
         if statement.get_status(StatementStatus::RePrepare) > 0 {
             planned_again.push(text.as_str());
@@ -596,7 +597,8 @@ fn statement_is_not_replanned_for_its_bound_values() {
     );
 }
 
-/// Live rows are scattered among removed ones, one page each: reading them would make the query slower with history.
+/// Live rows are scattered among removed ones, so that reading a live row costs reading a page. The query would become
+/// slower as removed rows accumulate.
 #[test]
 fn stale_token_query_reads_only_indexes() {
     let (sql, statements) = recorded();
@@ -613,7 +615,7 @@ fn live_row_queries_of_passes_use_a_covering_index() {
     let (sql, statements) = recorded();
     let reading = statements.iter().filter(|text| text.contains("INDEXED BY workspaces_holding"));
     let plans: Vec<_> = reading.map(|text| plan(&sql, text)).collect();
-    assert_eq!(plans.len(), 3, "stale tokens, known rows, rows that are up: {plans:#?}");
+    assert_eq!(plans.len(), 3, "expected the queries for stale tokens, known rows and up rows: {plans:#?}");
     for plan in plans {
         let covered = plan.iter().any(|line| line.contains("w USING COVERING INDEX workspaces_holding"));
         assert!(covered, "a column is missing in the index: {plan:#?}");

@@ -13,11 +13,12 @@ use crate::domain::{event::EventKind, ids::InstanceId, time::Timestamp};
 pub struct Registry {
     /// Id in the labels of everything that ostler creates.
     pub instance: InstanceId,
-    /// Rises with every change that an older copy must not undo unnoticed; the mirror file holds the same number.
+    /// Increases with every change that must not be undone unnoticed when an older copy of the database is restored.
+    /// The mirror file contains the same number.
     pub generation: i64,
     /// Since when unknown containers and volumes are held, because the registry was lost or restored from a copy.
     pub recovering_since: Option<Timestamp>,
-    /// When the engine was accepted; from then on its sentinel must exist.
+    /// When the engine was accepted. From then on its sentinel volume must exist.
     pub engine_accepted_at: Option<Timestamp>,
 }
 
@@ -77,11 +78,11 @@ impl Store {
             .await
     }
 
-    /// Begins a recovery: everything unknown is held.
+    /// Begins a recovery, during which unknown containers and volumes are kept.
     ///
-    /// `generation` is the mirror's, so that the next loss is detected too. Purge orders not yet carried out are
-    /// cancelled: the workspace may have been undeleted after the copy was made, and the trash keeps its things for the
-    /// usual retention.
+    /// `generation` is the mirror's generation. It is stored so that the next loss is detected too. Pending purge
+    /// orders are cancelled, because the workspace may have been undeleted after the copy was made. The trash then
+    /// keeps its container and volumes for the usual retention.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -122,7 +123,7 @@ impl Store {
             .await
     }
 
-    /// Records that the engine that holds this registry's sentinel is to be trusted.
+    /// Records that the engine with this registry's sentinel volume was accepted.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -1,12 +1,12 @@
-//! In-memory state of every live workspace: token digests, tree, and last report.
+//! In-memory state of every live workspace (the roster): token digests, position in the tree, and last report.
 //!
-//! Because of this module a heartbeat is a single narrow UPDATE: no statement looks up a token or reads the previous
-//! report. Only the writer changes it, after a commit and before any caller is answered. The changed entries are read
-//! from the tables inside the same transaction, so the memory lags behind the file only between a commit and its
-//! answer. A token disappears from here before its revocation is answered.
+//! With this state, a heartbeat is a single narrow UPDATE: no statement looks up a token or reads the previous report.
+//! Only the writer changes the roster, after a commit and before any caller is answered. It reads the changed entries
+//! from the tables inside the same transaction, so the roster is older than the tables only between a commit and its
+//! answers. A revoked token is removed from the roster before the caller who revoked it is answered.
 //!
-//! Which entries to read again follows from the events: every change of a status, a token or a position in the tree
-//! emits an event in its transaction, and emitting marks the workspace. A test compares this memory with the tables.
+//! An event marks its workspace as changed, and `Tx::touch` does so for a change without an event. The writer reads the
+//! entries of all marked workspaces again. A test compares the roster with the tables.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ use crate::domain::{
     workspace::{Delivery, Kind},
 };
 
-/// A live workspace, as far as heartbeats, tokens and the tree need it.
+/// Data of a live workspace that is needed for heartbeats, token checks and the tree.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Member {
     pub(super) key: i64,
@@ -49,15 +49,15 @@ pub struct Member {
     /// Last report of its agent.
     pub last_report: LastReport,
     tokens: Vec<TokenDigest>,
-    /// Those of `tokens` that its agent may hold, with their expiry. A container's agent holds the instance token in
-    /// its volume; an external agent may hold any of its API tokens.
+    /// Those of `tokens` that the workspace's agent may hold, with their expiry. A container's agent holds the instance
+    /// token in its volume; an external agent may hold any API token of its workspace.
     held: Vec<(TokenDigest, Option<Timestamp>)>,
 }
 
 impl Member {
     /// Returns the proofs that a request comes from ostler, one for each live token that the agent may hold.
     ///
-    /// Empty if all are revoked or expired: then the agent cannot authenticate to ostler either.
+    /// Empty if all these tokens are revoked or expired; the agent cannot authenticate to ostler then either.
     #[must_use]
     pub fn proofs(&self, now: Timestamp) -> Vec<Proof> {
         let live = self.held.iter().filter(|(_, expires_at)| expires_at.is_none_or(|end| end > now));
@@ -72,7 +72,7 @@ pub enum Pause {
     None,
     /// An accepted start is about to end the pause.
     Ends,
-    /// The pause stays.
+    /// The workspace or an ancestor is paused, and no accepted start is about to end that pause.
     Lasts,
 }
 
@@ -89,9 +89,9 @@ pub struct LastReport {
     pub runtime_state: Arc<str>,
     /// Metadata of the runtime, as JSON.
     pub metadata: Option<Arc<str>>,
-    /// Whether the runtime judges its health itself.
+    /// Whether the runtime determines its own health.
     pub manages_status: bool,
-    /// Longest silence within an answer that the agent announces in its metadata, in seconds.
+    /// Longest time, in seconds, for which the agent may send nothing during a response, as announced in its metadata.
     pub idle_timeout_seconds: Option<u32>,
     /// Fields of the last heartbeat and the last registration that could not be used.
     pub refused: Fields,
@@ -127,7 +127,7 @@ pub struct TokenOwner {
 }
 
 impl TokenOwner {
-    /// Returns whether an API token's use is to be written again; its row is written rarely.
+    /// Returns whether the use of an API token is to be written again: when the last written use is five minutes old.
     #[must_use]
     pub fn is_due(&self, at: Timestamp) -> bool {
         self.last_used_at.is_none_or(|last| at.since(last) >= super::tokens::API_USE_NOTED_EVERY)
@@ -145,7 +145,7 @@ struct Known {
 pub(super) struct Roster {
     members: HashMap<WorkspaceId, Member>,
     tokens: HashMap<TokenDigest, Known>,
-    /// Digests of admin tokens, so that they can be replaced.
+    /// Digests of all admin tokens. They are removed from `tokens` when the admin tokens are replaced.
     admins: Vec<TokenDigest>,
 }
 
@@ -195,7 +195,7 @@ impl Roster {
         }
     }
 
-    /// Replaces a workspace's entry by the state a transaction has read; `None` removes it.
+    /// Replaces a workspace's entry by the state that a transaction has read; `None` removes the entry.
     pub(super) fn replace(&mut self, id: WorkspaceId, fresh: Option<Fresh>) {
         if let Some(old) = self.members.remove(&id) {
             for digest in old.tokens {
@@ -275,7 +275,7 @@ impl Fresh {
         Ok(Some(Self { member, tokens }))
     }
 
-    /// Whether this digest belongs to one of its valid tokens.
+    /// Whether this digest belongs to a valid token of the workspace.
     pub(super) fn holds(&self, digest: &TokenDigest, now: Timestamp) -> bool {
         self.tokens.iter().any(|(of, known)| of == digest && known.expires_at.is_none_or(|end| end > now))
     }
@@ -376,7 +376,8 @@ impl SharedRoster {
 }
 
 impl super::Store {
-    /// Returns the principal of a token, from memory. `None` is certain: the token is not valid.
+    /// Returns the principal of a token, from memory. `None` means that the token is not valid; no query of the tables
+    /// is needed.
     #[must_use]
     pub fn token_subject(&self, digest: &TokenDigest, now: Timestamp) -> Option<TokenSubject> {
         self.roster.read().token_subject(digest, now)
@@ -396,7 +397,8 @@ impl super::Store {
 
     /// Whether a workspace or one of its ancestors is paused.
     ///
-    /// `starts` selects the workspaces that are about to be started; these also resume what was paused along with them.
+    /// `starts` returns whether a workspace is about to be started. Such a start also ends the pause of the workspaces
+    /// that were paused with that workspace.
     #[must_use]
     pub fn pause(&self, id: WorkspaceId, starts: impl Fn(WorkspaceId) -> bool) -> Pause {
         self.roster.read().pause(id, &starts)

@@ -1,7 +1,7 @@
 //! Queries of the sweep passes, and the plans that the breaker holds.
 //!
-//! The cost of every query here depends on the live rows or on the listing, never on removed history; a test reads the
-//! query plans.
+//! The cost of a query depends on the number of live rows or on the size of the listing of containers, never on the
+//! number of removed rows. A test checks the query plans.
 
 use std::collections::HashSet;
 
@@ -32,7 +32,7 @@ pub struct NewHeldPlan {
     pub plan: serde_json::Value,
 }
 
-/// Plan that is held, or approved and not used up.
+/// Plan that is held, or that was approved and still has actions to carry out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPlanRow {
     /// Id by which an operator approves it.
@@ -77,10 +77,10 @@ fn known(row: &Row<'_>) -> rusqlite::Result<SweepRow> {
     })
 }
 
-/// Query for stale tokens. Pass only a trusted listing: `NOT IN` an empty list matches everything.
+/// Query for stale tokens. The listing in `?1` must be trusted: if it is empty, `NOT IN` matches every workspace.
 ///
-/// It reads two narrow indexes and the pulse, and never the wide rows: the live ones are scattered among removed ones,
-/// one page each.
+/// The query reads two narrow indexes and the table `pulse`, but not the rows of `workspaces`. Live rows are scattered
+/// among removed ones there, so that each row would cost reading one page.
 fn stale() -> String {
     format!(
         "SELECT w.id, w.name, w.status, t.created_at, p.token_used_at
@@ -120,8 +120,8 @@ impl Store {
     pub async fn sweep_rows(&self, listed: Vec<WorkspaceId>) -> StoreResult<Vec<SweepRow>> {
         self.lanes
             .read("known rows", move |sql| {
-                // Most rows come from a covering index. A row that leaves the index before the second query is found by
-                // that one.
+                // The first query finds most rows in a covering index. The second query finds the others in the table,
+                // including rows that have left the index since the first query.
                 let text = format!(
                     "SELECT {SWEEP_COLUMNS}
                      FROM rarray(?1) l CROSS JOIN workspaces w INDEXED BY workspaces_holding ON w.id = l.value
@@ -154,8 +154,8 @@ impl Store {
             .await
     }
 
-    /// Returns workspaces with live instance tokens, none issued or used at `older_than` or later, whose containers are
-    /// not in the listing. The listing must be trusted.
+    /// Returns workspaces that are not in the listing and have a valid instance token that was issued before
+    /// `older_than` and not used since then. The listing must be trusted.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -181,7 +181,7 @@ impl Store {
             .await
     }
 
-    /// Returns container workspaces that are or might be up: online, degraded, offline.
+    /// Returns container workspaces whose process runs or may run: online, degraded, offline.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -198,7 +198,7 @@ impl Store {
             .await
     }
 
-    /// Returns workspaces that are provisioning, longest first.
+    /// Returns workspaces that are provisioning, ordered by the start of the provisioning.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -215,11 +215,11 @@ impl Store {
 
     /// Returns online or degraded rows without a heartbeat at `heartbeat_before` or later.
     ///
-    /// A heartbeat more than 10 s later than `now` comes from a clock that was set back since; its real time is
-    /// unknown, so it does not count.
+    /// A heartbeat whose time is more than 10 s after `now` does not count: the clock was set back after the heartbeat,
+    /// so its real age is unknown.
     ///
-    /// The query starts from the pulse table, which is narrow and holds only live rows; a row with a recent heartbeat
-    /// costs no second lookup.
+    /// The query starts from the table `pulse`, which is narrow and contains only live workspaces. For a workspace with
+    /// a recent heartbeat it reads no other table.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -257,8 +257,8 @@ impl Store {
 
     /// Returns rows that may hibernate, have no active tasks, and have stored no activity for their idle minutes.
     ///
-    /// The caller must check further: memory may know of later activity, and the liveness epoch may be shorter than the
-    /// idle minutes.
+    /// The caller must check two more conditions: there may be later activity that is known only in memory, and the
+    /// liveness epoch may be shorter than the idle minutes.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -284,7 +284,7 @@ impl Store {
             .await
     }
 
-    /// Returns containers that are up and may hibernate, with the ports they publish.
+    /// Returns the running containers of workspaces with idle minutes, and the ports that these containers publish.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -305,7 +305,7 @@ impl Store {
             .await
     }
 
-    /// Returns rows whose hibernation has begun and not finished.
+    /// Returns rows whose hibernation has begun and is not finished.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -321,10 +321,11 @@ impl Store {
             .await
     }
 
-    /// Returns offline rows whose restart is due by then, the longest due first, and when the next one is due.
+    /// Returns offline rows whose restart is due at or before `by`, ordered by due time, and the due time of the next
+    /// restart after `by`.
     ///
-    /// A row whose status is more than 10 s ahead of `by` is due too: the clock was set back since, and the wait was
-    /// only minutes.
+    /// A row whose status changed more than 10 s after `by` is due too: the clock was set back after the change, and a
+    /// restart waits only minutes in any case.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -382,7 +383,7 @@ impl Store {
             .await
     }
 
-    /// Returns the workspaces affected by destructive actions of passes since then.
+    /// Returns the workspaces that sweep passes changed by destructive actions after `since`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -398,7 +399,7 @@ impl Store {
             .await
     }
 
-    /// Returns the plan of a pass that is held, or approved and not used up.
+    /// Returns a pass's plan that is held, or that was approved and still has actions to carry out.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -432,7 +433,7 @@ impl Store {
             .await
     }
 
-    /// Approves a held plan on behalf of an operator; only the one with this id.
+    /// Approves the held plan of a pass on behalf of an operator, but only if the plan has this id.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -461,7 +462,7 @@ impl Store {
             .await
     }
 
-    /// Deletes a held plan: its cause no longer exists, or it is used up.
+    /// Deletes a plan whose cause no longer exists, or whose approved actions have all been carried out.
     ///
     /// # Errors
     /// When the store cannot answer.

@@ -1,4 +1,4 @@
-//! Workspace tokens: issued once, stored as digests, revoked under a guard.
+//! Workspace tokens: issue, lookup and revocation. The store keeps only digests, never the tokens themselves.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::domain::{
 };
 use crate::mutation::{Mutation, is};
 
-/// What the store keeps of an issued token.
+/// Data of an issued token that the store keeps.
 #[derive(Clone, Debug)]
 pub struct TokenIssue {
     /// Id of the token's row; not secret.
@@ -34,7 +34,7 @@ pub struct NewApiToken {
     pub expires_at: Option<Timestamp>,
 }
 
-/// Guard of the stale-token sweep; a single UPDATE checks all of it.
+/// Conditions under which the stale-token sweep revokes tokens. A single UPDATE checks all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct StaleTokens {
     /// Workspace whose container has been absent for the grace period.
@@ -46,11 +46,12 @@ pub struct StaleTokens {
     pub without_age: bool,
 }
 
-/// How often an API token's use is written to its row, which is wider than a pulse row.
+/// Minimum time between two writes of an API token's use. Its row is wider than a row of `pulse`, so it is written less
+/// often.
 pub(super) const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
 
-/// Statuses in which a workspace's instance tokens may be stale: an allow-list. `removed` rows have none, and
-/// `provisioning` rows are about to get theirs or have just got it.
+/// Statuses in which a workspace's instance tokens may be stale. Removed workspaces have no valid instance token, and a
+/// provisioning workspace gets a new one or has just got it.
 pub(super) const STALE_STATUSES: &str =
     "('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated')";
 
@@ -74,7 +75,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
 }
 
 /// Issues the instance token of a new incarnation and revokes the older ones, in the transaction that begins the
-/// incarnation: at no time are there two valid instance tokens, or none.
+/// incarnation. So a workspace never has two valid instance tokens.
 pub(super) fn rotate_instance_token(
     tx: &Tx<'_>,
     workspace: WorkspaceId,
@@ -182,7 +183,7 @@ pub struct InvalidToken {
 }
 
 impl Store {
-    /// Returns the workspace that a token which is no longer valid was issued for. Call it only for such a token.
+    /// Returns the workspace that a token was issued for. To be called only for a token that is no longer valid.
     ///
     /// # Errors
     /// When the store cannot answer; this does not mean that the token is unknown.
@@ -200,8 +201,8 @@ impl Store {
             .await
     }
 
-    /// Returns the removed workspace whose token this was at its removal. Call it only for a token that is not valid:
-    /// the caller then learns that the workspace is gone, not that the token is unknown.
+    /// Returns the removed workspace for which a token was valid until the removal. To be called only for a token that
+    /// is not valid, to answer that its workspace is gone instead of that the token is unknown.
     ///
     /// # Errors
     /// When the store cannot answer; this does not mean that the token is unknown.
@@ -259,10 +260,10 @@ impl Store {
             .await
     }
 
-    /// Registers a token that a running process holds and that this registry has no row of, as the current one of its
-    /// workspace.
+    /// Makes a token that a running process holds, and that has no row in this registry, the valid instance token of
+    /// its workspace.
     ///
-    /// Returns `false` if the registry knows the token (a revoked one stays revoked), or if the row has another
+    /// Returns `false` if the token has a row (a revoked token stays revoked), or if the workspace's row has another
     /// incarnation or is removed.
     ///
     /// # Errors
@@ -349,8 +350,8 @@ impl Store {
 
     /// Revokes the stale instance tokens of a workspace, and returns their incarnations.
     ///
-    /// One UPDATE checks every condition in the store, so a token issued or used after the listing was taken never
-    /// matches.
+    /// One UPDATE checks every condition, so a token that was issued or used after the listing was read is never
+    /// revoked.
     ///
     /// # Errors
     /// When the store cannot answer.

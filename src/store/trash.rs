@@ -1,4 +1,4 @@
-//! The trash: claim a workspace's things, keep them, restore or delete them.
+//! The trash: a workspace's container and volumes are claimed, kept, and then restored or deleted.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::json;
@@ -15,12 +15,12 @@ use crate::mutation::{Mutation, is};
 /// Precondition of a permanent deletion, besides that no live workspace owns the entry's volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteGuard {
-    /// None: an operator named the entry.
+    /// No further precondition: an operator named the entry.
     Named,
-    /// Its retention ended before this time.
+    /// The entry's retention ended before this time.
     RetentionEndedBefore(Timestamp),
-    /// Its workspace is removed, and that removal ordered the purge. A workspace that was undeleted since and removed
-    /// again without such an order keeps its things for the whole retention.
+    /// The entry's workspace is removed, and its last removal ordered a purge. If a workspace was undeleted after a
+    /// purge order and removed again without one, its entry is kept for the whole retention.
     PurgeOrdered,
 }
 
@@ -29,22 +29,22 @@ pub enum DeleteGuard {
 pub enum ClaimGuard {
     /// The row's status is `removed`.
     RowRemoved,
-    /// No row exists. An adoption that came first makes the claim fail.
+    /// The workspace has no row. The claim fails if an adoption has created the row in the meantime.
     NoRow,
-    /// The row exists and does not refer to this container.
+    /// The workspace has a row, and the row does not refer to this container.
     NotTheRows(ContainerId),
 }
 
-/// Claim on things that are to be moved to the trash.
+/// Claim on a container and volumes that are to be moved to the trash.
 #[derive(Clone, Debug)]
 pub struct NewClaim {
     /// Id of the new entry.
     pub id: TrashId,
-    /// Workspace that owned the things.
+    /// Workspace that owned the container and volumes.
     pub workspace: WorkspaceId,
-    /// Name of the workspace, as there may be no row to read it from.
+    /// Name of the workspace. It is stored in the entry, because the workspace may have no row.
     pub workspace_name: String,
-    /// Why the things are moved.
+    /// Why the container and volumes are moved.
     pub reason: TrashReason,
     /// Evidence for the decision; part of the event.
     pub evidence: String,
@@ -54,7 +54,8 @@ pub struct NewClaim {
     pub guard: ClaimGuard,
     /// End of the retention; the entry is not deleted automatically before it.
     pub keep_until: Timestamp,
-    /// The pass that decided it, if any: the claim then counts against the breaker.
+    /// The sweep pass that decided the claim, if any. Such a claim counts towards the breaker's limit, unless an
+    /// operator ordered the removal.
     pub swept_by: Option<&'static str>,
 }
 
@@ -125,7 +126,7 @@ fn add_item(tx: &Tx<'_>, trash: TrashId, item: &str, kind: &str, name: &str) -> 
     Ok(added > 0)
 }
 
-/// Moves an entry to another state if it is in one of `from`. The caller emits the event.
+/// Changes the state of an entry if it is one of `from`. The caller emits the event.
 fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> StoreResult<bool> {
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let moved = tx
@@ -137,7 +138,7 @@ fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> 
     Ok(moved > 0)
 }
 
-/// Marks a removed workspace's entry as `restoring`. `false` if it has none that can be restored.
+/// Marks a removed workspace's entry as `restoring`. `false` if the workspace has no entry that can be restored.
 pub(super) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<bool> {
     let moved = tx
         .sql
@@ -150,8 +151,8 @@ pub(super) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> StoreResult<
 }
 
 impl Store {
-    /// Claims things for the trash. `None` if the guard does not hold or another entry has claimed one of them; then
-    /// nothing was written.
+    /// Claims a container and volumes for the trash. `None` if the guard does not hold, or if another entry has claimed
+    /// one of them; then nothing was written.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -159,8 +160,8 @@ impl Store {
         self.lanes.write("claim for trash", move |tx| insert_claim(tx, claim, at)).await
     }
 
-    /// Marks a claimed entry as kept: its container is stopped and renamed. `false` if it was not in the state
-    /// `claimed`.
+    /// Marks a claimed entry as kept, after its container was stopped and renamed. `false` if the entry was not in the
+    /// state `claimed`.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -267,10 +268,10 @@ impl Store {
             .await
     }
 
-    /// Deletes an entry whose things have been deleted.
+    /// Deletes an entry whose container and volumes have been deleted.
     ///
     /// If it was the last entry of a removed workspace with the reason `removed`, the workspace's row also loses its
-    /// references to them (container, port, work volume). An entry in another state than `deleting` stays unchanged.
+    /// references to container, port and work volume. An entry in another state than `deleting` is not deleted.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -294,9 +295,9 @@ impl Store {
             .await
     }
 
-    /// Cancels the transition of an entry: back to `kept`.
+    /// Cancels the deletion or restore of an entry: sets its state back to `kept`.
     ///
-    /// Used for a deletion whose things are in use, and for a restore that has no workspace to restore to.
+    /// Used if an object to be deleted is in use, or if a restore has no workspace to restore to.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -309,7 +310,7 @@ impl Store {
             .await
     }
 
-    /// Marks an entry without a row as `restoring`; the caller adopts it as a workspace.
+    /// Marks an entry whose workspace has no row as `restoring`. The caller then adopts the workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -323,7 +324,7 @@ impl Store {
 
     /// Marks a purge as finished: nothing of the removed workspace exists or can be restored any more.
     ///
-    /// Returns `false` while the trash holds an entry of it, or if the purge order was cancelled.
+    /// Returns `false` if the trash still has an entry of the workspace, or if the purge order was cancelled.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -383,8 +384,8 @@ impl Store {
             .await
     }
 
-    /// Returns the entries that a sweep needs: those of the listed workspaces, and those of any workspace that are
-    /// being claimed or restored, because such a workspace may have nothing left in the listing.
+    /// Returns the entries that a sweep needs: all entries of the listed workspaces, and all entries in the state
+    /// `claimed` or `restoring`. The container and volumes of the latter may be missing in the listing.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -423,8 +424,8 @@ impl Store {
     }
 }
 
-/// Writes a claim in the caller's transaction. `None` if its guard does not hold or one of the things is already
-/// claimed.
+/// Writes a claim in the caller's transaction. `None` if its guard does not hold, or if its container or one of its
+/// volumes is already claimed.
 pub(super) fn insert_claim(
     tx: &mut Tx<'_>,
     claim: NewClaim,
@@ -475,8 +476,8 @@ pub(super) fn insert_claim(
     }))
 }
 
-/// Clears a removed row's references to deleted things. While another entry with the reason `removed` exists, that
-/// entry can still be restored to the row, so nothing changes.
+/// Clears a removed row's references to its deleted container and volumes. Changes nothing if the workspace has another
+/// entry with the reason `removed`, because that entry can still be restored to the row.
 fn forget_deleted(tx: &Tx<'_>, workspace: WorkspaceId, at: Timestamp) -> StoreResult<()> {
     tx.sql
         .prepare_cached(

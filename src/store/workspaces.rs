@@ -66,7 +66,7 @@ pub enum CreateResult {
     NameTaken,
     /// The parent does not exist, or is removed.
     ParentMissing,
-    /// The parent, or one of its ancestors, is paused: this one.
+    /// The parent or one of its ancestors is paused; contains the name of the paused one.
     ParentPaused(WorkspaceName),
 }
 
@@ -119,27 +119,28 @@ pub struct StatusChange {
     pub at: Timestamp,
 }
 
-/// Input of the transaction that begins a start; once it commits, a listing shows the container.
+/// Input of the transaction that begins a start. After its commit, the row names the container that is then started.
 #[derive(Clone, Debug)]
 pub struct BeginStart {
     /// Workspace to start.
     pub workspace: WorkspaceId,
-    /// Restart, start by an operator, resume or wake. A row that is already provisioning keeps its status.
+    /// Restart, start by an operator, resume or wake. If the row is provisioning already, its status stays.
     pub cause: Cause,
-    /// The container that is started next; the row names it before it runs.
+    /// The container to start. The row names it before its process runs.
     pub container: ContainerId,
     /// Hash of the input the container was created from.
     pub spec_hash: String,
     /// Instance token of the new incarnation.
     pub token: TokenIssue,
     /// Sequence number of the newest event when the start was ordered. The start is refused if the workspace was
-    /// undeleted after it: a workspace that was removed and restored as paused cannot be recognised by its row.
+    /// undeleted after that event. The row alone does not show this: a workspace that was removed and undeleted is
+    /// paused, as it may have been before.
     pub not_undeleted_after: Option<i64>,
-    /// The container that this start replaces. It is claimed for the trash in the same transaction, so that a crash
-    /// leaves a claim to finish and never an unexplained container.
+    /// The container that this start replaces. It is claimed for the trash in the same transaction: after a crash, the
+    /// next sweep finds the claim and completes it.
     pub replaces: Option<NewClaim>,
-    /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason. The event is written
-    /// in this transaction, because the restart happens here.
+    /// For a restart of a degraded or stalled workspace: the sweep pass that ordered it, and the reason. The event of
+    /// the restart is written in this transaction.
     pub degraded: Option<(&'static str, String)>,
     /// Time of the status change and of the events.
     pub at: Timestamp,
@@ -160,7 +161,7 @@ pub enum RemoveResult {
         /// The workspace and its descendants.
         removed: Vec<WorkspaceId>,
     },
-    /// It has children, and `cascade` was not set: its direct children.
+    /// The workspace has children, and `cascade` was not set; contains the direct children.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
     /// No live row has this id.
     NotThere,
@@ -169,13 +170,13 @@ pub enum RemoveResult {
 /// Result of an undelete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UndeleteResult {
-    /// The row exists again, with status `paused`.
+    /// The row is live again, with status `paused`.
     Back {
-        /// Whether an entry of the trash is being restored to it.
+        /// Whether an entry of the trash is being restored to the workspace.
         restoring: bool,
-        /// The descendants that the same removal took along, parents first.
+        /// The descendants that the same removal had removed, parents first.
         along: Vec<UndeletedAlong>,
-        /// Effect on its position in the tree, and on workspaces that used to be below it.
+        /// Effect on the workspace's position in the tree, and on workspaces that were below it before.
         under: UndeletedUnder,
     },
     /// A live workspace has that name.
@@ -189,15 +190,16 @@ pub enum UndeleteResult {
 /// Effect of an undelete on the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UndeletedUnder {
-    /// Its removed parent: until that one is undeleted, the workspace is a root.
+    /// Name of the workspace's parent, if the parent is removed. The workspace is a root until the parent is undeleted.
     pub removed_parent: Option<WorkspaceName>,
-    /// Workspaces that had become roots because their parent was removed, and are now below it again.
+    /// Workspaces that were roots because their parent was removed, and are now below that parent again.
     pub returned: Vec<WorkspaceName>,
-    /// Like `returned`, but they stay roots because they are not paused: nothing may run below a paused parent.
+    /// Workspaces that were roots for the same reason and stay roots, because they are not paused: no workspace may run
+    /// below a paused parent.
     pub skipped_roots: Vec<WorkspaceName>,
 }
 
-/// Effect of an undelete on a workspace that the same removal took along.
+/// Effect of an undelete on a descendant that the same removal had removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndeletedAlong {
     /// Id of the descendant.
@@ -215,7 +217,7 @@ pub enum UndeleteSkip {
     NameTaken,
     /// Its resources were purged, or are being purged.
     Deleted,
-    /// This ancestor stays removed; undeleting the ancestor restores this one too.
+    /// The contained ancestor stays removed. An undelete of that ancestor also restores the descendant.
     Below(WorkspaceName),
 }
 
@@ -246,7 +248,7 @@ pub struct AdoptedWorkspace {
     pub has_work_volume: bool,
     /// Whether its process runs: the row is then `online`, otherwise `paused`.
     pub running: bool,
-    /// Hash of the input its container was created from, as far as its labels show it; `None` if they do not.
+    /// Hash of the input its container was created from; `None` if the labels do not contain it.
     pub spec_hash: Option<String>,
     /// Token found in the volume of the container.
     pub token: Option<TokenIssue>,
@@ -254,12 +256,13 @@ pub struct AdoptedWorkspace {
     pub evidence: String,
 }
 
-/// A container of a known workspace that a restored registry does not know, or knows under other data.
+/// A container to assign to an existing row. The registry was restored from a copy, so the row does not name this
+/// container, or has outdated data about it.
 #[derive(Clone, Debug)]
 pub struct AdoptedContainer {
     /// Workspace that owns the container.
     pub workspace: WorkspaceId,
-    /// Incarnation of the row that the decision was based on; another one refuses the adoption.
+    /// Incarnation of the row when the adoption was decided. The adoption is refused if the row has another one by now.
     pub incarnation: Incarnation,
     /// Id in the engine.
     pub container: ContainerId,
@@ -269,7 +272,7 @@ pub struct AdoptedContainer {
     pub host_port: Option<u16>,
     /// Whether its process runs: the row is then `online`, otherwise `paused`.
     pub running: bool,
-    /// Hash of the input the container was created from, as far as its labels show it; `None` if they do not.
+    /// Hash of the input the container was created from; `None` if its labels do not contain it.
     pub spec_hash: Option<String>,
     /// Token found in the volume of the container.
     pub token: Option<TokenIssue>,
@@ -300,7 +303,8 @@ pub enum ContainerAdoption {
 pub struct WorkspaceEdit {
     /// Whether it has a work volume: `true` when one was created, `false` when it is gone for good.
     pub has_work_volume: Option<bool>,
-    /// Configuration that was written to the config volume. It clears `config_pending` only if the row still has it.
+    /// Configuration that was written to the config volume. It clears `config_pending` only if it is still the row's
+    /// configuration.
     pub config_written: Option<String>,
     /// Port that its current container publishes. Ignored if the row is removed, or if another row has that port.
     pub host_port: Option<u16>,
@@ -338,7 +342,7 @@ pub enum PatchResult {
     ParentMissing,
     /// The new parent is the workspace itself, or one of its descendants.
     Cycle,
-    /// The new parent, or one of its ancestors, is paused, and this workspace is not: this one.
+    /// The new parent or one of its ancestors is paused, and the workspace is not; contains the name of the paused one.
     ParentPaused(WorkspaceName),
     /// The patch is not applicable to this workspace.
     Unfit(Unfit),
@@ -499,7 +503,7 @@ fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()>
 }
 
 impl Store {
-    /// Creates a workspace's row. The caller creates everything else afterwards, and only if this succeeded.
+    /// Creates a workspace's row. The caller creates container and volumes afterwards, and only if this succeeded.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -546,7 +550,8 @@ impl Store {
             .await
     }
 
-    /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix.
+    /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix, unless the name
+    /// itself looks like an id prefix. A complete id takes precedence over a name.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -555,8 +560,8 @@ impl Store {
             .read("find workspace", move |sql| {
                 let within = scope.condition();
                 let prefix = id_prefix(&reference);
-                // A complete id is never looked up as a name: otherwise a workspace named like an id would receive the
-                // orders meant for another.
+                // A complete id is never looked up as a name: otherwise a workspace whose name is the id of another
+                // workspace would receive the requests meant for the other one.
                 if let Some(prefix) =
                     prefix.filter(|prefix| prefix.whole().is_some() && !is(Mutation::NamesBeforeIds))
                 {
@@ -574,8 +579,8 @@ impl Store {
                 )?;
                 prefer_restorable(sql, &mut named)?;
                 let live = named.iter().filter(|row| row.status != Status::Removed).count();
-                // New names that look like an id prefix are refused. For a name from before that rule the result is
-                // ambiguous: it takes no precedence over a matching id.
+                // Names that look like an id prefix are refused, but older rows may have one. If such a name matches
+                // one workspace and an id prefix another, the result is ambiguous.
                 let shadowing = prefix.filter(|prefix| prefix.is_id_prefix() && !named.is_empty());
                 if let Some(prefix) = shadowing.filter(|_| !is(Mutation::NamesBeforeIds)) {
                     let mut all = by_id_prefix(sql, prefix, within)?;
@@ -667,7 +672,8 @@ impl Store {
         self.lanes
             .write("edit workspace", move |tx| {
                 let WorkspaceEdit { has_work_volume, config_written, host_port } = edit;
-                // Compare with the row: a change made since the write stays pending.
+                // Compare with the row: if its configuration was changed after the volume was written, the change stays
+                // pending.
                 let written = match config_written {
                     Some(config) => one(tx.sql, id)?.is_some_and(|row| row.spec.config == Some(config)),
                     None => false,
@@ -753,7 +759,7 @@ impl Store {
                     ..row.clone()
                 };
                 if parent.is_some() {
-                    // An operator has chosen its position: a later undelete of the former parent must not move it.
+                    // The patch sets the workspace's position: a later undelete of its former parent must not move it.
                     tx.sql
                         .prepare_cached("UPDATE workspaces SET was_below = NULL WHERE id = ?1")?
                         .execute([id])?;
@@ -767,7 +773,8 @@ impl Store {
             .await
     }
 
-    /// Changes a status. `false` means raced: the row is in no allowed status, or has another incarnation.
+    /// Changes a status. `false` means that another change came first: the row's status does not allow the change, or
+    /// the row has another incarnation.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -780,8 +787,8 @@ impl Store {
             .await
     }
 
-    /// Begins a start in one transaction: new incarnation, container and token; older tokens are revoked. `None` means
-    /// raced.
+    /// Begins a start in one transaction: sets the new incarnation, container and token, and revokes older instance
+    /// tokens. `None` means that another change came first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -821,7 +828,8 @@ impl Store {
                     if !change_status(tx, &change, EventKind::Provisioning)? {
                         return Ok(None);
                     }
-                    // Only in this branch: another attempt of the same order is not another restart.
+                    // Only in this branch: if the row is provisioning already, this is another attempt of the same
+                    // restart, and the first attempt emitted the event.
                     if let Some((swept_by, why)) = begin.degraded {
                         let payload = json!({ "reason": why });
                         tx.emit(begin.at, EventKind::RestartedSilent, Some(row.id), payload, Some(swept_by))?;
@@ -835,7 +843,7 @@ impl Store {
                     )?
                     .execute(params![row.id, incarnation, begin.container.as_str(), begin.spec_hash])?;
                 if let Some(replaced) = begin.replaces {
-                    // Returns `None` in a second attempt: the first one has claimed it.
+                    // Claims nothing in a second attempt, because the first attempt has claimed the container.
                     insert_claim(tx, replaced, begin.at)?;
                 }
                 rotate_instance_token(tx, row.id, incarnation, &begin.token, begin.at)?;
@@ -853,7 +861,7 @@ impl Store {
 
     /// Removes a row and, with `cascade`, its descendants, and revokes their instance tokens.
     ///
-    /// Their resources in the engine are removed later. With `purge` the rows record that these are to be deleted
+    /// Their containers and volumes are removed later. With `purge`, the rows record that these are to be deleted
     /// permanently.
     ///
     /// # Errors
@@ -881,7 +889,8 @@ impl Store {
                 removed.extend(below);
                 for workspace in &removed {
                     let along = Some(id).filter(|_| *workspace != id);
-                    // A workspace that was paused separately must not start with the others when they are restored.
+                    // A workspace that was paused on its own gets no `paused_with`: after an undelete, it must not
+                    // resume together with the others.
                     let stopped = one(tx.sql, *workspace)?
                         .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
                     let payload = if *workspace == id {
@@ -901,7 +910,8 @@ impl Store {
                     revoke_instance_tokens(tx, *workspace, at)?;
                     tx.sql
                         .prepare_cached(
-                            // A purge order of an earlier removal does not apply to this one.
+                            // The assignment also clears the purge order of an earlier removal, which does not apply to
+                            // this removal.
                             "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
                                purge_ordered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",
                         )?
@@ -917,11 +927,12 @@ impl Store {
             .await
     }
 
-    /// Undoes a removal: the row becomes `paused`, and its trash entry `restoring`, in one transaction.
+    /// Undoes a removal. One transaction sets the row's status to `paused` and the state of its trash entry to
+    /// `restoring`.
     ///
     /// A row whose parent is removed becomes a root. It moves back below that parent when the parent is undeleted,
     /// unless an operator has moved or started it in the meantime. Unless `only` is set, the descendants that the same
-    /// removal took along are undeleted too, parents first.
+    /// removal had removed are undeleted too, parents first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -959,8 +970,9 @@ impl Store {
             .await
     }
 
-    /// Reconstructs a row from labels. Returns the state of the token that was found in the container's volume. `None`
-    /// if the workspace has a row, or a trash entry that is not being restored, or if the name is taken.
+    /// Creates the row of a workspace that is known only from the labels of its container and volumes. Returns the
+    /// state of the token that was found in the container's volume. `None` if the workspace has a row, or a trash entry
+    /// that is not being restored, or if the name is taken.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -995,8 +1007,8 @@ impl Store {
             .await
     }
 
-    /// While the registry is recovering, lets a known row take over its container in the engine, and the token that
-    /// this container holds. A removed row is undeleted first.
+    /// Assigns to an existing row its container in the engine, and the token in the container's volume. Possible only
+    /// while the registry is recovering. A removed row is undeleted first.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -1048,7 +1060,7 @@ impl Store {
                     tx.raise()?;
                     tx.emit(at, EventKind::Adopted, Some(id), change.payload, None)?;
                 }
-                // If it is the container that the row names, its spec hash is still known.
+                // If the row names this container already, its stored spec hash stays.
                 tx.sql
                     .prepare_cached(
                         "UPDATE workspaces SET incarnation = ?2, container_id = ?3,
@@ -1071,9 +1083,9 @@ impl Store {
             .await
     }
 
-    /// Deletes the oldest removed rows that own nothing any more and whose retention has passed. Returns how many.
+    /// Deletes the oldest rows that were removed before `before`. Returns how many.
     ///
-    /// At most `limit` rows, none of `keep`, and none that has a trash entry or a child row.
+    /// Deletes at most `limit` rows, no row in `keep`, and no row that has a trash entry or a child row.
     ///
     /// # Errors
     /// When the store cannot answer.
@@ -1102,7 +1114,7 @@ impl Store {
     }
 }
 
-/// Returns the descendants that the removal of this workspace took along and that are still removed, parents first.
+/// Returns the descendants that were removed together with this workspace and are still removed, parents first.
 fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
     let removal = row.removed_with.unwrap_or(row.id);
     let group =
@@ -1121,7 +1133,8 @@ fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
     Ok(below)
 }
 
-/// Undeletes one row. Returns whether an entry of the trash is being restored to it.
+/// Undeletes one row. Returns whether an entry of the trash is being restored to it. `along` is set for a descendant:
+/// the workspace whose undelete restores it too, and whether the descendant is to resume with that workspace.
 fn undelete_row(
     tx: &mut Tx<'_>,
     id: WorkspaceId,
@@ -1160,7 +1173,7 @@ fn undelete_row(
     begin_restore(tx, id)
 }
 
-/// Returns the removed parent that a root is to move back below.
+/// Returns the name of the removed parent below which a root is to be moved when that parent is undeleted.
 fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<WorkspaceName>> {
     let mut query = sql.prepare_cached(
         "SELECT p.name FROM workspaces w JOIN workspaces p ON p.id = w.was_below
@@ -1170,8 +1183,8 @@ fn removed_parent(sql: &Connection, id: WorkspaceId) -> StoreResult<Option<Works
     Ok(name.map(WorkspaceName::stored))
 }
 
-/// Moves workspaces that were undeleted while `parent` was removed back below it. One that is not paused stays a root,
-/// because `parent` is paused.
+/// Moves workspaces back below `parent`: those that became roots because they were undeleted while `parent` was
+/// removed. A workspace that is not paused stays a root, because `parent` is paused.
 fn return_below(
     tx: &mut Tx<'_>,
     parent: WorkspaceId,
@@ -1191,15 +1204,16 @@ fn return_below(
         tx.sql
             .prepare_cached("UPDATE workspaces SET parent_id = ?2, was_below = NULL WHERE id = ?1")?
             .execute([row.id, parent])?;
-        let payload = json!({ "parent_id": parent, "reason": "its parent was undeleted, so it was moved back below it" });
+        let payload =
+            json!({ "parent_id": parent, "reason": "moved back below its parent, which was undeleted" });
         tx.emit(at, EventKind::Updated, Some(row.id), payload, None)?;
         under.returned.push(row.name);
     }
     Ok(())
 }
 
-/// Undeletes the descendants that the same removal took along, where possible. Descendants of one whose name is taken
-/// wait for that one, because they would lose their position in the tree.
+/// Undeletes the descendants in `below`, where possible. If the name of one is taken, its own descendants stay removed
+/// too, because they would lose their position in the tree.
 fn undelete_descendants(
     tx: &mut Tx<'_>,
     with: WorkspaceId,
@@ -1229,8 +1243,8 @@ fn undelete_descendants(
     Ok(along)
 }
 
-/// Regroups the rows of a removal that its undelete left removed: each belongs to its highest ancestor that is still
-/// removed, so that undeleting that ancestor restores it.
+/// Updates `removed_with` of the rows that the undelete of `back` left removed. It then names the highest ancestor that
+/// is still removed, so that an undelete of that ancestor restores them too.
 fn regroup_skipped(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()> {
     let left = parents_first(many(tx.sql, "WHERE w.removed_with = ?1", [back])?);
     let mut highest: BTreeMap<WorkspaceId, WorkspaceId> = BTreeMap::new();
@@ -1263,8 +1277,8 @@ pub(super) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     ordered
 }
 
-/// Drops purged workspaces from the candidates if any other candidate is live or can be restored. Otherwise they stay:
-/// their history can still be read.
+/// Drops purged workspaces from the candidates if another candidate is live or can be restored. If all are purged, all
+/// stay, because their history can still be read.
 fn prefer_restorable(sql: &Connection, candidates: &mut Vec<Workspace>) -> StoreResult<()> {
     if candidates.len() < 2 {
         return Ok(());
@@ -1434,7 +1448,7 @@ fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
     Ok(names.collect::<Result<_, _>>()?)
 }
 
-/// An id prefix is a range of ids, which the primary index answers.
+/// Returns at most five rows. An id prefix is a range of ids, so the query uses the index of the ids.
 fn by_id_prefix(sql: &Connection, prefix: IdPrefix, within: &str) -> StoreResult<Vec<Workspace>> {
     let text = format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5");
     many(sql, &text, params![prefix.first, prefix.last])

@@ -1,5 +1,5 @@
-//! Carries out a planned action. All decisions were made in the plan: each action is one guarded statement, or one
-//! order to the actor of its workspace, which reads the row again before it acts.
+//! Carries out a planned action. All decisions were made when planning. An action is one SQL statement with guards, or
+//! one order to the actor of its workspace, which reads the row again before it acts.
 
 use serde_json::json;
 
@@ -24,8 +24,8 @@ impl Sweeper {
         snapshot: &Snapshot,
     ) -> Result<Applied, SweepError> {
         let id = planned.action.workspace();
-        // For example, the UPDATE that revokes tokens compares their age with the wall clock: if that was set back since
-        // the listing, a new token would look old.
+        // For example, the UPDATE that revokes tokens compares their creation times with a time of the wall clock. If
+        // that clock was set back since the listing, a newer token would look older than the listing.
         if planned.action.is_timed() && self.jumped_since(snapshot) {
             return Ok(Applied::Raced("meanwhile a clock jumped or heartbeats could not be received".into()));
         }
@@ -60,8 +60,8 @@ impl Sweeper {
             Action::TrashStray { container, never_ran, .. } => {
                 let contents = TrashContents { container: Some(container.clone()), volumes: Vec::new() };
                 let guard = ClaimGuard::NotTheRows(container.id.clone());
-                // An action that the plan does not count against the breaker is not counted in the following hour
-                // either.
+                // If the plan does not count the action against the breaker, its event must not count in the following
+                // hour either.
                 move_to_trash_counted(TrashReason::Stray, &contents, guard, (!never_ran).then_some(pass))
             }
             Action::FinishTrash { entry, .. } => Order::FinishMoveToTrash(*entry),
@@ -98,7 +98,7 @@ impl Sweeper {
             Action::FlagWedged { quiet_since, .. } => {
                 let (evidence, now) = (planned.evidence.clone(), self.clock.now());
                 let flagged = self.store.flag_wedged(id, *quiet_since, evidence, now).await?;
-                let raced = || Applied::Raced("it made progress meanwhile".into());
+                let raced = || Applied::Raced("the agent made progress meanwhile".into());
                 return Ok(if flagged { Applied::Done("flagged".into()) } else { raced() });
             }
             Action::RestartDue { .. } => {
@@ -147,7 +147,7 @@ impl Sweeper {
         let evidence = planned.evidence.clone();
         let revoked = self.store.revoke_stale_tokens(stale, evidence, pass, self.clock.now()).await?;
         Ok(match revoked.as_slice() {
-            [] => Applied::Raced("its token is new, was used, or is no longer valid".into()),
+            [] => Applied::Raced("the token is new, was used meanwhile, or is no longer valid".into()),
             incarnations => Applied::Done(format!("tokens revoked: {}", incarnations.len())),
         })
     }

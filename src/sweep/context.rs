@@ -1,4 +1,4 @@
-//! The dependencies of a pass, and the snapshot of the engine that due passes share.
+//! The dependencies of passes, and the snapshot of the engine that passes share if they run at the same time.
 
 use std::{
     sync::{
@@ -33,7 +33,7 @@ use crate::{
 pub struct Snapshot {
     asked_at: Timestamp,
     awake: Awake,
-    /// The liveness epoch in which it was taken, read before the engine was asked.
+    /// Number of the liveness epoch, read before the listing was requested from the engine.
     epoch: u64,
     seen: Option<ListingView>,
 }
@@ -43,9 +43,9 @@ pub struct Snapshot {
 pub struct ListingView {
     /// The listing.
     pub listing: TrustedListing,
-    /// The same listing, sorted by owner.
+    /// The same listing, grouped by owner.
     pub inventory: Inventory,
-    /// What earlier listings showed, and since when.
+    /// For each container, volume and workspace: since when the listings have shown it or have not shown it.
     pub presence: Presence,
 }
 
@@ -81,7 +81,7 @@ pub struct SweeperParts {
     pub ops: Ops,
     /// Wall clock and awake clock.
     pub clock: SharedClock,
-    /// Source of the ids of plans.
+    /// Randomness for the ids of held plans.
     pub entropy: SharedEntropy,
     /// The instance whose containers and volumes are swept.
     pub instance: InstanceId,
@@ -89,7 +89,8 @@ pub struct SweeperParts {
     pub listening: Listening,
 }
 
-/// A position in the sequence of listings. Only a listing requested after the ticket was drawn counts for its owner.
+/// A position in the sequence of listings. The owner of a ticket may use only a listing that was requested after the
+/// ticket was drawn.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ticket(u64);
 
@@ -103,7 +104,7 @@ struct LastSnapshot {
 #[derive(Default)]
 struct Memory {
     presence: Presence,
-    /// The liveness epoch in which it was gathered.
+    /// Number of the liveness epoch in which `presence` was recorded.
     epoch: u64,
 }
 
@@ -119,7 +120,7 @@ pub struct Sweeper {
     memory: Mutex<Memory>,
     /// Number of listings that were begun.
     snapshots_begun: AtomicU64,
-    /// Locked while a listing is taken: two at once could be recorded in the wrong order.
+    /// Locked while a listing is taken, because two concurrent listings could be recorded in the wrong order.
     last_snapshot: tokio::sync::Mutex<LastSnapshot>,
     pub(super) reservations: Reservations,
     /// See [`Sweeper::revoking_without_age`].
@@ -147,8 +148,8 @@ impl Sweeper {
         }
     }
 
-    /// A mutant for the test of the race between a revocation and a start: it omits the token's age from the UPDATE,
-    /// to prove that the test would fail.
+    /// For the test of the race between a revocation and a start. The UPDATE then does not check the token's age, which
+    /// proves that the test detects this defect.
     #[doc(hidden)]
     #[must_use]
     pub fn revoking_without_age(mut self) -> Self {
@@ -161,7 +162,8 @@ impl Sweeper {
         Ticket(self.snapshots_begun.load(Ordering::SeqCst))
     }
 
-    /// A snapshot that was begun after the ticket was drawn: one that another run waited for as well, or a new one.
+    /// Returns a snapshot that was begun after the ticket was drawn. Shares the last snapshot if a run still uses it;
+    /// otherwise takes a new one.
     pub(super) async fn snapshot_after(&self, ticket: Ticket) -> Result<Arc<Snapshot>, Untrusted> {
         let mut last = self.last_snapshot.lock().await;
         if last.number > ticket.0 {
@@ -200,8 +202,8 @@ impl Sweeper {
             }
         };
         self.ops.note_paused(inventory.with_paused());
-        // A listing requested in one liveness epoch does not count in the next, even if that began before the answer
-        // came.
+        // Observations of an earlier liveness epoch do not count. The epoch was read before the request: if a new one
+        // began before the answer, this listing belongs to the earlier epoch, and the next listing discards it.
         let mut memory = self.memory();
         if memory.epoch != epoch {
             memory.presence.forget();
@@ -229,7 +231,8 @@ impl Sweeper {
         Ok(Snapshot { asked_at, awake, epoch, seen: Some(ListingView { listing, inventory, presence }) })
     }
 
-    /// Lists the engine. The rows are read after the listing: a row is always written before its container is created.
+    /// Lists the containers and volumes in the engine. Rows are read after the listing. Since a row is always written
+    /// before its container is created, the row of every listed container is then visible.
     async fn list(&self) -> Result<(TrustedListing, Inventory), Untrusted> {
         let own = OwnContainers(&self.store);
         let listing = trusted::snapshot(&*self.engine, &*self.clock, self.instance, &own).await?;
@@ -251,18 +254,19 @@ impl Sweeper {
         Snapshot { asked_at, awake, epoch, seen: None }
     }
 
-    /// The number of the liveness epoch, by the clocks right now.
+    /// Number of the current liveness epoch, after a reading of the clocks.
     pub(super) fn liveness_epoch(&self) -> u64 {
         self.current_epoch()
     }
 
-    /// Records when the driver wakes next. If the clock is read well after that and the driver has not woken, the
+    /// Records when the driver wakes next. If the clock shows a much later time and the driver has not woken, the
     /// process was stopped.
     pub(super) fn expect_tick(&self, at: Awake) {
         self.listening.expect_tick(at);
     }
 
-    /// The liveness epoch that the clocks show right now. Reading the clock updates it.
+    /// Number of the current liveness epoch. The clock is read first, because this detects jumps and starts a new
+    /// epoch.
     fn current_epoch(&self) -> u64 {
         let _now = self.clock.now();
         self.listening.number()
@@ -275,8 +279,8 @@ impl Sweeper {
         self.listening.lasted(since, snapshot.asked_at(), snapshot.awake())
     }
 
-    /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back: decisions on that snapshot
-    /// are void then.
+    /// Whether the clocks have jumped since a snapshot was taken, even if they jumped back. Decisions that depend on
+    /// the times of that snapshot must not be applied then.
     #[must_use]
     pub(super) fn jumped_since(&self, snapshot: &Snapshot) -> bool {
         let then = offset(snapshot.asked_at(), snapshot.awake());
@@ -312,7 +316,7 @@ impl Sweeper {
         (runtime.readiness == Readiness::Heartbeat).then_some(runtime.provisioning_limit)
     }
 
-    /// Whether unknown things are held until an operator has decided.
+    /// Whether the registry is recovering: actions that change containers, volumes or tokens then wait for an operator.
     pub(super) async fn is_recovering(&self) -> Result<bool, SweepError> {
         Ok(self.store.registry().await?.is_some_and(|registry| registry.recovering_since.is_some()))
     }

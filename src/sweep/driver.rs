@@ -1,17 +1,18 @@
-//! Schedules passes: periods, wake-ups, requests, deadlines, and a guard against panics. Knows no specific pass.
+//! Decides when each pass runs, and limits each run: by a deadline, and by a guard that catches panics. No pass is
+//! treated specially.
 //!
-//! One task decides when a run begins. Every run is a task of its own, and nothing in the deciding task waits for the
-//! engine, the store or a run. Per pass it keeps the time of the next scheduled run, the requested wake-ups and the
-//! callers that wait for a run. Rules:
+//! One task, the driver, decides when runs begin. Every run is a task of its own, and the driver never waits for the
+//! engine, the store or a run. For each pass, the driver keeps the time of the next scheduled run, the requested
+//! wake-ups and the callers that wait for a run. Rules:
 //!
-//! * No pass runs twice at once. If it becomes due during a run (by schedule, wake-up or request), that causes one more
-//!   run.
-//! * A wake-up requested for a time is dropped only by a run that begins at that time or later.
-//! * A dry run changes none of this and waits for none of it.
-//! * Runs that begin together share a listing, which is requested after they became due.
+//! * Two runs of the same pass never overlap. If a pass becomes due during its run (by schedule, wake-up or request),
+//!   one more run follows.
+//! * A wake-up that is requested for a certain time is fulfilled only by a run that begins at that time or later.
+//! * A dry run begins at once, even during another run, and does not change the schedule.
+//! * Runs that begin together share one container listing, which is requested after they became due.
 //!
-//! The driver also detects whether the process itself was stopped: it wakes at least every [`TICK`] and announces each
-//! wake-up time in advance. A late tick starts a new liveness epoch (`listening.rs`).
+//! The driver also detects that the process itself was stopped. For this purpose it wakes at least once per [`TICK`]
+//! and announces each wake-up time in advance. A late tick starts a new liveness epoch (`listening.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// The longest sleep of the driver. A stop of the process is detected if it lasts longer than this plus the allowed
-/// lateness of a timer; the shortest liveness window is three minutes.
+/// lateness of a timer. The sum must stay well below the shortest liveness window, which is three minutes.
 const TICK: Duration = Duration::from_secs(10);
 
 /// The deadline of one run of a pass. A run may contain several stops, each with its grace period.
@@ -44,15 +45,15 @@ const DEADLINE: Duration = Duration::from_mins(5);
 /// The public state of a pass.
 #[derive(Clone, Debug)]
 pub struct PassStatus {
-    /// Its name.
+    /// Name of the pass, unique.
     pub name: &'static str,
-    /// What it does.
+    /// What the pass does, in one line for the user.
     pub summary: &'static str,
     /// Time between scheduled runs.
     pub period: Duration,
-    /// Whether it runs now.
+    /// Whether a run is in progress; dry runs do not count.
     pub running: bool,
-    /// When the last run began; before the first one, when it was first due.
+    /// Time at which the last run began; before the first run, the time at which that run became due.
     pub begun_at: Awake,
     /// The last finished run.
     pub last: Option<Run>,
@@ -82,8 +83,8 @@ impl DriverHandle {
         self.order.iter().filter_map(|name| statuses.get(name).cloned()).collect()
     }
 
-    /// Runs these passes now (all if empty) and returns the results. If a pass is running, it runs once more after
-    /// that; a dry run begins at once. Returns nothing if the driver has stopped.
+    /// Runs these passes now (all passes if `passes` is empty) and returns the results. A pass that is already running
+    /// runs once more afterwards; a dry run begins at once. The result is empty if the driver has stopped.
     pub async fn run_now(&self, passes: Vec<&'static str>, mode: Mode) -> Vec<Run> {
         let (answer, done) = oneshot::channel();
         if self.requests.send(Request { passes, mode, answer }).is_err() {
@@ -102,7 +103,7 @@ struct Slot {
     pass: Arc<dyn Pass>,
     /// Time of the next scheduled run.
     due: Awake,
-    /// Requested wake-ups that no run has served yet.
+    /// Times of requested wake-ups that no run has fulfilled yet.
     wakes: BTreeSet<Awake>,
     /// Callers that wait for the next run that begins.
     callers: Vec<oneshot::Sender<Run>>,
@@ -110,7 +111,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// When the next run should begin; `None` during a run, because its end is what is waited for.
+    /// When the next run should begin. `None` during a run: the driver then waits for the end of that run.
     fn wanted_at(&self, now: Awake) -> Option<Awake> {
         if self.running {
             return None;
@@ -119,24 +120,25 @@ impl Slot {
         [Some(self.due), self.wakes.first().copied(), asked].into_iter().flatten().min()
     }
 
-    /// Marks the pass as running, and removes and returns what a run that begins now serves.
+    /// Marks the pass as running, removes the wake-ups that a run at `now` fulfils, and returns the waiting callers.
     fn begin(&mut self, now: Awake) -> Vec<oneshot::Sender<Run>> {
         self.running = true;
         if self.due <= now {
-            // Kept on the grid of earlier runs, so that passes of equal periods continue to share listings.
+            // Computed from the previous due time and not from `now`, so that passes with equal periods stay due at the
+            // same time and share listings.
             let next = self.due + self.pass.period();
             self.due = if next > now { next } else { now + self.pass.period() };
         }
-        // Later wake-ups stay: this run cannot see the state that they are for.
+        // Later wake-ups stay: the change that they were requested for may not have happened yet.
         self.wakes = self.wakes.split_off(&(now + Duration::from_millis(1)));
         std::mem::take(&mut self.callers)
     }
 }
 
-/// Message: a run of a pass has ended.
+/// Message to the driver that a run of a pass has ended.
 struct Ended {
     pass: &'static str,
-    /// Delay until the pass wants to run again, if that may be before its next scheduled run.
+    /// Delay after which the pass requests another run, which may be before its next scheduled one.
     again_after: Option<Duration>,
 }
 
@@ -154,7 +156,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Creates a driver and its handle. Every pass is due at once, so that a start checks everything.
+    /// Creates a driver and its handle. Every pass is due at once, so that all passes run when the daemon starts.
     #[must_use]
     pub fn new(
         sweeper: Arc<Sweeper>,
@@ -180,7 +182,8 @@ impl Driver {
         (Self { sweeper, slots, clock, spawn, requests, calls, ended, report, statuses }, handle)
     }
 
-    /// Runs until `stop`. Runs that have begun are not interrupted; they end with the process's tasks.
+    /// Schedules runs until `stop` is cancelled. Runs that have begun are not interrupted: they end as tasks of their
+    /// own.
     pub async fn drive(mut self, stop: CancellationToken) {
         let mut epoch = self.sweeper.liveness_epoch();
         loop {
@@ -198,8 +201,8 @@ impl Driver {
                 Some(call) = self.calls.recv() => self.wake(call.pass, call.after),
                 () = self.clock.sleep(wait) => {}
             }
-            // Before any decision: after a freeze, a suspend or a clock change all passes run, as at a start, and due
-            // times on the wall clock may have passed.
+            // Checked before the next decision. After a freeze, a suspend or a clock change all passes run, as after a
+            // start, because times on the wall clock at which work is due may have passed.
             let now = self.sweeper.liveness_epoch();
             if now != epoch {
                 epoch = now;
@@ -280,7 +283,7 @@ impl Driver {
         }
         self.spawn.spawn(Box::pin(async move {
             let done = join_all(runs).await.into_iter().flatten().collect();
-            // The caller may have gone; the runs are carried out anyway.
+            // The caller may no longer wait; the runs are carried out anyway.
             let _gone = answer.send(done);
         }));
     }
@@ -302,7 +305,7 @@ impl Driver {
                 let _stopped = report.send(Ended { pass: pass.name(), again_after });
             }
             for caller in callers {
-                // The caller may have gone.
+                // The caller may no longer wait.
                 let _gone = caller.send(run.clone());
             }
         }));

@@ -1,9 +1,9 @@
 //! Sweeps: observe, plan, apply.
 //!
-//! A [`Pass`] only plans: it runs its narrow query, passes rows and listing to a pure function of `domain/plan.rs`,
-//! and returns the result. Judging the plan (breaker, approvals, the recovery hold) and applying it are the same for
-//! every pass and are in `run.rs`. `driver.rs` schedules passes and knows no specific one. Adding a pass is one file
-//! and one line in `passes/mod.rs`.
+//! A [`Pass`] only plans: it reads the rows that it needs, passes them and the listing to a pure function of `domain`,
+//! and returns the result. The code that judges a plan (breaker, approvals, the recovery hold) and applies it is the
+//! same for every pass, and is in `run.rs`. `driver.rs` schedules passes and depends on none in particular. To add a
+//! pass, add one file, and its module and its entry in `passes/mod.rs`.
 
 mod apply;
 mod context;
@@ -26,29 +26,30 @@ pub use passes::{CHECK_INTERVAL, all, all_with_interval};
 pub use run::{ActionRun, Mode, Outcome, Run, Verdict};
 pub use watch::{Watch, watch_engine};
 
-/// One rule that is enforced periodically.
+/// One periodic task that plans changes of one kind.
 #[async_trait]
 pub trait Pass: Send + Sync {
-    /// Its name, a verb phrase.
+    /// Name of the pass, a verb phrase.
     fn name(&self) -> &'static str;
-    /// What it does, in one line.
+    /// What the pass does, in one line for the user.
     fn summary(&self) -> &'static str;
     /// Time between scheduled runs.
     fn period(&self) -> Duration;
-    /// Whether it requires the engine. A pass that does not runs without a listing, and while the engine is
-    /// unavailable.
+    /// Whether the pass requires the engine. A pass that requires only the store runs without a listing, and also while
+    /// the engine is unavailable.
     fn requires(&self) -> Requirement {
         Requirement::Engine
     }
     /// Decides what is to be done. Changes nothing.
     async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError>;
-    /// Bounded cleanup in the store that needs no judging; runs after the plan was applied.
+    /// Deletes or updates a bounded number of rows in the store. Runs after the plan was applied; the breaker does not
+    /// judge it.
     async fn housekeep(&self, _sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<(), SweepError> {
         Ok(())
     }
 }
 
-/// What a pass requires before it plans.
+/// The input that a pass requires for planning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requirement {
     /// A trusted listing of the engine, and the store.
@@ -63,7 +64,7 @@ pub enum SweepError {
     /// There was no trusted listing.
     #[error(transparent)]
     Untrusted(#[from] Untrusted),
-    /// It asked for a listing without having declared that it requires one.
+    /// The pass requested a listing, but its [`Pass::requires`] does not declare that it requires one.
     #[error("the pass requires a container listing, but was run without one")]
     NoListing,
     /// The store failed.

@@ -1,9 +1,10 @@
 //! Reservations for the breaker: the workspaces that concurrent passes are about to affect.
 //!
-//! The breaker counts the last hour's events, and an event is written together with its action. Two passes judged at
-//! the same moment would not see each other's actions, and together affect twice the limit. So a plan's workspaces are
-//! reserved before the events are read, and a later plan counts them as affected. Only the later plan does: if both
-//! did, both would wait for an operator although one may continue.
+//! The breaker counts the events of the last hour, and an event is written together with its action. Without
+//! reservations, two plans that are judged at the same moment would not count each other's actions, and together could
+//! affect twice the limit. Each plan's workspaces are therefore reserved before the events are read, and later plans
+//! count them as affected. An earlier plan does not count the workspaces of a later one. Otherwise both plans would be
+//! held, although one of them may continue.
 
 use std::{
     collections::BTreeSet,
@@ -27,7 +28,7 @@ impl Reservations {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a plan's workspaces. Returns those that were reserved before.
+    /// Reserves a plan's workspaces. Returns the reservation, and the workspaces that earlier plans have reserved.
     pub(super) fn reserve(&self, plan: BTreeSet<WorkspaceId>) -> (Reserved<'_>, BTreeSet<WorkspaceId>) {
         let mut open = self.lock();
         let earlier = open.iter().flat_map(|(_, plan)| plan).copied().collect();

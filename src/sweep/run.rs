@@ -1,8 +1,8 @@
 //! One run of a pass: plan, judge, apply.
 //!
-//! Every destructive action goes through this module, so the breaker, the approvals, the recovery hold and the cap per
-//! run are implemented only once. Above the breaker's limit, all actions of a plan that count against the breaker are
-//! held together. An operator's approval covers exactly the listed actions.
+//! Every destructive action goes through this module, so the breaker, the approvals, the recovery hold and the limit
+//! per run are implemented only once. If a plan exceeds the breaker's limit, all its actions that count against the
+//! breaker are held. An operator's approval covers exactly the actions in the held plan.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     store::{HeldPlanRow, NewHeldPlan},
 };
 
-/// The breaker's window.
+/// The breaker counts the workspaces that were affected within this time.
 const HOUR: Duration = Duration::from_hours(1);
 
 /// Maximum number of actions of one run that are carried out at once.
@@ -30,8 +30,8 @@ const AT_ONCE: usize = 16;
 
 /// Reason for holding a plan while the registry is recovering.
 const RECOVERING: &str = "the registry was lost or restored: nothing is started, stopped or moved to the trash \
-                          automatically until you decide. `ostler adopt --dry-run` shows the differences, `ostler \
-                          adopt` takes them over, and approving this plan applies it";
+                          automatically until you decide. `ostler adopt --dry-run` shows the differences. Either adopt \
+                          the containers with `ostler adopt`, or approve this plan to carry out its actions";
 
 /// Whether a run acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,16 +58,16 @@ pub enum Outcome {
     },
     /// There was no trusted listing; nothing was done.
     Untrusted(String),
-    /// It failed.
+    /// The run failed, for the given reason.
     Failed(String),
-    /// It exceeded its deadline.
+    /// The run exceeded its deadline.
     TimedOut,
-    /// It panicked.
+    /// The run panicked.
     Panicked,
 }
 
 impl Outcome {
-    /// The word shown to operators.
+    /// The word in the API and in output.
     #[must_use]
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -99,11 +99,11 @@ pub enum Verdict {
     Planned,
     /// Done.
     Applied(String),
-    /// Its precondition no longer held.
+    /// Not done, because its precondition no longer held.
     Raced(String),
-    /// It failed; the next run tries again.
+    /// Failed; the next run tries again.
     Failed(String),
-    /// It waits for an operator.
+    /// Waits for the approval of an operator.
     Held,
 }
 
@@ -129,11 +129,11 @@ pub struct Run {
     pub outcome: Outcome,
     /// The planned actions and their results.
     pub actions: Vec<ActionRun>,
-    /// Notes on items that the pass watches and does not act on yet.
+    /// One line for each condition that leads to an action if it lasts.
     pub watching: Vec<String>,
     /// Number of actions left for the next run.
     pub left_over: usize,
-    /// Delay until the pass wants to run again, if that may be before its next scheduled run.
+    /// Delay after which the pass requests another run, which may be before its next scheduled one.
     pub again_after: Option<Duration>,
 }
 
@@ -141,7 +141,8 @@ struct Judged<'a> {
     apply: Vec<Planned>,
     held: Vec<Planned>,
     hold: Option<(PlanId, String)>,
-    /// The workspaces that this run affects; other passes count them until the run has ended.
+    /// Reservation of the workspaces that this run affects. The breaker counts them in the plans of other passes until
+    /// the run has ended.
     reserved: Option<Reserved<'a>>,
 }
 
@@ -197,8 +198,8 @@ impl Sweeper {
         pass.housekeep(self, snapshot).await
     }
 
-    /// Carries out planned actions. Those of different workspaces do not wait for each other: each is an order to the
-    /// actor of its workspace, which may have to wait for a slow container. They are submitted in the plan's order.
+    /// Carries out planned actions. Actions on different workspaces run concurrently, because the actor of a workspace
+    /// may have to wait for a slow container. They begin in the order of the plan.
     async fn apply_all(&self, run: &mut Run, apply: Vec<Planned>, snapshot: &Snapshot) {
         let pass = run.pass;
         let (mut destructive, mut wanted) = (0, Vec::new());
@@ -218,7 +219,7 @@ impl Sweeper {
             .enumerate()
             .map(|(location, one)| self.apply_one(pass, location, one, snapshot))
             .collect();
-        // Unordered, so that a slow action does not delay those behind it.
+        // Not `buffered`: a slow action would then delay the actions after it.
         let mut done: Vec<_> = stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         done.sort_by_key(|(location, _)| *location);
         run.actions.extend(done.into_iter().map(|(_, done)| done));
@@ -267,8 +268,9 @@ impl Sweeper {
         let counted = actions.iter().filter(|planned| planned.action.counts_against_breaker());
         let (reserved, mut beside) =
             self.reservations.reserve(counted.map(|planned| planned.action.workspace()).collect());
-        // A restart outlasts the run that ordered it, and its event is written only when the restart begins. Read
-        // before the events: a restart whose event is written in between is still in this set.
+        // A restart may begin after the run that ordered it has ended, and its event is written only when it begins.
+        // This set is read before the events, so that a restart whose event is written between the two reads is in the
+        // set.
         beside.extend(self.ops.restarting_degraded());
         let hold = self.reason_to_hold(&actions, snapshot, beside, &is_approved).await?;
         let Some(reason) = hold else {
@@ -282,8 +284,8 @@ impl Sweeper {
             .into_iter()
             .partition(|planned| is_approved(planned) || !planned.action.counts_against_breaker());
         let id = match before {
-            // A pass holds one plan. An approved plan stays until all of it is done; otherwise it would have to be
-            // approved twice.
+            // A pass has at most one held plan. An approved plan is not replaced until all of its actions are done;
+            // otherwise an operator would have to approve the rest again.
             Some(row) if any_approved => row.id,
             before => self.hold(pass, before, &waiting, &reason).await?,
         };

@@ -1,8 +1,9 @@
 //! Subscribes to the engine's container events, so that an exit is detected when it happens.
 //!
-//! An event only triggers an inspection, which runs under the actor of the workspace; it is never itself a reason to
-//! act. Correctness does not depend on events. The stream is reconnected when it ends, with growing delays, and after
-//! every connection all containers are listed once. That finds what was missed, as does the regular run of the pass.
+//! An event only triggers an inspection by the actor of the workspace; no status changes because of the event alone.
+//! Correctness does not depend on events. When the stream ends, it is reconnected, with growing delays. After every
+//! connection all containers are listed once, which finds exits whose events were missed. The scheduled runs of
+//! `check_containers` find them as well.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +29,7 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Maximum delay.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How far before the last event the next stream begins: engines store whole seconds.
+/// How far before the last event the next stream begins, because engines store event times in whole seconds.
 const OVERLAP: Duration = Duration::from_secs(1);
 
 /// The dependencies of the subscription.
@@ -49,7 +50,7 @@ pub struct Watch {
     pub instance: InstanceId,
 }
 
-/// Subscribes and reconnects for ever.
+/// Subscribes, and reconnects whenever the stream ends. Never returns.
 pub async fn watch_engine(watch: Watch) {
     let mut wait = FIRST_WAIT;
     let mut last = None;
@@ -59,12 +60,13 @@ pub async fn watch_engine(watch: Watch) {
             Ok(()) => tracing::info!("engine event stream ended; reconnecting"),
             Err(error) => {
                 tracing::info!(%error, "engine event stream is unavailable; reconnecting");
-                // A corrupt line in the engine's event log would end every stream that begins before it. What is
-                // missed by beginning now is found by the listing.
+                // The next stream begins at the present. If the engine's event log contains a corrupt line, every
+                // stream that begins before that line would fail. The listing after the connection finds exits whose
+                // events are skipped.
                 last = None;
             }
         }
-        // The connection lasted, so the next delay is short again.
+        // A connection that lasted resets the delay.
         if watch.clock.awake().since(connected) > LONGEST_WAIT {
             wait = FIRST_WAIT;
         }
@@ -87,7 +89,8 @@ impl Watch {
         Ok(())
     }
 
-    /// Finds by a listing what happened before the connection. Not awaited: events arrive meanwhile.
+    /// Runs `check_containers` once, to find what happened before the connection. Not awaited, so that events are
+    /// handled meanwhile.
     fn check_once(&self) {
         let sweeps = self.sweeps.clone();
         self.spawn.spawn(Box::pin(async move {
@@ -106,7 +109,7 @@ impl Watch {
         let Some(member) = self.store.member(workspace) else { return };
         let up = match member.status {
             Status::Online | Status::Degraded => true,
-            // A start of an earlier process is repeated by `settle`.
+            // If an earlier process began the start, `settle` repeats it.
             Status::Provisioning => self.ops.has_begun(workspace, member.incarnation),
             Status::Offline
             | Status::Failed(_)

@@ -1,4 +1,4 @@
-//! The output of `ostler message` for every kind of answer.
+//! The output of `ostler message` for every form of an agent's response.
 
 use super::make;
 use crate::support::daemon::Site;
@@ -36,7 +36,7 @@ fn message_command_prints_every_response_form_and_agent_failure() {
         assert!(output.stderr.contains(expected), "{manner}: {}", output.stderr);
         assert!(
             !output.stderr.contains("daemon"),
-            "{manner}: the message names the daemon: {}",
+            "{manner}: the error of the agent is attributed to the daemon: {}",
             output.stderr
         );
     }

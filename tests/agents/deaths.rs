@@ -1,4 +1,5 @@
-//! Unexpected exits of an agent: detected, restarted within the budget, and parked after too many.
+//! Unexpected exits of an agent: they are detected, the agent is restarted within its restart budget, and after too
+//! many exits it is parked.
 
 use std::{
     sync::mpsc,
@@ -15,7 +16,8 @@ use crate::support::{
     podman::inspected,
 };
 
-/// Long intervals, so that only events can be timely, and no limit on exits.
+/// The check interval is so long that only Podman's events can report an exit in time. The limit of exits is never
+/// reached.
 const BY_EVENTS: &str = "\
 [sweep]
 check_interval = \"1h\"
@@ -29,11 +31,12 @@ const KILLS: usize = 20;
 /// Kills the process of a workspace's container, as the kernel does when memory runs out.
 #[track_caller]
 fn kill(site: &Site, agent: &Agent) -> Instant {
-    let container = site.show(&agent.name)["container_id"].as_str().expect("it has a container").to_owned();
-    let pid = inspected(&container, "{{.State.Pid}}").expect("its container is there");
-    let pid = pid.parse().ok().and_then(Pid::from_raw).expect("its container runs");
+    let container =
+        site.show(&agent.name)["container_id"].as_str().expect("the workspace has a container").to_owned();
+    let pid = inspected(&container, "{{.State.Pid}}").expect("the container exists");
+    let pid = pid.parse().ok().and_then(Pid::from_raw).expect("the container runs");
     let at = now();
-    kill_process(pid, Signal::KILL).expect("its process is killed");
+    kill_process(pid, Signal::KILL).expect("the process is killed");
     at
 }
 

@@ -1,4 +1,4 @@
-//! The doctor's checks from inside a container, for faults that are not visible from the host.
+//! The doctor's checks that run inside a container, because the host cannot see the fault.
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ fn doctor_checks_from_inside_container_that_ostler_is_reachable() {
     let mut site = Site::new("");
     site.serve();
     let alone = check(&site, "network");
-    assert_eq!(alone["verdict"], "ok", "no running workspace is not a fault: {alone}");
+    assert_eq!(alone["verdict"], "ok", "a fault is reported although no workspace runs: {alone}");
     assert!(alone["found"].as_str().unwrap().contains("no workspace runs"), "{alone}");
 
     make(&site, "lead", &[]);
@@ -49,7 +49,7 @@ fn doctor_fails_with_advice_when_container_cannot_reach_ostler() {
     site.serve();
     site.ostler(creation("lost", &["--no-wait"])).well();
     site.until_status("lost", "provisioning");
-    let output = until("a command runs in its container", || {
+    let output = until("the doctor's request runs in the container", || {
         let output = site.ostler(["doctor"]);
         (!output.stdout.contains("no workspace runs") && !output.stdout.contains("/bin/sh could not be run"))
             .then_some(output)
@@ -72,7 +72,7 @@ fn doctor_accepts_recent_heartbeat_when_container_has_no_shell() {
     site.serve();
     site.create("shellless", &[]);
     let container = site.show("shellless")["container_id"].as_str().unwrap().to_owned();
-    // As root, because /bin belongs to root.
+    // Runs as root, because /bin belongs to root.
     podman_output(["exec", "--user", "0", &container, "rm", "/bin/sh"]);
     let found = check(&site, "network");
     assert_eq!(found["verdict"], "warn", "{found}");
@@ -90,7 +90,7 @@ fn doctor_accepts_recent_heartbeat_when_container_has_no_shell() {
     );
 }
 
-/// Its agent registers and sends heartbeats, but its server does not listen.
+/// The agent sends heartbeats, but no server listens in its container.
 #[test]
 fn doctor_and_why_report_an_agent_that_does_not_listen() {
     let mut site = Site::new("");

@@ -13,8 +13,9 @@ use crate::support::{
 const WAKES: usize = 10;
 
 fn started_at(site: &Site, agent: &Agent) -> String {
-    let container = site.show(&agent.name)["container_id"].as_str().expect("it has a container").to_owned();
-    inspected(&container, "{{.State.StartedAt}}").expect("its container is there")
+    let container =
+        site.show(&agent.name)["container_id"].as_str().expect("the workspace has a container").to_owned();
+    inspected(&container, "{{.State.StartedAt}}").expect("the container exists")
 }
 
 #[track_caller]
@@ -33,7 +34,7 @@ fn idle_agent_with_heartbeats_hibernates_and_busy_agent_does_not() {
     for name in NAMES {
         let body = json!({
             "name": name, "runtime": "agent", "image": demo_image(), "hibernation_idle_minutes": 1,
-            // Frequent enough to keep it awake, if heartbeats counted as activity.
+            // So frequent that the agent would not hibernate if heartbeats counted as activity.
             "env": { "DEMO_BEAT_SECONDS": "5" },
         });
         site.admin("POST", "/workspaces", body).expect(201);
@@ -81,7 +82,7 @@ fn message_from_parent_wakes_agent_and_returns_its_response() {
         let asked_at = super::now();
         let answer = worker.send_from(&site, &lead, &format!("hello {wake}")).expect(200);
         latencies.push(asked_at.elapsed().as_millis());
-        // A workspace that was just woken may not know its own name yet.
+        // The answer begins with the agent's name, which an agent that was just woken may not know yet.
         let output = answer_text(&answer);
         assert!(output.ends_with(&format!(" heard: hello {wake}")), "{output}");
         assert_ne!(started_at(&site, &worker), before, "the container was not started by the message");
@@ -134,5 +135,5 @@ fn unrelated_workspace_cannot_message_discover_or_wake_agent() {
     let parent = Agent::of(&site, "left");
     let output = answer_text(&target.send_from(&site, &parent, "wake up").expect(200));
     assert!(output.ends_with(" heard: wake up"), "{output}");
-    until("it is online", || (target.status(&site) == "online").then_some(()));
+    until("the workspace is online", || (target.status(&site) == "online").then_some(()));
 }

@@ -75,10 +75,10 @@ fn agent_is_degraded_while_it_reports_wedged_or_high_error_rate() {
 }
 
 #[test]
-fn agent_that_reports_wedged_during_start_is_left_running() {
+fn agent_that_reports_wedged_during_start_keeps_running() {
     let mut site = Site::new("");
     site.serve();
-    // Its first heartbeat reports `wedged`, while its start is still in progress.
+    // The first heartbeat reports `wedged` while the workspace's start is still in progress.
     let wedged = REFUSED.replace("\\\"uptime_seconds\\\":1", "\\\"runtime_state\\\":\\\"wedged\\\"");
     assert_ne!(wedged, REFUSED);
     let create =
@@ -154,7 +154,8 @@ fn pause_stops_descendants_and_resume_starts_only_those() {
         ("paused", "exited".into())
     );
     assert_eq!(Agent::of(&site, "root").ask_text(&site, "ask arm hello"), "arm answered: arm heard: hello");
-    // A workspace that an operator resumes by itself is no longer part of the parent's pause.
+    // A workspace that was paused before its parent stays paused when the parent is resumed. It can be started by
+    // itself.
     site.ostler(["start", "leg"]).well();
 }
 
@@ -164,7 +165,7 @@ fn agent_task_is_shown_and_blocks_hibernate_unless_forced() {
     site.serve();
     let worker = make(&site, "worker", &[]);
     worker.ask_text(&site, "work 3600 in the background");
-    let row = until("its task is reported", || {
+    let row = until("the task of the agent is reported", || {
         let row = site.show("worker");
         (row["active_tasks"] == 1).then_some(row)
     });

@@ -1,4 +1,5 @@
-//! Agents that register, and so are online, before their server listens: no message to them is lost.
+//! Agents that register before their server listens. Such an agent is online as soon as it has registered, and no
+//! message to it is lost.
 
 use std::{
     env,
@@ -12,8 +13,8 @@ use serde_json::Value;
 use super::{Agent, answer_text, creation, message, report};
 use crate::support::{daemon::Site, podman::demo_image};
 
-/// Number of messages to hibernated workspaces, and of messages right after `create`. `OSTLER_LATE_LISTENERS=50` is the
-/// full test.
+/// Number of messages to hibernated workspaces, and number of messages right after `create`. `OSTLER_LATE_LISTENERS=50`
+/// runs the full test.
 const MESSAGES: usize = 4;
 /// Number of concurrent workspaces.
 const AT_ONCE: usize = 4;
@@ -47,11 +48,12 @@ fn messages_are_answered_when_agents_listen_3_s_after_they_register() {
     assert_eq!((created, woken), (rounds_wanted, rounds_wanted), "a message was lost: {}", site.log());
 }
 
-/// One workspace: whether the first message after `create` was answered, whether one to the hibernated workspace was,
-/// and the latency of the latter.
+/// Tests one workspace. Returns whether the first message after `create` was answered, whether a message to the
+/// hibernated workspace was answered, and the latency of this second message.
 fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     let name = format!("late-{number}");
-    // Readiness by running or by heartbeat: neither means that the server listens.
+    // Half of the workspaces are ready when they run, the others at their first heartbeat. Neither means that the
+    // server listens.
     let made = if number.is_multiple_of(2) {
         site.ostler(creation(&name, &["-e", LATE]))
     } else {
@@ -72,7 +74,7 @@ fn round(site: &Site, number: usize) -> (bool, bool, u128) {
     let asked_at = super::now();
     let after_sleep = is_answered("wake");
     let latency = asked_at.elapsed().as_millis();
-    // Deleted permanently: a workspace in the trash keeps its port, and a test has few.
+    // The workspace is deleted permanently: in the trash it would keep its port, and a test has few ports.
     site.ostler(["rm", "--purge", &name]).well();
     (after_create, after_sleep, latency)
 }

@@ -1,5 +1,5 @@
-//! Agents with the wire protocol: the real binary, the real Podman, the demo agent, and the default configuration
-//! except where a test changes it.
+//! Tests with agents that use the wire protocol. They run the real binary, the real Podman and the demo agent, with the
+//! default configuration except where a test changes it.
 
 mod answers;
 mod deaths;
@@ -33,7 +33,7 @@ fn make(site: &Site, name: &str, more: &[&str]) -> Agent {
     Agent::of(site, name)
 }
 
-/// A workspace, addressed by its id as its peers do.
+/// A workspace that is addressed by its id, as its peers address it.
 struct Agent {
     name: String,
     id: String,
@@ -46,19 +46,19 @@ impl Agent {
         Self { name: name.to_owned(), id }
     }
 
-    /// Sends it a message as the admin.
+    /// Sends the agent a message as the admin.
     #[track_caller]
     fn send_as_admin(&self, site: &Site, text: &str) -> Answer {
         site.admin("POST", &format!("/workspaces/{}/a2a", self.id), message(text))
     }
 
-    /// Sends it a message that must be answered; returns the text of the answer.
+    /// Sends the agent a message that must be answered; returns the text of the answer.
     #[track_caller]
     fn ask_text(&self, site: &Site, text: &str) -> String {
         answer_text(&self.send_as_admin(site, text).expect(200))
     }
 
-    /// Sends it a message from another workspace, with the token in that workspace's volume.
+    /// Sends the agent a message from another workspace, with the token in the sender's volume.
     #[track_caller]
     fn send_from(&self, site: &Site, sender: &Self, text: &str) -> Answer {
         let token = site.token_in_volume(&sender.name);
@@ -71,7 +71,7 @@ impl Agent {
         site.show(&self.name)["status"].as_str().expect("a status is text").to_owned()
     }
 
-    /// Types of its events, oldest first.
+    /// Types of the workspace's events, oldest first.
     #[track_caller]
     fn event_types(&self, site: &Site) -> Vec<String> {
         let events = site.events_of(&self.id);
@@ -87,7 +87,7 @@ impl Agent {
         })
     }
 
-    /// Id of its last event.
+    /// Id of the workspace's last event; 0 if it has none.
     #[track_caller]
     fn last_event(&self, site: &Site) -> i64 {
         site.events_of(&self.id).first().and_then(|event| event["id"].as_i64()).unwrap_or_default()

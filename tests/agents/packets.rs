@@ -17,17 +17,17 @@ struct Neighbour {
 impl Neighbour {
     fn running(site: &Site, name: &str) -> Self {
         let agent: Agent = make(site, name, &[]);
-        // An answer proves that its server listens.
+        // An answer proves that the agent's server listens.
         agent.ask_text(site, "hello");
         let row = site.show(name);
-        let container = row["container_id"].as_str().expect("it has a container").to_owned();
+        let container = row["container_id"].as_str().expect("the workspace has a container").to_owned();
         let address_field = |field: &str| {
             let template = format!("{{{{range .NetworkSettings.Networks}}}}{{{{.{field}}}}}{{{{end}}}}");
             podman_output(["inspect", &container, "--format", &template]).trim().to_owned()
         };
         let (address, gateway) = (address_field("IPAddress"), address_field("Gateway"));
         let host_port = row["host_port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        Self { container, address, gateway, host_port: host_port.expect("it publishes a port") }
+        Self { container, address, gateway, host_port: host_port.expect("the workspace publishes a port") }
     }
 
     /// Whether a TCP connection from inside this container succeeds.
@@ -43,7 +43,7 @@ impl Neighbour {
     }
 }
 
-/// Removes a site's firewall rules at the end of a test; they stay in force without a daemon.
+/// Removes a site's firewall rules at the end of a test, because they stay in force after the daemon has exited.
 struct Rules(String);
 
 impl Rules {
@@ -65,7 +65,7 @@ fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
     site.serve();
     let _rules = Rules::of(&site);
     let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
-    assert_ne!(one.gateway, other.gateway, "each has a network of its own");
+    assert_ne!(one.gateway, other.gateway, "both workspaces are in one network");
     // Netavark 1.4 disables its isolation rules when any isolated container stops.
     make(&site, "third", &[]);
     site.ostler(["stop", "third"]).well();
@@ -73,15 +73,18 @@ fn isolated_workspaces_reach_ostler_and_no_other_workspace() {
         assert!(!from.reaches(&to.address, AGENT_PORT), "a packet reached the other workspace");
         assert!(
             !from.reaches(&to.gateway, to.host_port),
-            "its published port was reached through its gateway"
+            "a published port was reached through the gateway of its workspace"
         );
         assert!(
             !from.reaches(&from.gateway, to.host_port),
-            "its published port was reached through the caller's gateway"
+            "a published port was reached through the gateway of the caller"
         );
-        assert!(from.reaches(&from.gateway, site.network_port()), "ostler is reached by its own gateway");
+        assert!(
+            from.reaches(&from.gateway, site.network_port()),
+            "ostler is not reached through the gateway"
+        );
         // The same probe succeeds where nothing is blocked, so the tool itself works.
-        assert!(from.reaches("127.0.0.1", AGENT_PORT), "it reaches itself");
+        assert!(from.reaches("127.0.0.1", AGENT_PORT), "the probe fails inside one container");
     }
 }
 
@@ -90,13 +93,17 @@ fn workspaces_of_a_shared_network_reach_each_other() {
     let mut site = Site::new("[network]\nisolate = false\n");
     site.serve();
     let (one, other) = (Neighbour::running(&site, "one"), Neighbour::running(&site, "other"));
-    assert_eq!(one.gateway, other.gateway, "they share a network");
+    assert_eq!(one.gateway, other.gateway, "the workspaces have separate networks");
     assert!(one.reaches(&other.address, AGENT_PORT), "one workspace does not reach the other");
-    assert!(!one.reaches(&one.gateway, other.host_port), "published ports are this host's own");
-    assert!(one.reaches(&one.gateway, site.network_port()), "ostler is reached by the gateway");
+    assert!(
+        !one.reaches(&one.gateway, other.host_port),
+        "a published port was reached, although only this host may reach it"
+    );
+    assert!(one.reaches(&one.gateway, site.network_port()), "ostler is not reached through the gateway");
 }
 
-/// The setting applies to containers created from then on; packets depend on the networks of the other containers.
+/// A changed `network.isolate` applies only to new containers. Which packets pass depends on the networks in which the
+/// existing containers are.
 #[test]
 fn doctor_names_containers_on_old_network_after_isolate_change() {
     let mut site = Site::new("[network]\nisolate = false\n");
@@ -137,7 +144,7 @@ fn existing_container_reaches_ostler_after_daemon_restart() {
     site.stop();
     site.serve();
     site.ostler(["start", "kept"]).well();
-    // `start` waits for the first heartbeat, which arrives through the gateway of its own network.
+    // `start` waits for the first heartbeat, which arrives through the gateway of the workspace's own network.
     assert_eq!(agent.status(&site), "online");
 }
 

@@ -6,7 +6,7 @@ use ostler::crash_point::STEPS;
 
 use super::sources;
 
-/// Calls that change the engine, or the file beside the database.
+/// Calls that change the engine, or the mirror file beside the database.
 const CHANGES: [&str; 15] = [
     "engine.create_container(",
     "engine.start_container(",
@@ -46,7 +46,7 @@ fn literals<'a>(text: &'a str, call: &str) -> Vec<&'a str> {
     found
 }
 
-/// How often each name is passed to this call in all sources.
+/// Counts for each name how often all sources pass it to this call.
 fn counted(call: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for (file, text) in sources() {

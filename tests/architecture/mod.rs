@@ -1,8 +1,9 @@
 //! Architecture tests: allowed dependencies between layers, and operations that only one module may use.
 //!
-//! The allowed dependencies keep rules out of the modules that apply them, and the engine and SQLite out of the rules.
-//! The compiler sees a single crate and allows every dependency, so these tests read the sources. The parser below
-//! recognises only paths: it skips comments and literals, expands groups, and resolves `super` up to the crate root.
+//! The allowed dependencies keep the domain's rules separate from the modules that apply them, and free of calls to the
+//! engine and SQLite. The compiler sees a single crate and allows every dependency, so these tests read the sources.
+//! The parser below recognises only paths: it skips comments and literals, expands groups, and resolves `super` up to
+//! the crate root.
 
 mod crash_points;
 mod source;
@@ -204,7 +205,7 @@ fn forbidden_dependency_is_detected_in_every_notation() {
     }
 }
 
-/// The files outside of `home` with one of the words in their code.
+/// Describes each file outside of `home` whose code contains one of the words.
 fn users_outside(words: &[&str], home: &str) -> Vec<String> {
     let of_file = |(file, text): (&PathBuf, &String)| {
         let code = code_of(text);

@@ -8,7 +8,7 @@ pub(super) fn layer_of(file: &Path) -> &str {
     first.strip_suffix(".rs").unwrap_or(first)
 }
 
-/// The text without comments and with empty literals.
+/// The text without its comments and without the content of its literals.
 pub(super) fn code_of(text: &str) -> String {
     let mut code = String::with_capacity(text.len());
     let mut rest = text;
@@ -100,7 +100,7 @@ pub(super) fn named_layers(file: &Path, text: &str) -> BTreeSet<String> {
     }
     for (at, _) in code.match_indices("super").filter(|(at, _)| is_whole_name(&code, *at, "super".len())) {
         let (supers, after) = climb(&code[at..]);
-        // A chain is counted only at its first `super`.
+        // A chain of `super::super` is counted only once, at its first `super`.
         let begins = !code[..at].trim_end().ends_with("::");
         if begins && supers == depth(file) + inline_depth(&code[..at]) {
             named.extend(first_segments(after));
@@ -140,7 +140,8 @@ fn opens_module(before: &str) -> bool {
         && !keyword[..keyword.len() - 3].ends_with(is_name_char)
 }
 
-/// Counts `super::super::`; the rest begins with the last `::`.
+/// Counts the consecutive `super` segments at the start of `code`. Returns the count and the text after the last of
+/// them, which begins with `::` if the path continues.
 fn climb(code: &str) -> (usize, &str) {
     let (mut supers, mut rest) = (0, code);
     loop {
@@ -153,7 +154,7 @@ fn climb(code: &str) -> (usize, &str) {
     }
 }
 
-/// The first names after a path's root: `a` for `::a::b`, both for `::{a::b, c}`.
+/// The first names after a path's root: `a` for `::a::b`; `a` and `c` for `::{a::b, c}`.
 fn first_segments(after: &str) -> Vec<String> {
     let Some(after) = after.trim_start().strip_prefix("::") else { return Vec::new() };
     let after = after.trim_start();
@@ -175,7 +176,8 @@ fn first_segments(after: &str) -> Vec<String> {
     names
 }
 
-/// A module name in the crate root; types and macros begin differently, and `self` does not count.
+/// Returns the name of a module in the crate root. `None` for `self`, and for names that do not begin with a lower-case
+/// letter, such as types.
 fn root_module(text: &str) -> Option<String> {
     let root_module: String = text.trim_start().chars().take_while(|letter| is_name_char(*letter)).collect();
     (root_module.starts_with(|letter: char| letter.is_lowercase()) && root_module != "self")

@@ -92,7 +92,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
         let kind = text(&event["event_type"]);
         let is_new = event["id"].as_i64() > Some(newest);
         section.expect(!(is_new && ADVERSE_EVENTS.contains(&kind.as_str())), || {
-            format!("after the stop: {event}")
+            format!("an action against a workspace after the stop: {event}")
         });
     }
     section.expect(site.log().contains("process was stopped or starved"), || {

@@ -82,7 +82,7 @@ struct Campaign {
     beside: bool,
 }
 
-/// In order of execution: quick campaigns that find most come first.
+/// In order of execution: the campaigns that find the most defects in the least time come first.
 const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "simulate",
@@ -117,8 +117,8 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "disk",
         title: "Failing disks",
-        what: "full disks, failing disks, logs cut at every byte and power loss: acknowledged writes are there, \
-               refused writes are not, and an unreadable database is never replaced",
+        what: "full disks, failing disks, logs cut at every byte and power loss: acknowledged writes are present, \
+               refused writes are absent, and an unreadable database is never replaced",
         run: disk::run,
         beside: false,
     },
@@ -148,8 +148,8 @@ const CAMPAIGNS: &[Campaign] = &[
     Campaign {
         name: "storm",
         title: "kill -9 during commands",
-        what: "kills the real daemon repeatedly while operators give commands to six workspaces: nothing is lost or \
-               held, and it converges on its own",
+        what: "kills the real daemon repeatedly while operators give commands to six workspaces: nothing is lost, \
+               no plan is held, and all workspaces converge without help",
         run: soak::storm::run,
         beside: false,
     },

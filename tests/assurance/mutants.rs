@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Each mutant has to be detected within so many scenarios.
+/// Maximum number of scenarios within which each mutant has to be detected.
 const WITHIN: u64 = 5_000;
 
 /// How a mutant was detected.
@@ -50,7 +50,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                         wanted.get(next.fetch_add(1, Ordering::Relaxed))
                     {
                         let how = hunt(*mutation, settings.first_seed, within);
-                        // Printed at once: a mutant that is not detected takes as long as all the others.
+                        // Printed at once, because one undetected mutant takes as long as all detected ones together.
                         match &how {
                             Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
                             None => println!("  {name}: NOT detected in {within} runs"),

@@ -25,7 +25,7 @@ use crate::{
 /// Number of scenarios in CI, and in a long run.
 const SEEDS: u64 = 20_000;
 const LONG: u64 = 1_000_000;
-/// Most runs to shorten a scenario that violates an invariant.
+/// Maximum number of runs that are used to shorten a scenario that violates an invariant.
 const TRIES: usize = 400;
 /// Number of violations reported in full; the first ones explain most.
 const SHOWN_IN_FULL: usize = 3;

@@ -1,8 +1,8 @@
 //! Upgrades: a database of every released schema, full of rows, is upgraded to the current one and keeps each row.
 //!
-//! The rows come from the files of `tests/store/old`, written by those versions, multiplied: every status and every
-//! kind of token, trash entry and held plan. Every value of every column of the old schema is compared. Then follow
-//! the ways in which an upgrade can fail: killed at any point, no disk space, a newer schema.
+//! The rows come from the files of `tests/store/old`, which those versions wrote. They are multiplied, so that every
+//! status and every kind of token, trash entry and held plan occurs. Every value of every column of the old schema is
+//! compared. Further checks cover upgrades that fail: killed at any point, without disk space, from a newer schema.
 
 use std::{
     fs,
@@ -162,7 +162,7 @@ impl Old {
             "the copy has another schema version".into()
         });
 
-        // Opening it again changes nothing, in the database or the copy. Compares content instead of bytes: the last
+        // Opening the database again must change neither it nor the copy. Compares content instead of bytes: the last
         // connection to close may leave a log, which the next open checkpoints.
         let content =
             || Tables::read(&Connection::open(data.join(FILE_NAME)).map_err(output)?).map_err(output);
@@ -170,9 +170,9 @@ impl Old {
         for _ in 0..2 {
             close(Store::open(data).map_err(output)?, data);
         }
-        section.expect(content()? == upgraded, || "opening it again changed it".into());
+        section.expect(content()? == upgraded, || "opening the database again changed it".into());
         section.expect(fs::read(self.backup(data)).ok() == copy.ok(), || {
-            "opening it again changed the copy".into()
+            "opening the database again changed its copy".into()
         });
         // Whether the log is deleted depends on which of the store's connections closes last.
         let more: Vec<_> = names(data).into_iter().filter(|name| name != LOG).collect();
@@ -212,7 +212,8 @@ impl Old {
             } else {
                 new += 1;
             }
-            // Opening each takes long: only every eighth, and the ends.
+            // Opening a database takes long, so only a quarter of the cuts within the log's header are opened. All cuts
+            // at frames fulfil the condition.
             if at % 8 < 2 || at + 5000 > log.len() {
                 let store = Store::open(&data).map_err(output)?;
                 self.expect_upgraded(section, &data, "cut, then opened")?;
@@ -222,7 +223,7 @@ impl Old {
         }
         section.count("logs of an upgrade cut around every frame", old + new);
         section.expect(old > 0 && new > 0, || {
-            format!("the cuts left {old} old and {new} new databases, and must leave both")
+            format!("the cuts left {old} old and {new} new databases, but both kinds must occur")
         });
         memory.leave()
     }
@@ -264,7 +265,7 @@ impl Old {
                 let grown = match file {
                     None => size_of_newest_copy(&data) > size,
                     Some(LOG) => size_of(&data.join(LOG)) > size,
-                    // In the last part everything is written, and the daemon continues.
+                    // In the last third everything is written, and the daemon already continues.
                     Some(_) => data.join("instance.json").exists(),
                 };
                 grown || data.join("instance.json").exists() || began.elapsed().as_secs() > 60
@@ -292,7 +293,7 @@ impl Old {
         section.count("of them with the old schema afterwards", old);
         section.count("of them with the new schema afterwards", new);
         section.expect(old > 0 && new > 0, || {
-            format!("the kills left {old} old and {new} new databases, and must leave both")
+            format!("the kills left {old} old and {new} new databases, but both kinds must occur")
         });
         Ok(())
     }
@@ -310,8 +311,8 @@ impl Old {
         Ok(())
     }
 
-    /// From no space at all to enough, in steps of `step` pages: the upgrade is refused with the data untouched, or it
-    /// succeeds.
+    /// Upgrades with free space that grows from none to enough, in steps of `step` pages. Each upgrade succeeds, or is
+    /// refused and leaves the data unchanged.
     fn runs_out_of_space(&self, section: &mut Section, step: usize) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(output)?;
         let pages = self.bytes.len().div_ceil(4096);
@@ -335,15 +336,17 @@ impl Old {
                     section.expect(advises(&message) && !message.contains("restore a backup"), || {
                         format!("with {spare} free pages, the refusal gives the wrong advice: {message}")
                     });
-                    // Checking it takes disk space, too.
+                    // The check itself needs disk space, so it uses a copy elsewhere.
                     let elsewhere = tempfile::tempdir().map_err(output)?;
                     for file in [FILE_NAME, LOG].iter().filter(|file| data.join(file).exists()) {
                         fs::copy(data.join(file), elsewhere.path().join(file)).map_err(output)?;
                     }
                     let old = self.expect_old_or_new(section, elsewhere.path(), "without free space")?;
-                    section.expect(old, || format!("with {spare} free pages, it is refused, but upgraded"));
+                    section.expect(old, || {
+                        format!("with {spare} free pages, the upgrade was refused, but the schema is new")
+                    });
                     section.expect(fs::read(data.join(FILE_NAME)).ok().as_ref() == Some(&self.bytes), || {
-                        format!("with {spare} free pages, it is refused, but changed")
+                        format!("with {spare} free pages, the upgrade was refused, but the file was changed")
                     });
                     let incomplete: Vec<_> = names(&data)
                         .into_iter()
@@ -366,7 +369,7 @@ impl Old {
         section.count("upgrades refused for lack of space, and unchanged", refused);
         section.count("upgrades with enough space", upgraded);
         section.expect(refused > 0 && upgraded > 0, || {
-            format!("{refused} refused, {upgraded} upgraded: both are needed")
+            format!("{refused} upgrades were refused and {upgraded} succeeded, but both must occur")
         });
         Ok(())
     }
@@ -441,7 +444,7 @@ fn close(store: Store, data: &Path) {
     }
 }
 
-/// The real daemon, without an engine: it opens its database before it connects to one.
+/// The real daemon, without an engine. It needs none here, because it opens its database before it connects to one.
 struct Daemon(std::process::Child);
 
 impl Daemon {

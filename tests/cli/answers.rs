@@ -1,4 +1,4 @@
-//! The answer to each query command, as text and as JSON.
+//! The output of each query command, as text and as JSON.
 
 use insta::assert_snapshot;
 use ostler::api::{HeldPlan, IssuedToken, TrashOutcome, WorkspaceView};

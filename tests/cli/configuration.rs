@@ -1,4 +1,4 @@
-//! The configuration commands. The table of invalid files is in `config.rs`.
+//! The configuration commands. Invalid files are tested in `src/config/tests.rs`.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! `exec`: pipes and the exit code pass through.
+//! `exec`: the input and output of the command are forwarded, and its exit code is returned.
 
 use ostler::api::{CreatedExec, ExecStatus};
 
@@ -66,7 +66,7 @@ fn exec_tty_and_shell_are_refused_without_terminal() {
     }
 }
 
-/// Podman reports the loss only in the stream; its exit code is 0.
+/// Podman reports lost output only in the stream; the exit code is 0.
 #[test]
 fn exec_fails_when_engine_lost_output_despite_exit_code_0() {
     let lost = "Error: read unixpacket @->/proc/self/fd/16/attach: read: connection reset by peer\n";
@@ -87,7 +87,7 @@ fn exec_fails_when_stream_ends_within_a_frame() {
     assert!(ran.stderr.contains("cut off"), "{}", ran.stderr);
 }
 
-/// The input of a surrounding script or loop must stay unread.
+/// The input belongs to the script or loop that runs `ostler exec`, and must stay unread.
 #[test]
 fn exec_leaves_stdin_unread_without_interactive_flag() {
     let daemon = executing(&frame(1, "done"), &[Some(0)]);

@@ -1,4 +1,5 @@
-//! Exit codes: each class of failure has its own, with a message that gives the failure, the reason and the next step.
+//! Exit codes: each class of failure has its own exit code. The message gives the failure, the reason and the next
+//! step.
 
 use insta::assert_snapshot;
 use ostler::api::ErrorBody;
@@ -35,7 +36,7 @@ fn socket_without_listener_exits_as_daemon_unreachable() {
 }
 
 #[test]
-fn daemon_that_closes_before_answering_is_unreachable() {
+fn daemon_that_closes_connection_is_reported_as_unreachable() {
     let home = home();
     let listener = std::os::unix::net::UnixListener::bind(home.path().join("ostler.sock")).unwrap();
     let gone = std::thread::spawn(move || drop(listener.accept().unwrap()));

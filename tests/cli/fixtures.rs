@@ -1,4 +1,4 @@
-//! Test data for the fake daemon, old enough that ages are shown as dates.
+//! Test data for the fake daemon. Its times are so old that ages are shown as dates, which stay the same.
 
 use ostler::api::{
     ActionView, AdoptItem, AdoptOutcome, Check, Connection, DoctorReport, EventView, HeldPlan, PassRun,
@@ -82,7 +82,7 @@ pub(super) fn tester() -> WorkspaceView {
     }
 }
 
-/// A tree with every kind of row.
+/// A tree with one row of each kind that `ls` prints.
 pub(super) fn sample_workspaces() -> Vec<WorkspaceView> {
     let grandchild = "8b3e2e70-2f21-4e7a-9d20-2c6e3d904f33";
     let below = |parent: &str, view: WorkspaceView| WorkspaceView { parent_id: Some(parent.into()), ..view };

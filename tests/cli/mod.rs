@@ -1,7 +1,7 @@
 //! The command line: the real binary against a fake daemon with fixed answers.
 //!
-//! Whole transcripts are stored as snapshots. Those of `--json` are a contract: a change that breaks one breaks users'
-//! scripts.
+//! Whole transcripts are stored as snapshots. The snapshots of `--json` output are a contract: users' scripts depend on
+//! this format.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed setup fails the test")]
 

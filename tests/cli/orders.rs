@@ -1,4 +1,4 @@
-//! Commands that change workspaces: requests sent, waiting, and messages printed.
+//! Commands that change workspaces: the requests that they send, how they wait, and the messages that they print.
 
 use insta::assert_snapshot;
 use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::terminals::{Terminal, wait_until};
 use crate::support::cli::{Ran, home, run_in};
 
-/// A daemon and its configuration file; it stops when dropped.
+/// A daemon and its configuration file. Dropping this value stops the daemon.
 struct Served {
     home: TempDir,
     port: u16,
@@ -29,7 +29,7 @@ impl Drop for Served {
 }
 
 impl Served {
-    /// Starts a daemon with `config` in addition to its addresses, and waits until it answers.
+    /// Starts a daemon whose configuration is `config` plus an address and a port, and waits until the daemon answers.
     fn start(config: &str) -> Self {
         Self::begin(config, |mut command, log| {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
@@ -118,7 +118,7 @@ const CREATE: [&str; 5] = ["create", "one", "--runtime", "extra", "--no-wait"];
 #[test]
 fn reload_adds_runtime_from_changed_file() {
     let served = Served::start("");
-    assert_eq!(served.doctor()["verdict"], "ok", "a value differs before the change");
+    assert_eq!(served.doctor()["verdict"], "ok", "a value differs although the file was not changed");
     served.write(EXTRA);
 
     let refused = served.run(&CREATE);
@@ -168,7 +168,7 @@ fn reload_lists_settings_that_need_a_daemon_restart() {
 #[test]
 fn reload_changes_nothing_when_the_file_has_an_error() {
     let served = Served::start("");
-    // The command itself reads a valid file, so that only the daemon can refuse its own.
+    // The command itself reads a valid file, so that only the daemon can refuse its own, invalid file.
     let good = served.home.path().join("good.toml");
     fs::write(&good, text(served.port, "")).unwrap();
     served.write(&format!("{EXTRA}\n[sweep]\nunkown_grace = \"7m\"\nabsence_grace = \"1m\""));
@@ -190,7 +190,7 @@ fn reload_changes_nothing_when_the_file_has_an_error() {
     assert_eq!(served.run(&["reload"]).code, 0, "a corrected file is not applied");
 }
 
-/// `--config <(generate)` is a pipe, and empty when it is read a second time.
+/// A file given as `--config <(generate)` is a pipe, which is empty when it is read a second time.
 #[test]
 fn reload_refuses_pipe_as_config_file() {
     let served = Served::start(EXTRA);
@@ -207,7 +207,7 @@ fn reload_refuses_pipe_as_config_file() {
 }
 
 #[test]
-fn config_show_says_when_daemon_reads_a_different_file() {
+fn config_show_reports_that_daemon_reads_a_different_file() {
     let served = Served::start("[sweep]\nunknown_grace = \"7m\"");
     let other = served.home.path().join("other.toml");
     fs::write(&other, text(served.port, "[sweep]\nunknown_grace = \"8m\"")).unwrap();

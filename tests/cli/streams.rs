@@ -1,4 +1,4 @@
-//! Streaming answers: logs and events.
+//! Commands that print a stream: `logs` and `events`.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _},
@@ -37,7 +37,7 @@ fn sse(events: &[EventView]) -> Vec<u8> {
     events.iter().map(one).collect::<String>().into_bytes()
 }
 
-/// The stream ends after every event here, as it does when a daemon restarts.
+/// The fake daemon ends the stream after every event, as a daemon does when it restarts.
 #[test]
 fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
     let daemon = FakeDaemon::start();
@@ -75,7 +75,7 @@ fn events_follow_resumes_after_stream_end_without_gap_or_repeat() {
     );
 }
 
-/// `ostler … | head` ends without a message.
+/// In `ostler … | head`, ostler ends without a message when `head` closes the pipe.
 #[test]
 fn logs_exit_successfully_when_reader_closes_pipe() {
     let daemon = FakeDaemon::start();

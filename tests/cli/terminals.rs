@@ -49,19 +49,19 @@ impl Terminal {
         !tcgetattr(&self.process_side).unwrap().local_modes.contains(LocalModes::ICANON)
     }
 
-    /// The screen content, once no process writes to it any more.
+    /// Everything that was written to the terminal, once no process has it open any more.
     fn screen(self) -> String {
         let Self { mut user_side, process_side } = self;
         drop(process_side);
         let mut screen = Vec::new();
-        // Reading a closed terminal ends with an error.
+        // When no process has the terminal open, reading from it fails.
         drop(user_side.read_to_end(&mut screen));
         String::from_utf8(screen).unwrap().replace("\r\n", "\n")
     }
 }
 
 #[test]
-fn colour_is_printed_only_on_terminal_without_no_color() {
+fn colour_is_printed_only_on_terminal_and_not_with_no_color() {
     let daemon = FakeDaemon::start();
     daemon.answers("GET /workspaces", 200, &fixtures::sample_workspaces());
     let screen_with = |no_color: &str| {
@@ -75,7 +75,7 @@ fn colour_is_printed_only_on_terminal_without_no_color() {
     assert_eq!(screen_with("1"), daemon.run(&["ls"]).stdout);
 }
 
-/// A row stays on one line, however narrow the terminal is.
+/// The other columns of a row stay on one line, however narrow the terminal is.
 #[test]
 fn ls_moves_last_column_below_row_on_narrow_terminal() {
     let daemon = FakeDaemon::start();
@@ -97,14 +97,14 @@ fn shell_sets_terminal_to_raw_mode_and_restores_it() {
 
     let terminal = Terminal::open(100);
     let mut child = terminal.run(daemon.command(&["shell", "builder"]));
-    wait_until("the terminal is raw", || terminal.is_raw());
+    wait_until("the terminal is in raw mode", || terminal.is_raw());
     wait_until("the terminal size is sent", || {
         daemon.requests().iter().any(|sent| sent == r#"POST /exec/e1/resize {"columns":100,"rows":30}"#)
     });
     // In raw mode, the carriage return arrives unchanged and Ctrl-C arrives as a byte.
     (&terminal.user_side).write_all(b"\x03exit\r").unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(7));
-    assert!(!terminal.is_raw(), "the terminal was left raw");
+    assert!(!terminal.is_raw(), "the terminal is still in raw mode");
     assert_eq!(daemon.exec_input(), "\u{3}exit\r");
     assert!(terminal.screen().ends_with("bye\n"));
     let exec_request = &daemon.requests()[0];

@@ -1,4 +1,4 @@
-//! User errors and failing disks: a clear message, a next step, and nothing left half created.
+//! Invalid input and failing disks: the message names the error and the next step, and nothing is left half created.
 
 use std::{
     fs,
@@ -109,7 +109,7 @@ fn create_with_missing_program_fails_and_points_to_logs() {
 
 /// A configuration with a single port that is free now.
 fn one_port() -> (String, u16) {
-    // Taken from the kernel's range, from which no other site assigns ports.
+    // The kernel assigns the port from its ephemeral range, which no other site's range includes.
     let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
     (format!("ports = \"{port}-{port}\"\n{HASTY}"), port)
 }
@@ -170,7 +170,7 @@ fn mount(arguments: &[&str], location: &Path) {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // The daemon of a failed test may still use it.
+        // Unmounted lazily, because the daemon of a failed test may still use the file system.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
@@ -192,7 +192,7 @@ fn create_on_full_disk_fails_and_leaves_nothing_half_created() {
     converge(&site);
     make(&site, "before");
     let filling = fill(&site.data_dir());
-    // SQLite may still write into the remaining space of its log, so workspaces are created until that fails.
+    // SQLite may still have space in its write-ahead log, so workspaces are created until a create fails.
     for number in 0.. {
         let name = format!("during-{number}");
         let output = site.ostler(creation(&name, &["--no-wait"]));

@@ -29,7 +29,7 @@ fn concurrent_operations_on_workspaces_converge() {
         thread::scope(|threads| {
             for (number, name) in names.iter().enumerate() {
                 for verb in ["start", "stop", "restart", "rm"] {
-                    // Some rounds end without a removal.
+                    // In some rounds, the workspace is not removed.
                     if verb != "rm" || (round + number) % 2 == 0 {
                         let site = &site;
                         threads.spawn(move || site.ostler([verb, name.as_str()]));
@@ -70,7 +70,7 @@ fn stop_completes_when_its_client_is_killed() {
     until("the stop is under way", || (proxy.count("POST", "/stop") > before).then_some(()));
     kill_and_wait(client);
     gate.open();
-    until("it is stopped", || {
+    until("the workspace is stopped", || {
         let row = site.show("left");
         let runs = containers(&site.instance()).iter().any(|container| container.runs);
         (row["status"] == "paused" && row["operation"].is_null() && !runs).then_some(())
@@ -86,7 +86,7 @@ fn daemon_shutdown_does_not_wait_for_streaming_clients() {
     make(&site, "followed");
     let followers = [["events", "--follow"].as_slice(), &["logs", "--follow", "followed"]]
         .map(|verb| spawned(&site, verb));
-    until("both are connected", || (connections(&site) >= followers.len()).then_some(()));
+    until("both clients are connected", || (connections(&site) >= followers.len()).then_some(()));
     site.stop();
     assert!(
         !site.log().contains("did not finish before the shutdown limit"),
@@ -103,6 +103,6 @@ fn daemon_shutdown_does_not_wait_for_streaming_clients() {
 fn connections(site: &Site) -> usize {
     let socket = site.data_dir().join("ostler.sock").display().to_string();
     let known = std::fs::read_to_string("/proc/net/unix").expect("the kernel lists its sockets");
-    // One line belongs to the listener.
+    // One of the lines is that of the daemon's listener.
     known.lines().filter(|line| line.ends_with(&socket)).count().saturating_sub(1)
 }

@@ -1,4 +1,5 @@
-//! `kill -9` between any two steps: the next start converges.
+//! The daemon is killed with `kill -9` between any two steps of an operation. After its next start, the registry and
+//! the engine must agree again.
 //!
 //! A step is a request that changes something in the engine. Each scenario runs once per step and moment: the daemon is
 //! killed before the engine receives the request, or after the engine has carried it out and before the daemon receives
@@ -30,7 +31,7 @@ struct Stage {
     killed: Arc<AtomicBool>,
 }
 
-/// A scenario to be interrupted.
+/// An operation that is interrupted at each of its steps.
 struct Scenario {
     /// Additional keys for the section `sweep`.
     sweep: &'static str,
@@ -38,7 +39,7 @@ struct Scenario {
     set: fn(&mut Stage),
     /// Called before every round; the daemon may be up or down afterwards.
     prepare: fn(&mut Stage, usize),
-    /// The action during which the daemon is killed. Returns when it is done or the daemon was killed.
+    /// The action during which the daemon is killed. Returns when the action is done or the daemon was killed.
     act: fn(&mut Stage, usize),
     /// Minimum number of steps; with fewer, the test fails because it covers too little.
     steps: usize,
@@ -85,7 +86,7 @@ impl Stage {
         until(what, || (self.was_killed() || done(&self.site)).then_some(()));
     }
 
-    /// Lets the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
+    /// Makes the engine refuse every inspection of the sentinel during `work`, so that no operation begins.
     fn while_operations_cannot_begin(&self, work: impl FnOnce(&Site)) {
         let inspections = || self.proxy.count("GET", "/volumes/");
         self.proxy.set_rules([Rule::on("GET", "/volumes/", Fault::Status(500, "degraded".into()))]);
@@ -125,7 +126,7 @@ fn every_step(scenario: &Scenario, moment: Moment) {
     converge(&stage.site);
     (scenario.set)(&mut stage);
     for step in 0.. {
-        // The preparation is waited for normally: this daemon has not been killed yet.
+        // Reset before the preparation, whose waits would end early if the daemon counted as killed.
         stage.killed = Arc::default();
         (scenario.prepare)(&mut stage, step);
         stage.arm(step, moment);
@@ -136,7 +137,7 @@ fn every_step(scenario: &Scenario, moment: Moment) {
             return;
         }
         let seen = stage.proxy.seen();
-        let last = seen.iter().rfind(|request| request.changes()).expect("it was killed at a change");
+        let last = seen.iter().rfind(|request| request.changes()).expect("the daemon was killed at a change");
         eprintln!("killed at step {step}, {moment:?}: {last}");
         stage.site.kill();
         stage.site.serve();
@@ -213,7 +214,9 @@ fn daemon_killed_at_any_step_of_removal_converges() {
         },
         act: |stage, _| {
             stage.site.ostler(["rm", "gone"]);
-            stage.until("it is in the trash", |site| trash_state(site, "gone").as_deref() == Some("kept"));
+            stage.until("the workspace is in the trash", |site| {
+                trash_state(site, "gone").as_deref() == Some("kept")
+            });
         },
         steps: 2,
     });
@@ -226,7 +229,9 @@ fn daemon_killed_at_any_step_of_undelete_converges() {
         set: |stage| drop(make(&stage.site, "back")),
         prepare: |stage, _| {
             stage.site.ostler(["rm", "back"]).well();
-            stage.until("it is in the trash", |site| trash_state(site, "back").as_deref() == Some("kept"));
+            stage.until("the workspace is in the trash", |site| {
+                trash_state(site, "back").as_deref() == Some("kept")
+            });
         },
         act: |stage, _| drop(stage.site.ostler(["undelete", "back"])),
         steps: 1,
@@ -247,7 +252,9 @@ fn daemon_killed_at_any_step_of_reap_removed_converges() {
         },
         act: |stage, _| {
             stage.site.ostler(["sweep", "run", "reap_removed"]);
-            stage.until("it is in the trash", |site| trash_state(site, "left").as_deref() == Some("kept"));
+            stage.until("the workspace is in the trash", |site| {
+                trash_state(site, "left").as_deref() == Some("kept")
+            });
         },
         steps: 2,
     });
@@ -286,7 +293,7 @@ fn daemon_killed_at_any_step_of_settle_converges() {
         prepare: |stage, step| {
             // Containers that earlier rounds moved to the trash would be checked again in every round.
             stage.site.ostler(["trash", "empty", "--yes"]);
-            // Its own container runs although it is paused, and there is a second one.
+            // The workspace is paused, but its own container runs, and so does a second container of it.
             let row = stage.site.show("resting");
             podman_output(["start", row["container_id"].as_str().unwrap()]);
             run_manually(&stage.site.instance(), row["id"].as_str().unwrap(), 100 + step);
@@ -321,10 +328,10 @@ fn daemon_killed_while_finishing_interrupted_create_converges() {
             stage.site.kill();
         },
         act: |stage, step| {
-            // It may be killed before it answers.
+            // The daemon may be killed before it answers.
             drop(stage.site.try_serve());
             let name = format!("twice-{step}");
-            stage.until("it is online", |site| {
+            stage.until("the workspace is online", |site| {
                 site.ostler(["sweep", "run"]);
                 site.ostler(["show", &name, "--json"]).stdout.contains("\"online\"")
             });
@@ -343,7 +350,7 @@ fn daemon_killed_at_any_step_of_empty_trash_converges() {
             let name = format!("rubbish-{step}");
             let id = text(&stage.site.show(&name)["id"]);
             stage.site.ostler(["rm", &name]);
-            stage.until("it is deleted permanently", |site| {
+            stage.until("the workspace is deleted permanently", |site| {
                 site.ostler(["sweep", "run", "empty_trash"]);
                 trash_state(site, &name).is_none()
                     && containers(&site.instance()).iter().all(|container| container.workspace != id)

@@ -1,4 +1,5 @@
-//! Operations while Podman does not answer: accepted, shown as pending, and carried out when it answers again.
+//! Operations while Podman does not answer: they are accepted, shown as pending, and carried out when Podman answers
+//! again.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -25,7 +26,7 @@ fn stop_and_create_are_queued_and_shown_while_podman_is_down() {
     let stopped = site.ostler(["stop", "worker"]);
     assert!(
         stopped.code == 0 && stopped.stdout.contains("will be stopped when Podman answers"),
-        "an accepted stop is not a failure: {stopped:?}"
+        "an accepted stop is reported as a failure: {stopped:?}"
     );
     let row = site.show("worker");
     assert_eq!(
@@ -70,13 +71,13 @@ fn operation_is_queued_or_changes_nothing_while_podman_is_down() {
     let state = |container: &str| inspected(container, "{{.State.Status}}");
     let up = site.show("up");
     site.ostler(["rm", "back"]).well();
-    until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    until("the workspace is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
     proxy.refuse();
 
     let hibernated = site.ostler(["hibernate", "idle"]);
     assert!(
         hibernated.code == 0 && hibernated.stdout.contains("will be stopped when Podman answers"),
-        "an accepted hibernation is not a failure: {hibernated:?}"
+        "an accepted hibernation is reported as a failure: {hibernated:?}"
     );
     let row = site.show("idle");
     assert_eq!(
@@ -148,7 +149,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
     let gateway = inspected(&container, "{{range .NetworkSettings.Networks}}{{.Gateway}}{{end}}").unwrap();
     let gateway = SocketAddr::new(gateway.parse().expect("an address"), site.network_port());
     let is_reachable = || TcpStream::connect(gateway).is_ok();
-    assert!(is_reachable(), "containers reach {gateway}");
+    assert!(is_reachable(), "containers do not reach {gateway}");
 
     for frozen in [false, true] {
         site.stop();
@@ -160,7 +161,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
             proxy.refuse();
         }
         site.serve();
-        until("agents reach it again, without Podman", || is_reachable().then_some(()));
+        until("agents reach the daemon again, without Podman", || is_reachable().then_some(()));
         let listen = listen_of(&site);
         let found = listen["found"].as_str().unwrap();
         assert!(
@@ -170,7 +171,7 @@ fn agents_reach_daemon_started_while_podman_is_down() {
         let answer = site.ostler(["message", "kid", "hi"]);
         assert!(answer.code == 0 && answer.stdout.contains("heard: hi"), "frozen: {frozen}: {answer:?}");
     }
-    // After a failed request, further messages do not ask the engine about their container.
+    // After one failed request, messages are delivered without asking the engine about the workspace's container.
     let asked = proxy.seen().len();
     for _ in 0..3 {
         site.ostler(["message", "kid", "hi"]).well();

@@ -1,5 +1,6 @@
-//! An engine that is missing, hangs, refuses, or belongs to another user or storage: no pass acts and every answer
-//! gives the reason. When the engine answers again, the passes do the remaining work.
+//! An engine that is missing, does not answer, refuses connections, or belongs to another user or storage. No pass
+//! changes anything, and every answer gives the reason. When the engine answers again, the passes do the remaining
+//! work.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -37,7 +38,7 @@ struct PendingWork {
 }
 
 impl PendingWork {
-    /// Prepares all of it, and leaves the site without a daemon.
+    /// Prepares all of this work. Afterwards no daemon runs.
     fn prepare(site: &mut Site, proxy: &EngineProxy) -> Self {
         site.serve();
         for name in ["removed", "resting", "orphan"] {
@@ -116,7 +117,8 @@ fn changes(proxy: &EngineProxy) -> usize {
     proxy.seen().iter().filter(|request| request.changes()).count()
 }
 
-/// One cause of failure: how it begins, how it is reported, and how it ends.
+/// Asserts that a daemon started during an engine fault changes nothing and reports `why`, and that the passes do the
+/// remaining work once the fault has ended.
 fn assert_survives_engine_fault(
     config: &str,
     begin_fault: impl Fn(&EngineProxy),
@@ -208,7 +210,7 @@ fn daemon_changes_nothing_while_engine_socket_is_inaccessible() {
     let pending_work = PendingWork::prepare(&mut site, &proxy);
     proxy.listen();
     open_socket();
-    // Mode 000 excludes even the owner, in case the tests do not run as root.
+    // Mode 000 denies access even to the owner, for the case that the tests do not run as root.
     open(0o000);
     site.serve();
     assert_idle(&site, "Permission denied");
@@ -254,7 +256,7 @@ impl OtherStorage {
     fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("ostler-storage-").tempdir().unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
-        // Without mounts, which would outlive it.
+        // The driver `vfs` makes no mounts, which would remain after the service has ended.
         let storage = ["--storage-driver", "vfs"].map(str::to_owned).into_iter();
         let storage = storage.chain(["--root".into(), at("root"), "--runroot".into(), at("run")]);
         let service = podman()

@@ -105,7 +105,7 @@ fn doctor_reports_data_directory_owned_by_another_user() {
     let mut site = Site::new(HASTY);
     std::fs::create_dir(site.data_dir()).expect("the directory is made");
     std::fs::set_permissions(site.data_dir(), std::os::unix::fs::PermissionsExt::from_mode(0o700))
-        .expect("its mode");
+        .expect("the mode of the directory can be set");
     site.run_as(65_534);
     let doctor = site.ostler(["doctor"]);
     assert_eq!(doctor.code, 1, "{doctor:?}");

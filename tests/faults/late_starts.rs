@@ -133,13 +133,15 @@ fn late_start_after_pause_is_stopped() {
     until("a start is lost", || (proxy.count(STARTS.0, STARTS.1) > 1).then_some(()));
     let stop = std::thread::scope(|threads| {
         let stopping = threads.spawn(|| site.ostler(["stop", "late"]));
-        until("its status is paused", || (site.show("late")["status"] == "paused").then_some(()));
+        until("the status of the workspace is paused", || {
+            (site.show("late")["status"] == "paused").then_some(())
+        });
         stopping.join().expect("the command runs")
     });
     stop.well();
     let container = text(&site.show("late")["container_id"]);
     podman_output(["start", &container]);
-    until("it is stopped again", || {
+    until("the workspace is stopped again", || {
         sweep(&site, &["settle"]);
         containers(&site.instance()).iter().all(|container| !container.runs).then_some(())
     });
@@ -163,7 +165,7 @@ fn starts_with_lost_answers_leave_one_container_and_token() {
         (proxy.count(STARTS.0, STARTS.1) >= 2).then_some(())
     });
     proxy.set_rules([]);
-    until("it is online", || {
+    until("the workspace is online", || {
         sweep(&site, &["settle"]);
         (site.show("late")["status"] == "online").then_some(())
     });
@@ -220,7 +222,7 @@ fn podman_killed_during_create_leaves_one_container_and_token() {
     let doctor = site.ostler(["doctor"]);
     assert!(doctor.code == 1 && doctor.stdout.contains("start Podman's service"), "{doctor:?}");
     service.child = serve_podman(&service.directory);
-    until("it is online", || {
+    until("the workspace is online", || {
         sweep(&site, &["settle"]);
         sweep(&site, &["check_containers"]);
         (site.show("cut")["status"] == "online").then_some(())

@@ -20,24 +20,27 @@ fn lose_exit(container: &str) {
     end_while(container, "running");
 }
 
-/// As if an operator's `podman stop` with a long grace was killed, and then conmon and the process.
+/// Imitates a `podman stop` with a long grace period that was killed, after which conmon and the process were killed
+/// too.
 #[track_caller]
 fn end_while_stopping(container: &str) {
     let mut stop = podman().args(["stop", "--time=300", container]).spawn().expect("podman runs");
-    until("it is being stopped", || (inspected(container, "{{.State.Status}}")? == "stopping").then_some(()));
+    until("the container is being stopped", || {
+        (inspected(container, "{{.State.Status}}")? == "stopping").then_some(())
+    });
     stop.kill().and_then(|()| stop.wait()).expect("the stop is killed");
     end_while(container, "stopping");
 }
 
 #[track_caller]
 fn end_while(container: &str, state: &str) {
-    let pids = inspected(container, "{{.State.ConmonPid}} {{.State.Pid}}").expect("it is there");
+    let pids = inspected(container, "{{.State.ConmonPid}} {{.State.Pid}}").expect("the container exists");
     for pid in pids.split(' ') {
         let process = Pid::from_raw(pid.parse().expect("a number")).expect("a process");
-        kill_process(process, Signal::KILL).expect("it can be killed");
+        kill_process(process, Signal::KILL).expect("the process can be killed");
     }
-    let process = pids.split(' ').next_back().expect("there are two");
-    until("its process has exited", || has_ended(process).then_some(()));
+    let process = pids.split(' ').next_back().expect("the output has two pids");
+    until("the process of the container has exited", || has_ended(process).then_some(()));
     assert_eq!(inspected(container, "{{.State.Status}}").as_deref(), Some(state), "Podman detected the exit");
 }
 
@@ -47,7 +50,8 @@ fn stuck_in_stopping(site: &Site, name: &str) -> String {
     let ignoring_sigterm =
         ["--", "sh", "-c", "trap '' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 1; done"];
     site.ostler(["create", name, "--image", image()].into_iter().chain(ignoring_sigterm)).well();
-    let container = site.show(name)["container_id"].as_str().expect("it has a container").to_owned();
+    let container =
+        site.show(name)["container_id"].as_str().expect("the workspace has a container").to_owned();
     end_while_stopping(&container);
     container
 }
@@ -57,7 +61,7 @@ fn container_stuck_in_stopping_is_replaced_by_sweeps() {
     let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\n"));
     site.serve();
     let old = stuck_in_stopping(&site, "stuck");
-    until("it is online in a new container", || {
+    until("the workspace is online in a new container", || {
         site.sweep_all();
         let row = site.show("stuck");
         (row["status"] == "online" && row["container_id"] != old.as_str()).then_some(())
@@ -98,9 +102,10 @@ fn container_is_replaced_when_podman_did_not_record_its_exit() {
     let id = make(&site, "undetected");
     let work = directory_of(&format!("ostler-{id}-work")).join("work");
     fs::write(&work, "must stay").expect("the work volume can be written to");
-    let old = site.show("undetected")["container_id"].as_str().expect("it has a container").to_owned();
+    let old =
+        site.show("undetected")["container_id"].as_str().expect("the workspace has a container").to_owned();
     lose_exit(&old);
-    until("it is online in a new container", || {
+    until("the workspace is online in a new container", || {
         site.sweep_all();
         let row = site.show("undetected");
         (row["status"] == "online" && row["container_id"] != old.as_str()).then_some(())
@@ -111,7 +116,7 @@ fn container_is_replaced_when_podman_did_not_record_its_exit() {
     converge(&site);
     assert_truthful(&site);
     site.ostler(["trash", "empty", "--yes"]).well();
-    assert_eq!(inspected(&old, "{{.Id}}"), None, "it cannot be deleted");
+    assert_eq!(inspected(&old, "{{.Id}}"), None, "the replaced container was not deleted");
 }
 
 #[test]
@@ -119,7 +124,7 @@ fn stop_succeeds_when_podman_did_not_record_the_exit() {
     let mut site = Site::new(HASTY);
     site.serve();
     make(&site, "stopped");
-    lose_exit(site.show("stopped")["container_id"].as_str().expect("it has a container"));
+    lose_exit(site.show("stopped")["container_id"].as_str().expect("the workspace has a container"));
     site.ostler(["stop", "stopped"]).well();
     converge(&site);
     assert_truthful(&site);

@@ -1,4 +1,5 @@
-//! Agents that prevent their own start: directories, FIFOs, links and unusual modes in the config volume.
+//! Unusual files in the config volume, by which an agent could prevent its own start: directories, FIFOs, links and
+//! unusual modes.
 
 use std::{
     fs,
@@ -58,12 +59,16 @@ fn restart_succeeds_despite_unusual_config_file() {
         assert_eq!((output.code, &row["status"]), (0, &"online".into()), "{what}: {output:?} {row}");
         if what == "longer than 1 MiB" {
             assert_eq!(
-                fs::metadata(&config).expect("it is there").len(),
+                fs::metadata(&config).expect("the file exists").len(),
                 2 << 20,
                 "the agent's own file was replaced"
             );
         } else {
-            assert_eq!(fs::read_to_string(&config).expect("it is a file"), "model: local\n", "{what}");
+            assert_eq!(
+                fs::read_to_string(&config).expect("the configuration is a file"),
+                "model: local\n",
+                "{what}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Agents that receive messages, imitating existing servers: their answers are raw bytes.
+//! Imitations of existing agent servers, which receive messages. They send their answers as raw bytes.
 
 #![allow(clippy::disallowed_methods, reason = "real servers, whose tasks are tokio's")]
 
@@ -25,7 +25,7 @@ use crate::support::{
 const REPLY: &str =
     r#"{"jsonrpc":"2.0","id":"1","result":{"kind":"message","parts":[{"kind":"text","text":"hi"}]}}"#;
 
-/// Behaviour of a server when it answers.
+/// How a server answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Behaviour {
     /// A complete answer with its length.
@@ -48,7 +48,7 @@ enum Behaviour {
     NoContent,
 }
 
-/// A server on a port of this machine; it stops when dropped.
+/// A server on a port of this machine. Dropping this value stops the server.
 struct Server {
     asked: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
@@ -135,7 +135,7 @@ async fn serve(mut stream: TcpStream, behaviour: Behaviour, asked: Arc<AtomicUsi
         };
         let _left = stream.write_all(head.as_bytes()).await;
         if behaviour == Behaviour::Slow {
-            // The head may or may not have been read before the body is sent; both must work.
+            // The receiver may read the head before or after the body is sent; both must work.
             tokio::task::yield_now().await;
         }
         let _left = stream.write_all(body.as_bytes()).await;
@@ -223,7 +223,7 @@ async fn agent_answer_is_passed_on_complete_or_is_visibly_truncated() {
     }
 }
 
-/// A caller that follows the redirect would reach a route of ostler with its own token.
+/// The redirect points to a path of ostler. A caller that followed it would send its own token there.
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_of_an_agent_are_not_followed() {
     let registry = Registry::start().await;
@@ -231,11 +231,11 @@ async fn redirects_of_an_agent_are_not_followed() {
     let (server, address) = Server::listen(0, Behaviour::Redirect).await;
     let to = registry.external_at("to", &format!("http://{address}/")).await;
     let (status, _) = complete_answer(&from, &to).await.expect("an answer");
-    assert_eq!(status, 502, "a redirect is not passed on either");
+    assert_eq!(status, 502, "the redirect was passed on to the caller");
     assert_eq!(server.asked(), 1, "a message is sent once");
 }
 
-/// The agent listens on a port that its container does not publish, or never.
+/// The agent listens on a port that its container does not publish, or does not listen at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn message_fails_with_a_reason_when_agent_never_listens() {
     let registry = Registry::start().await;

@@ -1,4 +1,4 @@
-//! Existing client programs that register, poll and report, each imitated by its observed behaviour.
+//! Imitations of existing client programs that register, poll and report. Each is reduced to the observed behaviour.
 
 use std::collections::BTreeSet;
 
@@ -17,14 +17,15 @@ fn message(text: &str) -> Value {
     })
 }
 
-/// The program that polls.
+/// The existing program that is imitated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Program {
-    /// Takes every row of its type, with the text from `data`. Replies to peers and users.
+    /// Handles every row of the type it queries; reads the text from `data`. Replies to peers and users.
     Sdk,
-    /// Takes every row of its type, with the text from the message. Replies to peers only, without X-Workspace-ID.
+    /// Handles every row of the type it queries; reads the text from the message. Replies only to peers, without
+    /// X-Workspace-ID.
     Cli,
-    /// Queries without a type and takes the messages of users.
+    /// Queries without a type and handles only the messages of users.
     Bridge,
 }
 
@@ -33,7 +34,7 @@ struct Poller<'r> {
     program: Program,
     agent: AgentClient<'r>,
     cursor: Option<String>,
-    /// Whether it has stopped for good, as the CLI does on most errors.
+    /// Whether the program has stopped permanently, as the CLI does on most errors.
     stopped: bool,
     /// Texts that the program's message handler was called with.
     handled: Vec<String>,
@@ -46,7 +47,7 @@ impl<'r> Poller<'r> {
         Self { program, agent, cursor: None, stopped: false, handled: Vec::new(), raised: 0 }
     }
 
-    /// Polls once; returns the number of rows taken as new messages.
+    /// Polls once; returns the number of rows that the program handled as new messages.
     async fn poll(&mut self) -> usize {
         if self.stopped {
             return 0;
@@ -119,7 +120,7 @@ impl<'r> Poller<'r> {
     }
 }
 
-/// Registers like the program: the SDK without a mode and with a url in its own scheme.
+/// Registers as the program does. The SDK sends no delivery mode, and a URL in a scheme of its own.
 async fn register(program: Program, agent: &AgentClient<'_>) {
     let body = match program {
         Program::Sdk => json!({ "url": "remote://no-inbound" }),
@@ -129,7 +130,7 @@ async fn register(program: Program, agent: &AgentClient<'_>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn polling_client_takes_each_message_and_never_its_own_replies() {
+async fn polling_client_handles_each_message_and_never_its_own_replies() {
     for program in [Program::Sdk, Program::Cli, Program::Bridge] {
         let registry = Registry::start().await;
         let agent = registry.external("poller", json!({})).await;
@@ -164,10 +165,12 @@ async fn polling_client_takes_each_message_and_never_its_own_replies() {
         assert_eq!(own, 0, "{program:?} answers itself: {:?}", poller.handled);
         let texts = handled.iter().filter(|text| !text.is_empty()).count();
         assert!(texts >= expected || program == Program::Bridge, "{program:?}: {handled:?}");
-        // The programs themselves read the first page twice, and the SDK fails on each of its own notices once.
+        // The limit allows two calls per message, because the programs read the first page twice. It also allows one
+        // call for each notice that the SDK sent, on which its handler fails.
         assert!(before <= 2 * 6 + 6, "{program:?} was called {before} times");
         assert!(!poller.stopped, "{program:?} has stopped");
-        // Its replies are stored under the peer, one per call of its handler, and none under itself.
+        // The program's replies are stored as messages of the peer, one for each call of the message handler for that
+        // peer.
         let path = format!("/workspaces/{}/activity?type=a2a_receive&limit=500", peer.id);
         let replies = peer.ask(Ask::get(path)).await.well();
         let replies = replies.as_array().unwrap().len();
@@ -192,7 +195,7 @@ async fn polling_client_restarts_without_a_cursor_after_a_410() {
     }
 }
 
-/// Polling at the program's rate is never rate-limited: the CLI would stop for good after a 429.
+/// Polling at the program's usual rate is never rate-limited: the CLI would stop permanently after a 429.
 #[tokio::test(flavor = "multi_thread")]
 async fn polling_client_is_not_rate_limited_at_its_usual_rate() {
     let registry = Registry::start().await;
@@ -205,7 +208,8 @@ async fn polling_client_is_not_rate_limited_at_its_usual_rate() {
     assert!(!poller.stopped);
 }
 
-/// The SDK's `register` never sends its bearer token; without one nothing is registered, whatever the body contains.
+/// The SDK's `register` never sends its bearer token. Without a token, nothing is registered, whatever the body
+/// contains.
 #[tokio::test(flavor = "multi_thread")]
 async fn register_without_a_token_is_refused() {
     let registry = Registry::start().await;
@@ -216,8 +220,8 @@ async fn register_without_a_token_is_refused() {
     assert_eq!(one.status().await, "awaiting_agent");
 }
 
-/// Imitates the loop of a runtime beside its heartbeats: it reports each ended delegation once, to itself and to its
-/// user.
+/// Imitates a loop that a runtime runs in addition to its heartbeats. The loop reports each ended delegation once: to
+/// the runtime's own workspace and to its user.
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeat_loop_reports_each_delegation_result_once() {
     let registry = Registry::start().await;
@@ -244,7 +248,7 @@ async fn heartbeat_loop_reports_each_delegation_result_once() {
     })
     .await;
     assert_eq!(reported.len(), 1);
-    // `check_task_status` takes the first row with that id, complete.
+    // `check_task_status` reads the first row with that id, and needs all of its fields.
     let rows = one.ask(Ask::get(path("delegations"))).await.well();
     let first = rows.as_array().unwrap().iter().find(|row| row["delegation_id"] == id).unwrap().clone();
     assert!(first["status"] == "failed" && first["error"].is_string(), "{first}");
@@ -253,7 +257,8 @@ async fn heartbeat_loop_reports_each_delegation_result_once() {
     notice.refuses(400, "message is required");
 }
 
-/// Prompt recall uses the last ten of the list; `commit_memory` requires 201.
+/// Existing clients depend on two facts: prompt recall uses the last ten memories of the list, and `commit_memory`
+/// requires status 201.
 #[tokio::test(flavor = "multi_thread")]
 async fn memories_are_stored_and_found_by_search() {
     let registry = Registry::start().await;

@@ -1,7 +1,7 @@
 //! The official a2a-sdk, unmodified: as a server in real containers, and as a client of ostler's proxy.
 //!
-//! Its image is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and reports what
-//! is missing: a skipped test would prove nothing.
+//! The image with the SDK is built from Debian's python3 and the SDK's wheels. If a download fails, the test fails and
+//! reports what is missing: a skipped test would prove nothing.
 
 #![allow(clippy::disallowed_methods, reason = "real processes take real time")]
 
@@ -22,7 +22,8 @@ use crate::support::{
 
 const IMAGE: &str = "localhost/ostler-test-sdk-agent:latest";
 
-/// Number of messages to a hibernated workspace, and number right after `create`; set by `OSTLER_TEST_SDK_ROUNDS`.
+/// Number of messages to a hibernated workspace, and number of messages right after `create`; set by
+/// `OSTLER_TEST_SDK_ROUNDS`.
 fn rounds() -> usize {
     env::var("OSTLER_TEST_SDK_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
 }
@@ -57,7 +58,7 @@ fn hello(text: &str) -> Value {
 fn create(site: &Site, name: &str) -> String {
     let body = json!({
         "name": name, "runtime": "agent", "image": image(),
-        // Its server listens some time after it has registered, like existing agents.
+        // The agent's server listens only some time after the agent has registered, as with existing agents.
         "env": { "LISTEN_AFTER": "1" },
     });
     let made = site.admin("POST", "/workspaces", body).expect(201).json();

@@ -81,7 +81,7 @@ async fn activity_report_keeps_every_field() {
         let value = if key == "source_id" { json!(one.id) } else { value.clone() };
         assert_eq!(row[key], value, "{key} of {row}");
     }
-    // `metadata` replaces an absent body, never a present one.
+    // `metadata` is stored as the request body only if the report has no request body.
     report(&one, json!({ "activity_type": "error", "metadata": { "m": 1 } })).await.well();
     assert_eq!(rows(&one, "").await[0]["request_body"], json!({ "m": 1 }));
     report(&one, json!({ "activity_type": "error", "metadata": 1, "request_body": 2 })).await.well();
@@ -105,9 +105,10 @@ async fn invalid_activity_report_is_refused_with_the_protocol_error() {
     assert!(rows(&one, "").await.is_empty(), "a refused report was stored");
 }
 
-/// Existing clients expect 401, which hides the ids that exist; only an admin gets 404 for a missing workspace.
+/// Existing clients expect 401 for an unknown workspace, as for another workspace, so that they cannot find out which
+/// ids exist. Only an admin gets 404.
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_workspace_is_refused_like_a_foreign_workspace() {
+async fn unknown_workspace_is_refused_like_another_workspace() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     for id in [two.id.as_str(), "00000000-0000-4000-8000-000000000000", "nonsense"] {
@@ -246,7 +247,7 @@ async fn failed_message_is_an_activity_row_with_status_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_bodies_are_stored_as_their_size_only() {
+async fn only_the_size_of_a_large_body_is_stored() {
     let registry = Registry::start().await;
     let large = format!(r#"{{"jsonrpc":"2.0","id":"1","result":"{}"}}"#, "x".repeat(20 << 10));
     let agent = Agent::replying(Reply::This(200, "application/json", large.clone().into_bytes())).await;

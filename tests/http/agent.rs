@@ -1,6 +1,6 @@
 //! A fake agent: an HTTP server that records its requests.
 
-#![allow(clippy::disallowed_methods, reason = "a real server, whose tasks are tokio's")]
+#![allow(clippy::disallowed_methods, reason = "the server is real, and its tasks run on tokio")]
 
 use std::{
     convert::Infallible,
@@ -131,7 +131,7 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let path = parts.uri.to_string();
     inner.requests.lock().unwrap().push(RecordedRequest { path, headers: parts.headers, body });
     let mut watch = Watch(Arc::clone(&inner), false);
-    // Under one lock, so that no other request finds `Nothing` in between.
+    // The reply is read and replaced under one lock, so that only one request gets the event stream.
     let reply = {
         let mut reply = inner.reply.lock().unwrap();
         match &*reply {

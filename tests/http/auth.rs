@@ -77,7 +77,7 @@ async fn unknown_token_is_refused_on_every_route() {
     }
 }
 
-/// A body that names `other` in every field that identifies a workspace.
+/// Returns a request body with the id `other` in every field that identifies a workspace.
 fn body_about(path: &str, other: &str) -> serde_json::Value {
     match path {
         "/registry/heartbeat" => json!({ "workspace_id": other }),
@@ -92,7 +92,7 @@ fn body_about(path: &str, other: &str) -> serde_json::Value {
 async fn token_is_refused_for_another_workspace_except_on_peer_routes() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    // Peers may read each other's view and send messages to each other.
+    // Peers may read each other's workspace and send messages to each other.
     let of_peers = [("GET", "/workspaces/{reference}"), ("POST", "/workspaces/{reference}/a2a")];
     for route in routes().iter().filter(|route| !OPEN.contains(&route.path.as_str())) {
         if of_peers.contains(&(route.method.as_str(), route.path.as_str())) {
@@ -209,7 +209,7 @@ async fn repeated_slashes_are_accepted_in_a_base_url_only() {
         .refuses(401, "missing workspace auth token");
     let admins = Ask::new("DELETE", format!("//workspaces/{}", one.id));
     one.ask(admins).await.refuses(403, "only an admin may do this");
-    // An empty segment elsewhere is a missing id; it must not address a workspace called `tokens`.
+    // In other paths an empty segment is a missing id. Such a path must not address a workspace with the name `tokens`.
     registry.online("tokens").await;
     let answer = registry.order(Ask::new("DELETE", "/workspaces//tokens")).await;
     assert!((400..500).contains(&answer.status), "{answer:?}");
@@ -264,7 +264,7 @@ async fn revoked_and_expired_tokens_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn token_of_a_removed_workspace_gets_only_removal_answers() {
+async fn token_of_a_removed_workspace_only_reports_the_removal() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await;
@@ -298,7 +298,11 @@ async fn restart_issues_a_new_token_and_revokes_the_old_one() {
     let token = registry.token_in_volume(&one.id).await;
     assert_ne!(token, one.token);
     one.heartbeat(json!({})).await.refuses(401, "invalid workspace auth token");
-    assert_eq!(one.status().await, "provisioning", "a token of the previous incarnation brought it online");
+    assert_eq!(
+        one.status().await,
+        "provisioning",
+        "a token of the previous incarnation brought the workspace online"
+    );
     let one = AgentClient { token, ..one };
     one.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
     assert_eq!(one.status().await, "online");

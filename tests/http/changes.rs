@@ -1,4 +1,5 @@
-//! Changes of a container's inputs: which are accepted, when they take effect, and what is reported.
+//! Changes of the settings from which a container is created: which ones are accepted, when they take effect, and what
+//! the response reports.
 
 use ostler::engine::{MountSource, fake::exposed};
 use serde_json::{Value, json};
@@ -195,7 +196,7 @@ async fn removal_of_an_unknown_variable_is_noted() {
     let registry = Registry::start().await;
     let one = registry.online_with("one", json!({ "env": { "LEVEL": "1" } })).await;
     let changed = change(&registry, &one.id, json!({ "env": { "LEVLE": null } })).await.well();
-    assert_eq!(changed["notes"], json!(["its environment had no variable LEVLE"]));
+    assert_eq!(changed["notes"], json!(["the workspace's environment had no variable LEVLE"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

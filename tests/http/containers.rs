@@ -31,7 +31,7 @@ fn mounts(spec: &ContainerSpec) -> Vec<(&str, &str, bool)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn container_has_its_own_port_volumes_user_and_environment_only() {
+async fn container_gets_the_specified_port_volumes_user_and_env_only() {
     let registry = Registry::start().await;
     let parent = registry.begun("parent", json!({})).await;
     let more = json!({ "parent_id": parent.id, "env": { "MINE": "1" } });
@@ -51,7 +51,7 @@ async fn container_has_its_own_port_volumes_user_and_environment_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tiers_set_the_limits_and_mounts_of_the_protocol() {
+async fn tier_determines_limits_and_mounts_as_in_the_protocol() {
     let registry = Registry::start().await;
     for (tier, mib, cpus) in [(1, 512, 1.0), (2, 512, 1.0), (3, 2048, 2.0), (4, 4096, 4.0)] {
         let (_, spec) = made(&registry, &format!("tier {tier}"), json!({ "tier": tier })).await;

@@ -33,7 +33,7 @@ async fn list(of: &AgentClient<'_>) -> Vec<Value> {
     of.ask(ask).await.well().as_array().expect("a bare array").clone()
 }
 
-/// The first row of a delegation that has ended, found as a runtime finds it.
+/// Waits until a delegation has ended. Returns the first of its rows in the list, as a runtime does to get the result.
 async fn ended(of: &AgentClient<'_>, id: &str) -> Value {
     until(&format!("delegation {id} ends"), async || {
         let rows = list(of).await;
@@ -122,7 +122,7 @@ async fn delegation_is_sent_and_its_result_can_be_polled() {
     ] {
         assert_eq!(result[key], value, "{key} of {result}");
     }
-    // The result sorts before its delegation, and the delegation takes its status.
+    // The list has the result before its delegation, and both rows have the same status.
     let rows = list(&from).await;
     let methods: Vec<_> = rows.iter().map(|row| (&row["method"], &row["status"])).collect();
     let completed = json!("completed");
@@ -154,7 +154,7 @@ async fn invalid_delegation_is_refused_with_the_protocol_error() {
     ] {
         delegate(&one, body).await.refuses(400, error);
     }
-    // The existing SDK posts to the target's id with its own token.
+    // The existing SDK posts to the path with the target's id, and presents its own token.
     let foreign = Ask::post(format!("/workspaces/{}/delegate", two.id)).json(json!({ "task": "t" }));
     one.ask(foreign).await.refuses(401, "invalid workspace auth token");
     assert!(list(&one).await.is_empty());
@@ -177,7 +177,7 @@ async fn delegation_fails_when_target_is_unknown_or_forbidden() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idempotency_key_prevents_a_second_delivery_unless_it_failed() {
+async fn idempotency_key_prevents_resending_unless_delegation_failed() {
     let registry = Registry::start().await;
     let agent = Agent::replying(ok_reply()).await;
     let to = registry.external_at("to", &agent.url()).await;
@@ -333,7 +333,7 @@ async fn interrupted_delegation_fails_or_is_sent_once_after_restart() {
     assert_eq!(silent.requests().len(), 1, "the interrupted delegation was sent again");
     assert_eq!(ended(&from, &pending.to_string()).await["status"], "completed");
     assert_eq!(agent.requests().len(), 1);
-    // Its key is free again, so the task can be delegated again.
+    // The key of the failed delegation can be used again, so the task can be delegated again.
     let body = json!({ "target_id": to, "task": "t", "idempotency_key": "k" });
     ended(&from, &id_of(&delegate(&from, body).await)).await;
     assert_eq!(agent.requests().len(), 2);
@@ -373,7 +373,7 @@ async fn overdue_delegation_fails_even_behind_many_newer_ones() {
     let (one, two) = (registry.online("one").await, registry.external("two", json!({})).await);
     let overdue = begun_before(&one, &two.id, Duration::from_hours(7), false).await;
     for _ in 0..60 {
-        // Inserted directly, because the API would end the overdue delegation.
+        // The rows are inserted directly, because a request to the API would end the overdue delegation.
         let sql = "INSERT INTO delegations (id, workspace, target, task, sent_by_ostler, status, created_at)
                    SELECT randomblob(16), workspace, target, task, 0, 'pending', ?1 FROM delegations LIMIT 1";
         database(&registry).execute(sql, [registry.clock.now().0]).unwrap();
@@ -422,7 +422,7 @@ async fn delegation_is_sent_when_the_store_is_writable_again() {
     let from = registry.online("from").await;
     database(&registry).execute_batch(FULL).unwrap();
     let id = id_of(&delegate(&from, json!({ "target_id": to, "task": "dig" })).await);
-    // The delivery loop has tried to send it before this sleep ends.
+    // The delivery loop has tried to send the delegation before this sleep ends.
     let after = DelegationId(Uuid::parse_str(&id).unwrap());
     registry.clock.sleep(Duration::from_secs(2)).await;
     assert_eq!((row_state(&registry, after).0.as_str(), agent.requests().len()), ("pending", 0));
@@ -455,10 +455,10 @@ async fn task_older_than_its_limit_is_not_sent_after_restart() {
     assert_eq!(agent.requests().len(), 1, "the overdue delegation was sent");
 }
 
-/// While open delegations of the previous daemon cannot be loaded, new ones wait. Each is then known twice and must be
-/// sent once.
+/// As long as the open delegations of the previous daemon cannot be loaded, new delegations wait. When they are loaded,
+/// each new delegation is both in the queue and in the loaded rows. It must be sent only once.
 #[tokio::test(flavor = "multi_thread")]
-async fn delegation_is_sent_once_even_if_queued_twice() {
+async fn new_delegation_is_sent_once_if_it_is_queued_and_loaded() {
     let registry = Registry::wanting(fast_clock()).await;
     let (silent, agent) = (Agent::replying(Reply::Nothing).await, Agent::replying(ok_reply()).await);
     let slow = registry.external_at("slow", &silent.url()).await.id;
@@ -481,7 +481,7 @@ async fn delegation_is_sent_once_even_if_queued_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn recording_a_known_id_depends_on_its_owner_and_status() {
+async fn response_to_a_recorded_known_id_depends_on_owner_and_status() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let record = async |of: &AgentClient<'_>, id: &str| {
@@ -493,7 +493,8 @@ async fn recording_a_known_id_depends_on_its_owner_and_status() {
         of.ask(Ask::post(path).json(json!({ "status": status, "error": "no" }))).await.well()["status"]
             .clone()
     };
-    // Its own failed delegation starts again, as with a key.
+    // When a workspace records its own failed delegation again, the delegation starts again, as with an idempotency
+    // key.
     let own = Uuid::from_u128(7).to_string();
     assert_eq!(record(&one, &own).await.status, 202);
     assert_eq!(update(&one, &own, "failed").await, "failed");
@@ -521,7 +522,7 @@ async fn recording_a_known_id_depends_on_its_owner_and_status() {
     );
     // A delegation of another workspace.
     let taken = record(&two, &own).await;
-    taken.refuses(409, "delegation_id is in use: record the delegation under a new one");
+    taken.refuses(409, "delegation_id is in use: record the delegation under another id");
     assert!(list(&two).await.is_empty());
 }
 
@@ -559,7 +560,8 @@ async fn delegation_fails_after_30_minutes_of_an_endless_answer() {
     until("the connection to the agent is closed", async || (agent.left() == 1).then_some(())).await;
 }
 
-/// The agent closed the connection after the first attempt and may have done the task; both attempts carry the same id.
+/// The agent closes the connection after the first attempt, and may have done the task. Both attempts carry the same
+/// id, so that the agent can detect the duplicate.
 #[tokio::test(flavor = "multi_thread")]
 async fn task_is_sent_at_most_twice_when_the_connection_closes() {
     let registry = Registry::wanting(fast_clock()).await;

@@ -1,4 +1,4 @@
-//! The cost of `doctor` while Podman does not answer.
+//! `doctor` while Podman does not answer: all queries must run concurrently, so that their timeouts do not add up.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,8 @@ async fn doctor_queries_a_frozen_engine_concurrently() {
     });
     let mut doctor = Wire::open(registry.address).await;
     doctor.write(&Ask::get("/doctor").token(&registry.admin).bytes()).await;
-    // A pass lists nothing before it has found the sentinel volume, so only the doctor lists containers here.
+    // A sweep pass requests no listing before it has found the sentinel volume. So only the doctor lists containers
+    // here.
     until("the doctor has sent all its requests", async || {
         let requests = requests.lock().unwrap();
         ["describe", "inspect_volume", "list_containers"]

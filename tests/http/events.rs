@@ -42,7 +42,7 @@ impl Listener {
                 self.text = rest;
                 let field =
                     |name: &str| frame.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
-                // Comments only keep the connection open.
+                // A frame without data is a comment, which only keeps the connection open.
                 let Some(data) = field("data: ") else { continue };
                 let id = field("id: ").map(|id| id.parse().expect("a number"));
                 let event = field("event: ").expect("a type");
@@ -95,7 +95,7 @@ async fn event_list_has_the_last_hundred_events_newest_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stream_delivers_an_event_as_it_is_listed() {
+async fn stream_delivers_events_in_the_format_of_the_list() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let mut listener = Listener::begin(&registry, None).await;

@@ -1,5 +1,5 @@
-//! A store that cannot answer (§2): always 503 with `Retry-After`, never a refusal, a status change or
-//! unauthenticated access.
+//! Requests while the store cannot answer (§2). A request that needs the store gets 503 with `Retry-After`, never a 4xx
+//! response. No status changes, and authentication is not weakened.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn failed_heartbeat_write_is_a_503_and_resets_liveness_windows() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let starting = registry.begun("starting", json!({})).await;
-    // A write that fails as on a full disk.
+    // From here on, writes of heartbeats fail as on a full disk.
     let sql = database(&registry);
     let full = "BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END";
     sql.execute_batch(&format!("CREATE TRIGGER full BEFORE UPDATE ON pulse {full}")).unwrap();
@@ -78,7 +78,7 @@ async fn writes_answer_503_when_the_store_stays_locked() {
     }
     let now = registry.clock.awake();
     assert!(registry.listening.epoch(now) <= now.since(before), "the liveness windows were not reset");
-    // Reads are answered meanwhile.
+    // Requests that only read are still answered.
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();
     assert_eq!(other.status().await, "online");
     sql.execute_batch("COMMIT").unwrap();
@@ -95,7 +95,7 @@ async fn token_lookup_failure_is_a_503_and_not_a_401() {
     registry.order(Ask::new("DELETE", format!("/workspaces/{}", gone.id))).await.well();
     let sql = database(&registry);
     sql.execute_batch("ALTER TABLE tokens RENAME TO away").unwrap();
-    // Whether the token belonged to a removed workspace cannot be determined now.
+    // It cannot be determined now whether the token belonged to a removed workspace.
     is_unavailable(&gone.heartbeat(json!({})).await);
     is_unavailable(&gone.ask(Ask::get(format!("/workspaces/{}/state", gone.id))).await);
     one.ask(Ask::get(format!("/workspaces/{}/state", one.id))).await.well();

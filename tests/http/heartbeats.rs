@@ -80,7 +80,7 @@ async fn heartbeat_numbers_are_clamped_and_texts_cut_at_2_kib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_zero_keeps_the_stored_uptime_and_spend() {
+async fn zero_in_a_heartbeat_keeps_the_stored_uptime_and_spend() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.heartbeat_ok(json!({ "uptime_seconds": 500, "monthly_spend": 42 })).await;
@@ -181,7 +181,7 @@ async fn late_heartbeat_recovers_a_start_that_timed_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_keeps_paused_and_hibernated_workspaces_as_they_are() {
+async fn heartbeat_does_not_change_a_paused_or_hibernated_status() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
@@ -194,7 +194,7 @@ async fn heartbeat_keeps_paused_and_hibernated_workspaces_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heartbeat_keeps_a_start_error_failed() {
+async fn heartbeat_does_not_clear_a_start_error() {
     let registry = Registry::start().await;
     let lost = json!({ "runtime": "agent", "image": "nowhere:1" });
     let made = registry.create("lost", lost).await;
@@ -219,7 +219,7 @@ async fn workspace_degrades_on_errors_and_recovers_on_a_full_heartbeat() {
     assert_eq!(event["payload"]["error_rate"], json!(0.5), "{event}");
     assert_eq!(event["payload"]["sample_error"], "boom", "{event}");
     one.heartbeat_ok(json!({ "error_rate": 0.1, "uptime_seconds": 1 })).await;
-    assert_eq!(one.status().await, "degraded", "0.1 is not below 0.1");
+    assert_eq!(one.status().await, "degraded", "an error rate of exactly 0.1 is not below the limit of 0.1");
     one.heartbeat_ok(partial("busy", 1)).await;
     assert_eq!(one.status().await, "degraded", "a partial heartbeat does not end the degradation");
     assert_eq!(one.show().await["last_error_rate"], json!(0.1), "a partial heartbeat keeps the error rate");

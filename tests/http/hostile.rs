@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_spelling_of_a_path_bypasses_authorisation() {
+async fn path_variants_do_not_bypass_authorisation() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let (own, not_own) = (&one.id, &other.id);
@@ -125,7 +125,7 @@ async fn idle_connections_are_evicted_to_let_agents_connect() {
     kept.answer().await.well();
 }
 
-/// systemd and shells set a soft limit of 1024 and a much higher hard limit.
+/// systemd and shells set a soft limit of 1024 open files and a much higher hard limit.
 #[test]
 fn daemon_raises_its_descriptor_limit() {
     let home = tempfile::tempdir().unwrap();
@@ -414,7 +414,7 @@ fn noisy(noise: &mut Rng, clients: &[(String, String)]) -> Ask {
     if noise.one_in(2) {
         ask = ask.header("X-Workspace-ID", if noise.one_in(4) { word.to_owned() } else { id.clone() });
     }
-    // Requests that wait have a short timeout.
+    // A request that has to wait gets a short timeout.
     ask = ask.header("X-Timeout", "1");
     if method == "GET" { ask } else { ask.body(noisy_body(noise, &id)) }
 }
@@ -463,7 +463,8 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             }
             wire.write(&bytes).await;
             if broken {
-                // The length may be wrong now, so the server must not wait for bytes that never come.
+                // The changed byte may have increased the announced length. The client therefore closes its sending
+                // side, so that the server does not wait for missing bytes.
                 wire.finish().await;
             }
             let answer = wire.try_answer().await;
@@ -483,7 +484,7 @@ async fn ten_thousand_random_requests_cause_no_panic_or_leak() {
             }
         }
     };
-    // The first round fills the permanent caches: connection buffers, prepared statements, pages.
+    // The first round fills caches that remain in memory: connection buffers, prepared statements, pages.
     for (round, seed) in [SEED, SEED + 100].into_iter().enumerate() {
         let count = EACH / 2;
         tokio::join!(

@@ -57,7 +57,7 @@ async fn misspelt_key_is_refused_with_the_nearest_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn patch_ignores_positions_and_a_null_parent_makes_a_root() {
+async fn patch_ignores_coordinates_and_null_parent_makes_a_root() {
     let registry = Registry::start().await;
     let root = registry.online("root").await;
     let one = registry.online_below("one", &root).await;
@@ -72,7 +72,7 @@ async fn patch_ignores_positions_and_a_null_parent_makes_a_root() {
     registry.order(patch(&one.id, json!({ "role": null }))).await.well();
     let view = one.show().await;
     assert_eq!((&view["name"], &view["role"]), (&json!("two"), &Value::Null));
-    // A workspace may send a position together with its own name.
+    // A workspace may send its position (`x`, `y`), which is ignored, together with its own name.
     one.ask(patch(&one.id, json!({ "name": "three", "x": 1 }))).await.well();
 }
 

@@ -1,6 +1,6 @@
 //! Limits per workspace: in-flight requests, bytes in memory, writes.
 
-#![allow(clippy::disallowed_methods, reason = "real connections are held by real tasks")]
+#![allow(clippy::disallowed_methods, reason = "tasks of the test hold real connections")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ fn is_rate_limited(answer: &Answer) {
     assert!(seconds.is_some_and(|seconds| seconds >= 1), "{answer:?}");
 }
 
-/// The same refusal for a JSON-RPC request, in JSON-RPC form.
+/// Asserts that a JSON-RPC request was refused like in [`is_rate_limited`], but with a JSON-RPC error.
 fn json_rpc_call_is_rate_limited(answer: &Answer) {
     let body = answer.json();
     assert_eq!(
@@ -92,7 +92,7 @@ async fn bytes_of_large_messages_are_limited_per_workspace() {
     let agent = Agent::replying(Reply::Nothing).await;
     let to = registry.external_at("to", &agent.url()).await;
     let (greedy, modest) = (registry.online("greedy").await, registry.online("modest").await);
-    // Announced but not sent: the bytes are reserved while nothing is in memory.
+    // The body is announced but not sent: its bytes are reserved, although none of them is in memory.
     let announce = |client: &AgentClient<'_>, bytes: usize| {
         format!(
             "POST /workspaces/{}/a2a HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Length: {bytes}\r\n\r\n",
@@ -209,7 +209,7 @@ async fn event_list_is_limited_in_bytes() {
     let answer = registry.order(Ask::get("/events?limit=1000")).await;
     assert!(answer.body.len() < 5 << 20, "the answer has {} bytes", answer.body.len());
     let newest = answer.well()[0]["id"].as_i64().expect("a number");
-    // A subscriber that catches up receives all of them, in several pages.
+    // A subscriber that catches up receives all events, in several pages.
     let mut wire = Wire::open(registry.address).await;
     let stream =
         Ask::get("/events/stream?transient=false").header("Last-Event-ID", "0").token(&registry.admin);
@@ -244,7 +244,7 @@ async fn misbehaving_agent_does_not_affect_other_agents() {
     for (what, figure) in lines(&figures) {
         println!("{figure:>8} {what}");
     }
-    // Only anonymous memory is checked: the program file of a debug build has too many pages of its own.
+    // Only anonymous memory is checked: the pages of the large program file of a debug build would exceed the limit.
     let broken = broken(&figures, |memory| memory.anonymous_kib);
     assert!(broken.is_empty(), "{broken:#?}\n{figures:#?}\n{}", daemon.log());
 }

@@ -1,7 +1,7 @@
-//! The wire protocol, row by row, against a running daemon over real sockets.
+//! Tests of the wire protocol against a running daemon over real sockets.
 //!
-//! Each test is named after the protocol row that it checks. Statuses and bodies that the protocol specifies are
-//! compared byte for byte, because existing runtimes compare the text.
+//! The first line of most files names the section of the protocol (§) that the file tests. Statuses and bodies that the
+//! protocol specifies are compared byte for byte, because existing runtimes compare the text.
 
 mod activity;
 mod agent;

@@ -12,7 +12,7 @@ impl AgentClient<'_> {
         self.ask(Ask::get(format!("/registry/discover/{id}")).header("X-Workspace-ID", &self.id)).await
     }
 
-    /// Names of its peers, in the order of the answer.
+    /// Names of this workspace's peers, in the order of the response.
     async fn peers(&self, query: &str) -> Vec<String> {
         let peers = self.ask(Ask::get(format!("/registry/{}/peers{query}", self.id))).await.well();
         peers.as_array().unwrap().iter().map(|peer| peer["name"].as_str().unwrap().to_owned()).collect()

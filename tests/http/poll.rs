@@ -55,10 +55,11 @@ async fn message_to_a_polling_agent_is_stored_and_queued() {
     assert_eq!(row["request_body"], hello("hi"), "the complete message is stored");
     assert_eq!(row["data"], json!({ "source": "peer_agent", "text": "hi" }));
     assert!(row.get("response_body").is_none(), "it has no answer yet: {row}");
-    // A user's message has no source; the answer to it is a message of the poller.
+    // A user's message has no source.
     same(&registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(hello("you"))).await, &queued);
     assert_eq!(polled(&to, "&source=canvas").await[0]["source_id"], Value::Null);
-    // The peer answers with a message of its own, without X-Workspace-ID: the bearer token identifies it.
+    // The polling agent answers by a new message, without `X-Workspace-ID`. Its bearer token identifies it as the
+    // sender.
     let back = poller(&registry, "back").await;
     let reply = Ask::post(format!("/workspaces/{}/a2a", back.id)).json(hello("answer"));
     same(&to.ask(reply).await, &queued);
@@ -177,12 +178,12 @@ async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     from.send_message(&to, hello("first")).await.well();
     let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
-    // The agent's own reports push out history, but never a waiting message.
+    // Many reports of the agent itself evict older rows, but never a message that waits to be polled.
     let id = to.id.parse().unwrap();
     let row = |number| row(id, number, registry.clock.now());
     registry.store.log_activity((0..600).map(row).collect()).await.unwrap();
     assert_eq!(polled(&to, &format!("&since_id={first}&limit=500")).await.len(), 500);
-    // Once the cursor has reached it, a message counts as received and is ordinary history.
+    // Once the agent's cursor has reached a message, the message counts as received and can be evicted like other rows.
     registry.store.log_activity((1000..1600).map(row).collect()).await.unwrap();
     let gone = to.ask(Ask::get(format!("/workspaces/{}/activity?since_id={first}", to.id))).await;
     assert_eq!(gone.status, 410, "{gone:?}");
@@ -258,7 +259,7 @@ async fn cursor_acknowledges_only_messages_that_match_its_query() {
     let waits = |sender| registry.store.waiting_up_to(id, query(sender));
     assert_eq!(waits(Some(Sender::Agent)).await.unwrap(), None, "the message was polled");
     assert!(waits(Some(Sender::User)).await.unwrap().is_some(), "the message was not polled yet");
-    // A row of another workspace is an unknown cursor and retires nothing.
+    // If the cursor is the id of another workspace's row, it is unknown and acknowledges no message.
     let other = poller(&registry, "other").await;
     from.send_message(&other, hello("later")).await.well();
     let foreign = polled(&other, "").await[0]["id"].as_str().unwrap().to_owned();

@@ -1,4 +1,4 @@
-//! Messages between agents (§6), one test per row of the protocol's table.
+//! Messages between agents (§6), with a test for each row of the protocol's table.
 
 use std::{
     sync::{
@@ -37,21 +37,22 @@ fn hello() -> Value {
     })
 }
 
-/// The short form of a message that the protocol allows, without `jsonrpc` and `id`: its refusals have the plain shape.
+/// A message in the short form that the protocol allows, without `jsonrpc` and `id`. If it is refused, the response is
+/// the plain error object and not a JSON-RPC error.
 fn bare() -> Value {
     let Value::Object(mut message) = hello() else { unreachable!("it is an object") };
     message.retain(|key, _| key != "jsonrpc" && key != "id");
     Value::Object(message)
 }
 
-/// A workspace that sends, an external workspace that receives, and the agent of the latter.
+/// Returns a workspace that sends, an external workspace that receives, and the receiving workspace's agent.
 async fn pair(registry: &Registry, reply: Reply) -> (AgentClient<'_>, AgentClient<'_>, Agent) {
     let agent = Agent::replying(reply).await;
     let to = registry.external_at("to", &agent.url()).await;
     (registry.online("from").await, to, agent)
 }
 
-/// Accepts a connection and waits for a request on it: an answer sent earlier would not count.
+/// Accepts a connection and waits for a request on it, because a response that is sent before the request is not valid.
 async fn read_request(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let read = stream.read(&mut [0; 4096]).await.unwrap();
@@ -148,7 +149,7 @@ async fn message_carries_a_proof_of_the_agents_own_token() {
         assert_eq!(agent.requests()[0].proofs(), [to.proof()]);
     }
     assert_ne!(to.proof(), away.proof(), "two workspaces have the same proof");
-    // A proof does not authenticate a request to ostler either.
+    // A proof does not authenticate a request to ostler.
     let by_proof = Ask::get(format!("/registry/{}/peers", to.id)).token(&to.proof());
     by_proof
         .header("X-Workspace-ID", &to.id)
@@ -164,7 +165,7 @@ async fn proof_changes_when_the_agents_token_changes() {
     let to = registry.online("container").await;
     let near = Agent::at(to.port().await, ok_reply()).await;
     from.send_message(&to, bare()).await.is(200, REPLY);
-    // The agent in the container does not hold an api token of its workspace, so another one changes nothing.
+    // The agent in a container does not have the workspace's api tokens, so a new api token does not change the proof.
     let another = Ask::post(format!("/workspaces/{}/tokens", to.id)).json(json!({}));
     registry.order(another).await;
     to.order("restart").await;
@@ -174,7 +175,7 @@ async fn proof_changes_when_the_agents_token_changes() {
     from.send_message(&to, bare()).await.is(200, REPLY);
     let proofs: Vec<_> = near.requests().iter().map(super::agent::RecordedRequest::proofs).collect();
     assert_eq!(proofs, [[to.proof()], [restarted.proof()]]);
-    // An external agent may hold either of two tokens, until one is revoked.
+    // An external agent may have either of its workspace's two tokens, so a message carries a proof of each.
     let made =
         registry.order(Ask::post(format!("/workspaces/{}/tokens", away.id)).json(json!({}))).await.json();
     let second = made["auth_token"].as_str().unwrap_or_else(|| panic!("a token: {made}")).to_owned();
@@ -223,7 +224,7 @@ async fn message_is_refused_when_the_hierarchy_forbids_it() {
     let below = registry.online_below("below", &from).await;
     let refused = "access denied: workspaces cannot communicate per hierarchy rules";
     below.send_message(&to, bare()).await.refuses(403, refused);
-    // The check comes before the body is read.
+    // The hierarchy is checked before the body is read.
     below.ask(below.message(&to).body("nonsense")).await.refuses(403, refused);
     assert_eq!(agent.requests().len(), 0);
 }
@@ -260,9 +261,10 @@ async fn message_above_10_mib_is_refused() {
     assert_eq!(agent.requests().len(), 1);
 }
 
-/// If the connection is closed while it sends, a JS client reports a broken pipe and never sees the answer.
+/// If the connection is closed while a JavaScript client is sending, the client reports a broken pipe and never sees
+/// the response.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_refused_request_still_gets_its_answer() {
+async fn client_of_a_large_refused_request_gets_the_response() {
     let registry = Registry::start().await;
     let (from, to, _agent) = pair(&registry, ok_reply()).await;
     let large = "x".repeat(24 << 20);
@@ -448,7 +450,8 @@ async fn message_waits_when_port_accepts_before_the_agent_listens() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     registry.world.state().rootless = true;
-    // Podman's port forwarder in user space accepts, fails to reach the agent, and closes.
+    // Podman's port forwarder in user space accepts the connection, fails to reach the agent, and closes the
+    // connection.
     let forwarder = TcpListener::bind(("127.0.0.1", to.port().await)).await.unwrap();
     let port = to.port().await;
     let listens = async {
@@ -559,7 +562,7 @@ async fn refusal_is_a_json_rpc_error_for_a_json_rpc_request() {
             assert_eq!(body["error"]["data"]["http_status"], status, "{body}");
             assert_eq!(answer.header("retry-after").is_some(), status == 503, "{answer:?}");
         }
-        // Anything but a JSON-RPC 2.0 request with an id is refused in the plain shape.
+        // If a message is not a JSON-RPC 2.0 request with an id, its refusal is the plain error object.
         for other in [
             bare(),
             json!({ "jsonrpc": "1.0", "id": 1, "method": "x" }),
@@ -593,7 +596,7 @@ async fn agent_that_closes_or_sends_no_http_is_a_bad_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn event_stream_of_an_agent_is_passed_on_unbuffered() {
+async fn event_stream_of_an_agent_is_forwarded_unbuffered() {
     let registry = Registry::start().await;
     let (events, reply) = mpsc::unbounded_channel();
     let (from, to, _agent) = pair(&registry, Reply::Events(reply)).await;
@@ -710,7 +713,7 @@ async fn wake_ups_are_rate_limited_per_sender() {
     let body = answer.has(429, &["error", "retry_after"]);
     assert_eq!(body["error"], "rate limit exceeded");
     assert_eq!(answer.header("retry-after").map(str::to_owned), Some(body["retry_after"].to_string()));
-    assert_eq!(to.status().await, "hibernated", "the refused message woke it");
+    assert_eq!(to.status().await, "hibernated", "the refused message woke the target");
     assert_eq!(with_short_timeout(&other).await.status, 503, "the wake-up limit is per sender");
 }
 
@@ -820,7 +823,7 @@ async fn failed_wake_up_is_reported_and_can_be_retried() {
     answer.is(200, REPLY);
 }
 
-/// Time in which a message that must wait could wrongly proceed.
+/// How long a test waits to detect a message that is forwarded although it must be held.
 const CHANCE: Duration = Duration::from_millis(300);
 
 /// Waits until the workspace is provisioning and sends the heartbeat of its new agent.
@@ -837,7 +840,7 @@ async fn message_waits_for_an_accepted_start_but_not_after_a_stop() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    // The start is accepted, but not executed until the message has had `CHANCE`.
+    // The start is accepted, but is executed only after the message was observed for `CHANCE`.
     let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
     let come_online = async {
         registry.clock.sleep(CHANCE).await;
@@ -848,7 +851,7 @@ async fn message_waits_for_an_accepted_start_but_not_after_a_stop() {
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online);
     answer.is(200, REPLY);
-    // After a later stop, messages are refused again.
+    // After a stop that was requested later, messages are refused again.
     to.order("stop").await.well();
     assert_eq!(from.send_message(&to, bare()).await.status, 409, "the stop came after the start");
 }
@@ -934,7 +937,7 @@ async fn message_to_a_child_waits_for_the_accepted_start_of_its_parent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn message_sent_right_after_a_start_is_accepted_waits_for_it() {
+async fn message_after_an_accepted_start_waits_for_the_start() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     let _agent = Agent::at(to.port().await, ok_reply()).await;
@@ -952,7 +955,7 @@ async fn message_sent_right_after_a_start_is_accepted_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unawaited_commands_run_in_the_order_they_were_given() {
+async fn commands_without_wait_run_in_the_order_of_their_requests() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
@@ -972,7 +975,7 @@ async fn unawaited_commands_run_in_the_order_they_were_given() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn command_is_refused_alike_with_and_without_wait() {
+async fn command_gets_the_same_refusal_with_and_without_wait() {
     let registry = Registry::start().await;
     let lead = registry.online("lead").await;
     let child = registry.online_below("child", &lead).await;
@@ -997,7 +1000,7 @@ async fn stop_after_an_accepted_start_leaves_workspace_paused() {
     from.send_message(&to, bare())
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
-    accepted.await.expect("the start is closed");
+    accepted.await.expect("the start ends without an error");
     assert_eq!(to.status().await, "paused", "the stop came after the start");
 }
 
@@ -1039,6 +1042,6 @@ async fn exec_waits_for_an_accepted_start() {
     };
     let (answer, started) = tokio::join!(command(), starts);
     started.expect("the start succeeds");
-    // The fake engine's answer for a running container.
+    // The fake engine gives this response for any command in a running container.
     answer.refuses_with(503, "the fake engine runs no commands");
 }

@@ -211,7 +211,7 @@ async fn register_is_accepted_when_its_card_is_invalid() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_requests_are_reported_after_three_in_a_row() {
+async fn third_consecutive_refused_request_is_reported() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     let refused = || async {

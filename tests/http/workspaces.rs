@@ -7,7 +7,7 @@ use crate::support::{
     wire::{Ask, keys_of},
 };
 
-/// Keys that the protocol requires of a workspace; ostler returns more.
+/// Keys that the protocol requires in a workspace's JSON. ostler returns more keys.
 const SHOWN: [&str; 17] = [
     "id",
     "name",
@@ -295,7 +295,7 @@ async fn removal_with_children_requires_confirmation() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn state_shows_an_agent_its_status_pause_and_removal() {
+async fn state_route_reports_status_pause_and_removal() {
     let registry = Registry::start().await;
     let one = registry.external("one", json!({})).await;
     let state = || Ask::get(format!("/workspaces/{}/state", one.id));
@@ -407,12 +407,13 @@ async fn start_allocates_a_new_port_when_its_own_is_taken() {
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
     let clear_port =
         || sql.execute("UPDATE workspaces SET host_port = NULL WHERE name = 'lost'", []).unwrap();
-    // As in a row rebuilt without its port, which no other workspace has taken; the container is unchanged.
+    // The row is now as if it had been rebuilt without its port. No other workspace has this port, and the container is
+    // unchanged.
     clear_port();
     lost.order("resume").await.well();
     let view = lost.show().await;
     assert_eq!((&view["host_port"], &view["container_id"]), (&port.into(), &container), "{view}");
-    // The port was assigned to another workspace while the registry did not know of it.
+    // The port is assigned to another workspace while it is missing in this row.
     lost.order("pause").await.well();
     clear_port();
     let other = registry.online("other").await;
@@ -473,7 +474,7 @@ async fn undelete_by_name_ignores_purged_workspaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undelete_reports_a_removed_parent_and_later_reattaches() {
+async fn undelete_reattaches_a_child_that_was_restored_earlier() {
     let registry = Registry::start().await;
     let parent = registry.online("parent").await;
     let child = registry.online_below("child", &parent).await;
@@ -514,7 +515,7 @@ async fn workspace_may_restart_itself_but_not_stop_or_start_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_that_do_not_fit_the_status_are_conflicts() {
+async fn command_that_the_status_does_not_allow_gets_409() {
     let registry = Registry::start().await;
     let one = registry.online("one").await;
     one.order("pause").await.well();
@@ -527,7 +528,7 @@ async fn commands_that_do_not_fit_the_status_are_conflicts() {
             "{verb}: {answer:?}"
         );
     }
-    assert_eq!(one.status().await, "paused", "a wake ended a pause");
+    assert_eq!(one.status().await, "paused", "a wake resumed a paused workspace");
     let away = registry.external("away", json!({})).await;
     for verb in ["hibernate", "resume", "restart"] {
         assert_eq!(away.order(verb).await.status, 409, "{verb}");
@@ -580,7 +581,7 @@ async fn workspace_has_at_most_50_live_tokens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn id_lookup_finds_its_workspace_when_a_name_equals_the_id() {
+async fn lookup_by_id_ignores_a_workspace_whose_name_equals_the_id() {
     let registry = Registry::start().await;
     let (one, two) = (registry.online("one").await, registry.online("two").await);
     let short = &one.id[..8];
@@ -591,7 +592,7 @@ async fn id_lookup_finds_its_workspace_when_a_name_equals_the_id() {
         let rename = Ask::new("PATCH", format!("/workspaces/{}", two.id)).json(json!({ "name": name }));
         assert_eq!(two.ask(rename).await.status, 400, "{name}");
     }
-    // Rows of an earlier version may have such names.
+    // Rows that an earlier version has written may have such names.
     let sql = rusqlite::Connection::open(registry.database()).unwrap();
     sql.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
     let rename = |name: &str| {

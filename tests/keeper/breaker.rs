@@ -44,13 +44,14 @@ fn plan_over_limit_is_held_and_approval_applies_listed_actions() {
     assert_eq!(running(), 4, "a plan was approved by a wrong id");
 
     site.ostler(["sweep", "approve", "reap_unknown", plan]).well();
-    until("all four are in the trash", || {
+    until("the containers of all four workspaces are in the trash", || {
         let trash = site.trash();
         (trash.len() == 4 && trash.iter().all(|entry| entry["state"] == "kept")).then_some(())
     });
     assert_eq!(running(), 0);
 
-    // A later object was not approved, and the actions of the last hour count towards the limit.
+    // The approval does not include a container that became unknown later. The actions of the last hour count towards
+    // the limit.
     let fifth = site.create("five", &[])["container_id"].as_str().unwrap().to_owned();
     site.forget_row("five");
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");

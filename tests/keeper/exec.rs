@@ -1,4 +1,4 @@
-//! Commands inside a workspace, through the daemon and the real Podman.
+//! Commands in a workspace's container, run through the daemon and the real Podman.
 
 use std::{
     io::Write as _,
@@ -28,8 +28,8 @@ fn host_shell(site: &Site, script: &str, input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("a shell starts");
-    // A script that reads none of its input may have ended already.
-    let _ended = shell.stdin.take().expect("its input is a pipe").write_all(input.as_bytes());
+    // Writing fails if the script ended without reading its input.
+    let _ended = shell.stdin.take().expect("the input of the shell is a pipe").write_all(input.as_bytes());
     shell.wait_with_output().expect("the shell ends")
 }
 
@@ -74,7 +74,7 @@ fn exec_command_is_terminated_when_client_is_killed() {
     let mut site = Site::new("");
     site.serve();
     let container = site.create("w", &[])["container_id"].as_str().expect("a container").to_owned();
-    // The shell waits for its child, which must end too.
+    // The shell waits for its child process, which must be terminated too.
     let mut client = site.command();
     client.args(["exec", "w", "--", "sh", "-c", "sleep 4711; true"]);
     let mut client = client.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the client starts");

@@ -1,4 +1,4 @@
-//! Containers converge to their rows, also after manual changes.
+//! Containers reach the state that their rows demand, also after manual changes.
 
 use crate::support::{
     daemon::{Site, until},
@@ -26,10 +26,11 @@ fn killed_process_is_reported_with_exit_code_and_can_be_started() {
     assert_eq!(back["container_id"], container);
     assert!(back["incarnation"].as_u64() > made["incarnation"].as_u64(), "{back}");
 
-    // A restart by hand keeps the process image and the token.
+    // `podman restart` changes neither the incarnation nor the token.
     let token = site.token_in_volume("worker");
     podman_output(["restart", "--time=1", container]);
-    // The exit in between may have been recorded. The running container is not shown as offline and not started again.
+    // The exit during that restart may have been recorded. Even then, the running container is shown as online and is
+    // not started again.
     let before = back["incarnation"].clone();
     site.sweep_until("check_containers", |_| site.show("worker")["status"] == "online");
     assert_eq!(site.show("worker")["incarnation"], before);

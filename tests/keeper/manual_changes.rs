@@ -14,7 +14,7 @@ fn state(container: &str) -> String {
 }
 
 fn container_of(row: &Value) -> String {
-    row["container_id"].as_str().expect("it has a container").to_owned()
+    row["container_id"].as_str().expect("the workspace has a container").to_owned()
 }
 
 /// Creates a workspace and renames its container with `podman rename`.
@@ -52,7 +52,7 @@ fn stop_and_hibernate_work_on_renamed_container() {
     );
     assert!(site.live_instance_token_matches("worker"), "the token of a running container is not valid");
 
-    // Started by hand although the row is paused.
+    // The container is started by hand although the row is paused.
     site.ostler(["stop", "worker"]).well();
     podman_output(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
@@ -63,7 +63,7 @@ fn rm_purge_deletes_renamed_container_and_its_volumes() {
     let mut site = Site::new(HASTY);
     site.serve();
     let container = renamed(&site, "worker");
-    let id = site.show("worker")["id"].as_str().expect("it has an id").to_owned();
+    let id = site.show("worker")["id"].as_str().expect("the workspace has an id").to_owned();
     let output = site.ostler(["rm", "--purge", "worker"]).well();
     let volumes = ["config", "work"].map(|kind| has_volume(&format!("ostler-{id}-{kind}")));
     assert_eq!((state(&container).as_str(), volumes), ("gone", [false; 2]), "output: {output}");
@@ -76,9 +76,11 @@ fn renamed_container_is_restored_and_replaced_on_recreate() {
     let container = renamed(&site, "worker");
     site.ostler(["restart", "worker"]).well();
     site.ostler(["rm", "worker"]).well();
-    until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    until("the workspace is in the trash", || {
+        site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
+    });
     assert_eq!(state(&container), "exited");
-    // In the trash, it is renamed and started again.
+    // The container is renamed and started by hand while it is in the trash.
     podman_output(["rename", &container, &format!("again-{}", &container[..12])]);
     podman_output(["start", &container]);
     site.sweep_until("settle", |_| state(&container) == "exited");
@@ -131,7 +133,7 @@ fn sweep_does_not_restart_podman_paused_container() {
     let refused = site.ostler(["start", "worker"]);
     assert!(refused.code == 4 && refused.stderr.contains(&advice), "{refused:?}");
     let before = site.show("worker")["incarnation"].clone();
-    // The state after missing heartbeats: offline, with a restart due.
+    // Sets the row as after missing heartbeats: offline, with a restart due.
     let database = site.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
     let make_offline = "UPDATE workspaces SET status = 'offline', restart_due_at = 0 WHERE name = 'worker'";
     assert_eq!(database.execute(make_offline, []).expect("the row can be changed"), 1);
@@ -155,7 +157,7 @@ fn start_and_restart_handle_initialized_and_exited_containers() {
     site.serve();
     site.create("worker", &[]);
     let container = container_of(&site.show("worker"));
-    // Initialised by hand: the OCI runtime's process waits, and no agent runs.
+    // State `initialized`, by `podman init`: a process of the OCI runtime waits, and no agent runs.
     site.ostler(["stop", "worker"]).well();
     podman_output(["init", &container]);
     assert_eq!(state(&container), "initialized");
@@ -167,12 +169,12 @@ fn start_and_restart_handle_initialized_and_exited_containers() {
         ("running", container.clone())
     );
     assert!(site.live_instance_token_matches("worker"));
-    // Configured: created and never started.
+    // State `configured`: the container was created and never started.
     site.ostler(["recreate", "worker"]).well();
     let container = container_of(&site.show("worker"));
-    // Exited unexpectedly.
+    // State `exited`: the process was killed.
     podman_output(["kill", &container]);
-    until("it has exited", || (state(&container) == "exited").then_some(()));
+    until("the container has exited", || (state(&container) == "exited").then_some(()));
     site.ostler(["restart", "worker"]).well();
     assert_eq!(
         (site.show("worker")["status"].as_str(), state(&container).as_str()),
@@ -192,7 +194,7 @@ fn sweeps_trust_known_containers_when_sentinel_was_pruned() {
     let sentinel = format!("ostler-{}", site.instance());
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_output(["volume", "prune", "--force", "--filter", &of_site]);
-    assert!(!has_volume(&sentinel), "Podman no longer prunes it");
+    assert!(!has_volume(&sentinel), "Podman did not prune the sentinel volume");
     for kept in ["up", "paused", "hibernated"] {
         let id = site.show(kept)["id"].as_str().expect("an id").to_owned();
         assert!(has_volume(&format!("ostler-{id}-work")), "the volume of {kept} was pruned");
@@ -222,7 +224,7 @@ fn pruned_container_is_recreated_with_its_volumes_on_start() {
     let old = container_of(&site.show("paused"));
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_output(["container", "prune", "--force", "--filter", &of_site]);
-    assert_eq!(state(&old), "gone", "Podman no longer prunes stopped containers");
+    assert_eq!(state(&old), "gone", "Podman did not prune the stopped container");
     // The sweep runs while no container mounts the volumes, as during `podman system prune --volumes`.
     site.sweep_all();
     site.ostler(["start", "paused"]).well();

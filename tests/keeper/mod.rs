@@ -1,4 +1,4 @@
-//! The main functions with the real binary, the real Podman and real containers.
+//! Tests of ostler's main functions, with the real binary, the real Podman and real containers.
 
 mod breaker;
 mod exec;

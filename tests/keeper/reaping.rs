@@ -1,4 +1,5 @@
-//! Unknown objects are reaped and can be restored; objects of other instances are not changed.
+//! Containers and volumes that the registry does not know are moved to the trash and can be restored. Those of other
+//! instances are not changed.
 
 use serde_json::Value;
 
@@ -7,10 +8,10 @@ use crate::support::{
     podman::{Cleanup, has_volume, inspected, podman_output},
 };
 
-/// Graces that have passed after two listings.
+/// Grace periods that are so short that they have passed after two listings.
 const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
-/// Every container and volume of an instance in the engine, with its state.
+/// Every container and volume that the engine has of an instance, with its state.
 fn objects_of(instance: &str) -> Vec<String> {
     let filter = format!("label=ostler.instance={instance}");
     let format = "{{.ID}} {{.Names}} {{.Exited}} {{.Pid}} {{.StartedAt}}";
@@ -68,7 +69,7 @@ fn unknown_workspace_is_reaped_after_grace_and_can_be_restored() {
 }
 
 #[test]
-fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
+fn two_instances_on_one_engine_do_not_change_each_others_objects() {
     let (mut one, mut other) = (Site::new(AT_ONCE), Site::new(AT_ONCE));
     one.serve();
     other.serve();
@@ -104,7 +105,7 @@ fn two_instances_on_one_engine_do_not_touch_each_others_objects() {
 }
 
 #[test]
-fn container_from_committed_workspace_image_is_left_alone() {
+fn container_from_committed_workspace_image_is_not_changed() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     let made = site.create("origin", &[]);
@@ -122,7 +123,8 @@ fn container_from_committed_workspace_image_is_left_alone() {
         "the commit did not copy the labels, so this test proves nothing: {labels}"
     );
 
-    // The copy belongs to no workspace, whether the original exists, is removed or is unknown.
+    // The container from the copied image belongs to no workspace, whether the original workspace exists, is removed or
+    // is unknown.
     let runs = [site.sweep_all(), site.sweep_all()];
     assert!(runs.iter().flat_map(|runs| runs.as_array().unwrap()).all(|run| applied(run) == 0), "{runs:?}");
     let doctor = site.json(["doctor"]);
@@ -158,7 +160,7 @@ fn dry_run_works_without_daemon_and_changes_nothing() {
     let removed = site.show("removed")["container_id"].as_str().unwrap().to_owned();
     site.ostler(["stop", "stopped"]).well();
     site.kill();
-    // A removal interrupted by a crash, and a manual change in the engine.
+    // Two differences that a sweep would act on: a removal that a crash interrupted, and a manual change in the engine.
     site.database(rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE)
         .execute("UPDATE workspaces SET status = 'removed', removed_at = 1 WHERE name = 'removed'", [])
         .unwrap();

@@ -1,4 +1,5 @@
-//! A lost or restored registry leaves unknown objects alone and can adopt all of them.
+//! After the registry was lost or restored, containers and volumes that it does not know are not changed, and all of
+//! them can be adopted.
 
 use serde_json::Value;
 
@@ -7,7 +8,7 @@ use crate::support::{
     podman::inspected,
 };
 
-/// Graces that have passed after two listings.
+/// Grace periods that are so short that they have passed after two listings.
 const AT_ONCE: &str = "[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 const TREE: [(&str, Option<&str>); 3] = [("top", None), ("middle", Some("top")), ("bottom", Some("middle"))];
 
@@ -48,7 +49,7 @@ fn tree_at_work(site: &Site) -> [Surviving; 3] {
     })
 }
 
-/// Sweeps long enough to reap an unknown object several times, if it were not held.
+/// Sweeps for so long that unknown objects would be moved to the trash several times if the plan were not held.
 fn until_held(site: &Site) -> Value {
     let held = site.sweep_until("reap_unknown", |run| run["outcome"] == "held");
     for _ in 0..3 {
@@ -88,7 +89,7 @@ fn deleted_database_is_rebuilt_by_adopt_without_disturbing_agents() {
     let runs = site.sweep_all().to_string();
     assert!(!runs.contains("\"applied\""), "a sweep changed an adopted workspace: {runs}");
 
-    // An adopted workspace behaves like any other.
+    // An adopted workspace can be restarted like any other.
     site.ostler(["restart", "bottom"]).well();
     assert!(
         site.live_instance_token_matches("bottom"),
@@ -103,7 +104,7 @@ fn database_deleted_while_daemon_runs_is_rebuilt_after_next_start() {
     site.serve();
     let before = tree_at_work(&site);
     site.lose_database();
-    // The daemon continues with files that are no longer in the directory.
+    // The daemon keeps the deleted files open and continues with them.
     site.sweep_all();
     site.kill();
     site.serve();
@@ -175,7 +176,9 @@ fn approved_reaping_after_registry_loss_can_be_undone() {
     let plan = site.json(["sweep", "show", "reap_unknown"])["held"]["id"].as_str().unwrap().to_owned();
 
     site.ostler(["sweep", "approve", "reap_unknown", &plan]).well();
-    until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    until("the workspace is in the trash", || {
+        site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
+    });
     let refused = site.json(["adopt", "--dry-run"]);
     assert_eq!(
         refused["items"].as_array().unwrap().len(),
@@ -189,8 +192,9 @@ fn approved_reaping_after_registry_loss_can_be_undone() {
     assert_eq!(site.ostler(["exec", "forgotten", "--", "cat", "/tmp/own"]).well(), "own\n");
 }
 
-/// Takes a copy of five workspaces. Then one is restarted, one removed, one recreated and one stopped; with
-/// `new_workspace`, one is created too. Finally the copy replaces the database.
+/// Copies the database of a site with five workspaces. Then one is restarted, one removed, one recreated and one
+/// stopped; with `new_workspace`, a sixth is created. Then replaces the database by the older copy, and asserts that
+/// ostler detects this, changes nothing, and can adopt everything.
 fn assert_older_copy_is_detected(new_workspace: bool) {
     let mut site = Site::new(AT_ONCE);
     site.serve();
@@ -288,15 +292,18 @@ fn database_copy_with_wal_of_another_database_is_refused() {
     assert!(!log.exists(), "a stopped daemon left its write-ahead log");
 }
 
-/// Its container is in the engine under the name of a trash entry that is in no database.
+/// The container of the removed workspace still has the name of its trash entry, but the entry itself is lost with the
+/// database.
 #[test]
 fn removed_workspace_is_restored_by_name_after_registry_loss() {
     let mut site = Site::new(AT_ONCE);
     site.serve();
     site.create_all(&[("kept", None), ("gone", None)]);
     site.ostler(["rm", "gone"]).well();
-    // A removal is accepted first and carried out later.
-    until("it is in the trash", || site.trash().iter().any(|entry| entry["state"] == "kept").then_some(()));
+    // `rm` returns when the removal is accepted; the containers are moved later.
+    until("the workspace is in the trash", || {
+        site.trash().iter().any(|entry| entry["state"] == "kept").then_some(())
+    });
     site.kill();
     site.lose_database();
     site.serve();

@@ -26,7 +26,10 @@ fn undelete_restores_container_with_its_files_and_volumes() {
 
     site.ostler(["rm", "keeper"]).well();
     until_kept(&site, 1);
-    assert!(podman_output(["ps", "-q", "--no-trunc"]).lines().all(|id| id != container), "it still runs");
+    assert!(
+        podman_output(["ps", "-q", "--no-trunc"]).lines().all(|id| id != container),
+        "the container of a removed workspace still runs"
+    );
 
     site.ostler(["undelete", "keeper"]).well();
     assert_eq!(site.show("keeper")["status"], "paused");
@@ -35,7 +38,7 @@ fn undelete_restores_container_with_its_files_and_volumes() {
     assert_eq!(back["container_id"], container.as_str(), "the container was replaced");
     let read = site.ostler(["exec", "keeper", "--", "cat", "/tmp/own", "/workspace/work"]).well();
     assert_eq!(read, "own\nwork\n");
-    assert_eq!(site.trash().len(), 0, "the trash still holds it");
+    assert_eq!(site.trash().len(), 0, "the restored workspace is still in the trash");
 }
 
 #[test]

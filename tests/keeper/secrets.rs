@@ -19,11 +19,11 @@ use crate::support::{
     podman::{demo_image, image, podman_output},
 };
 
-/// The most verbose log.
+/// Configuration of the most verbose log, with short grace periods.
 const TRACE: &str =
     "[log]\nlevel = \"trace\"\nformat = \"json\"\n[sweep]\nabsence_grace = \"1s\"\nunknown_grace = \"1s\"\n";
 
-/// Continuously reads the command line of every process, and the environments that are readable.
+/// Records the command lines of all processes of this machine, every 20 ms until `end` is called.
 struct ProcessWatcher {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<BTreeSet<String>>>,
@@ -58,7 +58,7 @@ fn command_lines() -> Vec<String> {
     lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).collect()
 }
 
-/// A run with its complete output recorded.
+/// Runs commands of a site and records their complete output and all tokens.
 struct Recorder<'a> {
     site: &'a Site,
     output: Vec<(String, String)>,
@@ -90,12 +90,12 @@ impl Recorder<'_> {
     }
 }
 
-/// Bytes as text, one character each, because searching text is far faster than searching bytes.
+/// Converts each byte to one character, because searching text is far faster than searching bytes.
 fn latin(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
-/// A token in its escaped and encoded forms.
+/// All forms in which a token could appear: as it is, escaped and encoded.
 fn forms(token: &str) -> Vec<String> {
     let raw = base64s::URL_SAFE_NO_PAD.decode(token).expect("a token is base64");
     let hex = raw.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
@@ -109,7 +109,7 @@ fn forms(token: &str) -> Vec<String> {
         base64s::STANDARD_NO_PAD.encode(&raw),
         base64s::STANDARD_NO_PAD.encode(token),
         hex,
-        // The `Debug` form of bytes, in which bodies are logged.
+        // The `Debug` form of bytes: a log message that contains a body would print it so.
         bytes.join(", "),
         bytes.join(","),
         latin(&raw),
@@ -129,7 +129,8 @@ fn files_below(directory: &Path) -> Vec<(String, Vec<u8>)> {
     files
 }
 
-/// Runs most operations: create, move, remove, lose, restore, refuse.
+/// Runs most operations: workspaces are created, moved, removed, restored, lost from the registry, and some requests
+/// are refused.
 fn full_run(recorder: &mut Recorder<'_>) {
     let site = recorder.site;
     site.create_all(&[("top", None), ("below", Some("top"))]);
@@ -149,7 +150,7 @@ fn full_run(recorder: &mut Recorder<'_>) {
     }
     recorder.run(&["create", "broken", "--image", "localhost/ostler-has-no-such-image:1"]);
     recorder.run(&["rm", "below"]);
-    until("it is in the trash", || {
+    until("the workspace is in the trash", || {
         site.trash().iter().any(|e| e["reason"] == "removed" && e["state"] == "kept").then_some(())
     });
     recorder.run(&["undelete", "below"]);
@@ -203,8 +204,8 @@ fn crash_leaking_agent(recorder: &mut Recorder<'_>) {
     let answer = recorder.run(&["message", "leaker", "hello"]);
     assert!(answer.contains("heard: hello"), "the agent did not answer: {answer}");
     recorder.run(&["message", "leaker", "crash 7"]);
-    let id = site.show("leaker")["id"].as_str().expect("it has an id").to_owned();
-    let logged_tail = until("its exit is an event", || {
+    let id = site.show("leaker")["id"].as_str().expect("the workspace has an id").to_owned();
+    let logged_tail = until("the exit of the agent is an event", || {
         let events = site.events_of(&id);
         let end = events.iter().find(|event| event["event_type"] == "WORKSPACE_OFFLINE")?;
         end["payload"]["log_tail"].as_str().map(str::to_owned)

@@ -1,4 +1,4 @@
-//! Tokens are revoked when no container can hold them any more, and not earlier.
+//! A token is revoked when no container can have it any more, and not earlier.
 
 use std::thread;
 
@@ -54,7 +54,7 @@ fn token_of_missing_container_is_revoked_and_start_issues_new_one() {
     assert!(site.live_instance_token_matches("gone"), "the new token is not valid");
     assert_ne!(site.token_in_volume("gone"), old);
     assert_eq!(site.ostler(["exec", "gone", "--", "cat", "/workspace/work"]).well(), "work\n");
-    // Readable only by the agent's user.
+    // The token file is readable only by the agent's user.
     let mode = site.ostler(["exec", "gone", "--", "stat", "-c", "%a %u %g", "/configs/.auth_token"]).well();
     assert_eq!(mode, "600 1000 1000\n");
 }
@@ -89,7 +89,7 @@ fn empty_listing_without_sentinel_revokes_no_token() {
     let token = site.token_in_volume("worker");
     let container = site.show("worker")["container_id"].as_str().unwrap().to_owned();
     let sentinel = format!("ostler-{}", site.instance());
-    // A container known by its id would be evidence of the same engine, so no container must be left.
+    // A container whose id the registry knows would prove that the engine is the same, so all containers are removed.
     podman_output(["rm", "--force", "--time", "0", &container]);
     podman_output(["volume", "rm", &sentinel]);
 
@@ -129,7 +129,7 @@ fn operator_can_revoke_token_and_removal_revokes_container_token() {
 
     let own = site.token_in_volume("worker");
     site.ostler(["rm", "worker"]).well();
-    until("it is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
+    until("the workspace is in the trash", || (site.trash().first()?["state"] == "kept").then_some(()));
     site.ostler(["undelete", "worker"]).well();
     assert!(!site.is_valid("worker", &own), "a removal left the token of its container valid");
     site.ostler(["start", "worker"]).well();

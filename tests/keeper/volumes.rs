@@ -50,7 +50,7 @@ fn wiped_config_volume_is_rebuilt_on_next_start() {
     fs::remove_dir_all(directory_of(&config)).unwrap();
     assert_starts_restored(&site, "worker", "its directory deleted");
 
-    // Podman deletes a volume mounted by a container only by force, together with the container.
+    // Podman deletes a volume that a container mounts only with `--force`, and then deletes the container too.
     assert_eq!(site.show("worker")["container_id"], container);
     assert_eq!(site.ostler(["exec", "worker", "--", "cat", "/workspace/work"]).well(), "work\n");
 }
@@ -64,8 +64,8 @@ fn missing_work_volume_is_replaced_only_with_new_volume_flag() {
     let [_, of_volume] = volumes(&site, "volume");
     site.ostler(["stop", "directory"]).well();
     site.ostler(["stop", "volume"]).well();
-    // A removed directory is indistinguishable from an unmounted disk. The volume is deleted together with its
-    // container.
+    // In the first workspace, the directory of the work volume is missing, as with an unmounted disk. In the second,
+    // the volume itself is deleted together with the container.
     fs::remove_dir_all(directory_of(&of_directory)).unwrap();
     let container = site.show("volume")["container_id"].as_str().unwrap().to_owned();
     podman_output(["rm", &container]);

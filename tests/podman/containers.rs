@@ -1,4 +1,4 @@
-//! Containers: they run as specified, and every result conforms to the documentation of the trait.
+//! Containers run as specified, and every call returns what the documentation of the trait says.
 
 use std::{
     collections::BTreeMap,
@@ -52,9 +52,9 @@ async fn resource_limits_are_set_in_the_container_cgroup() {
     assert!(expected.contains(&limits.as_str()), "memory, swap, cpu, pids: {limits}");
 }
 
-/// Whether Podman 4.3.1 detects an out-of-memory kill depends on the directory in which its service was started:
-/// conmon 2.1.6 records it in a file there, and Podman reads that file elsewhere. So the expected value is what
-/// Podman reports.
+/// Podman 4.3.1 detects an out-of-memory kill only if its service was started in a certain directory: conmon 2.1.6
+/// writes a file into the directory in which the service was started, and Podman looks for the file in another one. The
+/// expected value is therefore what Podman reports.
 #[tokio::test]
 async fn out_of_memory_exit_is_reported_as_podman_reports_it() {
     let scene = Scene::new();
@@ -166,7 +166,8 @@ async fn start_returns_port_in_use_when_host_port_is_taken() {
 }
 
 /// If a service is killed during a start, it leaves a conmon unknown to Podman, which holds the port that Podman needs
-/// for the next start. That moment is hard to reproduce, so the test imitates both.
+/// for the next start. That moment is hard to reproduce, so the test itself holds the port, and runs a process that
+/// looks like the container's conmon.
 #[tokio::test]
 async fn start_returns_half_started_while_leftover_conmon_holds_port() {
     let scene = Scene::new();
@@ -183,8 +184,8 @@ async fn start_returns_half_started_while_leftover_conmon_holds_port() {
     let first_error = scene.engine.start_container(&id).await.unwrap_err();
     let until_given_up = clock.awake().since(Awake(0));
     let (second, ()) = tokio::join!(scene.engine.start_container(&id), async {
-        // End its input, and thereby the process, during the checks: they continue for 3 s after the refusal, however
-        // long Podman takes for one.
+        // Closes the process's input, which ends it, during the checks of the second call. The checks take 3 s after
+        // Podman has refused the start. The duration of the first call shows how long the refusal takes.
         clock.sleep(until_given_up.saturating_sub(Duration::from_millis(1500))).await;
         drop(conmon.stdin.take());
         conmon.wait().unwrap();
@@ -330,7 +331,7 @@ async fn create_with_missing_image_returns_image_missing() {
 #[tokio::test]
 async fn create_with_missing_volume_fails_and_creates_no_volume() {
     let scene = Scene::new();
-    // A volume made implicitly would have no label.
+    // If Podman created the volume implicitly, it would have no label, so it is deleted by its name.
     let _cleanup = Cleanup::of_label(format!("{LABEL}={}", scene.label())).and_name(scene.name("missing"));
     let mut spec = scene.spec("volumeless");
     let source = MountSource::Volume(scene.name("missing"));
@@ -354,7 +355,7 @@ async fn container_with_missing_program_fails_to_start_or_exits_nonzero() {
     let scene = Scene::new();
     let spec = ContainerSpec { command: vec!["/no/such/program".into()], ..scene.spec("commandless") };
     let id = scene.created(&spec).await;
-    // With an init as process 1 the start may succeed and the program fail; without one the start fails.
+    // With an init as process 1, the start may succeed, and the container then exits. Without one, the start fails.
     if let Err(error) = scene.engine.start_container(&id).await {
         assert_eq!(error.kind, ErrorKind::Other, "{error}");
     } else {

@@ -47,7 +47,7 @@ async fn receive_events(events: &mut EventStream, count: usize) -> Vec<(Containe
     received
 }
 
-/// Kills the process of a container from outside Podman, as the kernel would.
+/// Kills the process of a container without Podman, as the kernel does when memory runs out.
 fn kill_process(id: &ContainerId) {
     let pid = podman_output(["inspect", "--format", "{{.State.Pid}}", id.as_str()]);
     let pid = rustix::process::Pid::from_raw(pid.trim().parse().expect("a process id")).expect("it runs");
@@ -91,7 +91,7 @@ async fn ended(scene: &Scene, id: ContainerId) -> ContainerId {
 #[tokio::test]
 async fn starts_and_stops_are_reported_when_filtering_by_label_key() {
     let scene = Scene::new();
-    // Uses a key of its own, because every test uses the default one.
+    // Uses a separate label key, because all tests have containers with the key `LABEL`.
     let key = format!("{LABEL}.{}", scene.id);
     let mut spec = scene.spec("keyed");
     spec.labels.insert(key.clone(), "any".to_owned());
@@ -126,11 +126,11 @@ async fn events_since_a_timestamp_are_replayed_on_subscription() {
     assert_eq!(
         receive_events(&mut events, 1).await,
         [(id, ContainerEventKind::Removed)],
-        "a live event does not follow the replayed events"
+        "a new event was not reported after the replayed ones"
     );
 }
 
-/// Checks that the call returns at all: Podman 5.1 and 5.2 send the response head together with the first event.
+/// With Podman 5.1 and 5.2 the call would not return, because they send the response head only with the first event.
 #[tokio::test]
 async fn event_subscription_returns_before_first_event_and_first_poll() {
     let proxy = EngineProxy::start();
@@ -201,7 +201,7 @@ async fn interrupted_event_stream_ends_with_unreachable_error() {
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
 }
 
-/// A Podman service on the tests' storage that a test may end.
+/// A Podman service with the storage of the other tests. A test may kill it.
 struct Service(Child);
 
 impl Drop for Service {
@@ -232,7 +232,7 @@ async fn event_stream_ends_when_podman_service_is_killed_or_terminated() {
         .await;
         let pid = rustix::process::Pid::from_child(&service.0);
         rustix::process::kill_process(pid, signal).expect("the service is signalled");
-        // A killed service interrupts the stream; a terminated one may close it properly.
+        // After SIGKILL the stream ends with an error. After SIGTERM the service may also close it without one.
         if let Some(item) = next(&mut events).await {
             let error = item.expect_err("an error or the end, not an event");
             assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");

@@ -1,4 +1,4 @@
-//! The real Podman when it does not answer, answers late, or answers with an error.
+//! Engine calls when a real Podman does not answer, answers late, or answers with an error.
 
 use std::{
     path::Path,
@@ -188,7 +188,8 @@ async fn proxy_selects_fault_before_observer_runs() {
     let rules = Arc::downgrade(&proxy);
     proxy.set_rules([Rule::on("POST", "/volumes/create", Fault::DropBefore)]);
     proxy.observe(move |_, _| {
-        // Like a test that finds its daemon dead before the observer that killed it has returned.
+        // This simulates a test whose observer kills the daemon: the test may see that the daemon is dead, and clear
+        // the rules, before the observer has returned.
         if let Some(proxy) = rules.upgrade() {
             proxy.set_rules([]);
         }
@@ -243,7 +244,7 @@ async fn proxy_refuse_fault_closes_socket_for_later_requests() {
     engine.list_containers(LABEL, None).await.unwrap_err();
     let error = engine.list_volumes(LABEL, Some("absent")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unreachable, "{error}");
-    assert!(Path::new(proxy.socket_path()).exists(), "a stale socket is left, as after a crash");
+    assert!(Path::new(proxy.socket_path()).exists(), "the socket file was deleted; after a crash it stays");
 }
 
 #[tokio::test]
@@ -270,7 +271,8 @@ async fn interrupted_log_stream_ends_with_unreachable_error() {
     use futures_util::StreamExt;
     let proxy = EngineProxy::start();
     let scene = Scene::behind(&proxy);
-    // A log at a path that ostler did not set is read over the socket, never from its file.
+    // ostler reads a log's file only if its path contains the container's id. This one does not, so the log is read
+    // over the socket.
     let directory = tempfile::tempdir().expect("a directory");
     let options = format!("path={}", directory.path().join("other.log").display());
     let label = format!("{LABEL}={}", scene.id);

@@ -5,7 +5,8 @@ use ostler::engine::{ContainerSpec, Engine, ErrorKind, FileToWrite};
 use super::{AGENT, Scene, token_file};
 use crate::support::engine_proxy::EngineProxy;
 
-/// podman-api: a file sent to a directory above the mount point ends up under the volume.
+/// Podman unpacks a file that is sent to a parent directory of the mount point beneath the volume's mount, where the
+/// container does not see it. ostler therefore sends files to the mount point itself.
 #[tokio::test]
 async fn file_written_before_first_start_is_owned_by_agent() {
     let scene = Scene::new();
@@ -82,9 +83,10 @@ async fn matching_token_is_compared_without_archive_request() {
     scene.engine.write_file(&id, "/configs", &token_file("a token")).await.unwrap();
     let written = archives();
     assert!(holds("a token").await.unwrap());
-    assert_eq!(archives(), written, "the service was requested although the volume can be read directly");
+    assert_eq!(archives(), written, "a request was sent although the volume can be read directly");
 
-    // The service decides on a difference, because the directory visible here could belong to another storage.
+    // If the content differs, the service is asked, because the directory that is visible here could belong to another
+    // storage.
     for other in ["another", "a tok", "a token and more", ""] {
         assert!(!holds(other).await.unwrap(), "{other:?}");
     }
@@ -114,7 +116,7 @@ async fn token_comparison_returns_service_result_for_irregular_files() {
         scene.shell(&id, &format!("cd /configs; rm .auth_token; {blocked} .auth_token")).await;
         assert_eq!(kind().await, Err(ErrorKind::Conflict), "{blocked}");
     }
-    // Outside a volume there is no file to read directly.
+    // A file outside a volume cannot be read directly.
     scene.shell(&id, "echo -n 'a token' >/tmp/file").await;
     assert!(scene.engine.file_holds(&id, "/tmp/file", b"a token").await.unwrap());
 }

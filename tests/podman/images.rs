@@ -20,7 +20,7 @@ async fn has_image_distinguishes_existing_and_missing_images() {
 #[tokio::test]
 async fn failed_pull_returns_image_missing_error() {
     let scene = Scene::new();
-    // Port 1 of this machine refuses at once, regardless of the network.
+    // Port 1 of this machine refuses connections at once, so that the test needs no network.
     for image in ["127.0.0.1:1/ostler-none:1", "NOT an image"] {
         let received = Mutex::new(Vec::new());
         let progress = |line: &str| received.lock().unwrap().push(line.to_owned());

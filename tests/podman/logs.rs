@@ -99,9 +99,10 @@ fn log_size(id: &ContainerId) -> u64 {
     fs::metadata(log_file(id)).map_or(0, |file| file.len())
 }
 
-/// Podman 4.3 joins such a line in quadratic time, practically without end, when a tail of it is requested.
+/// When a tail that contains such a line is requested from Podman 4.3, the service joins the line's records in
+/// quadratic time, which in practice never ends.
 #[tokio::test]
-async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
+async fn podman_service_is_idle_after_tail_of_60_mb_line_is_read() {
     const BYTES: usize = 60_000_000;
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
@@ -111,7 +112,7 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     let id = scene.running(&scene.writer("endless", 1 << 30, script)).await;
     let before = process.peak_kib();
     eventually("most of it is written", || async { (log_size(&id) > BYTES as u64).then_some(()) }).await;
-    // conmon reads the two pipes in any order, so the end of either one is not the end of the log.
+    // conmon reads the two pipes in any order, so the test waits for the end of both.
     eventually("all is written", || async {
         let [out, err] = scene.log(&id, None).await;
         (out.len() == BYTES && err == "1%\r2%\rend\n").then_some(())
@@ -134,9 +135,10 @@ async fn engine_stays_idle_when_a_line_of_60_mb_is_read() {
     assert!(grown < 32, "the service grew by {grown} MiB");
 }
 
-/// If the file is not readable, the whole log is requested from the service, never a tail.
+/// The path of this log does not contain the container's id, so ostler does not read the file. It requests the whole
+/// log from the service, never a tail.
 #[tokio::test]
-async fn engine_stays_idle_after_log_is_read_through_podman_api() {
+async fn podman_service_is_idle_after_it_sends_a_whole_log() {
     let service = Service::start();
     let scene = Scene::of(engine_at(&service.socket()));
     let process = ServiceProcess::of(&service.socket());
@@ -167,7 +169,7 @@ async fn engine_stays_idle_after_log_is_read_through_podman_api() {
 async fn log_stays_within_size_limit_while_followed() {
     const LIMIT: u64 = 1 << 20;
     let scene = Scene::new();
-    // Short lines, a long line without a newline, and then one more line.
+    // Short lines, then a long text without a newline, and then short lines again.
     let script =
         "seq 1 300000; head -c 5000000 /dev/zero | tr '\\0' x; seq 1 20000; echo last; exec sleep 600";
     let id = scene.running(&scene.writer("printer", LIMIT, script)).await;

@@ -1,4 +1,4 @@
-//! The engine implementation against the real Podman.
+//! Tests of the engine implementation with a real Podman.
 
 mod commands;
 mod containers;
@@ -38,11 +38,12 @@ const LABEL: &str = "ostler.test";
 /// Podman's default network, which always exists.
 const DEFAULT_NETWORK: &str = "podman";
 const AGENT: User = User { uid: 1000, gid: 1000 };
-/// Longer than any operation here, even on a machine that swaps.
+/// Time limit for each wait. Every operation in these tests is faster, even on a machine that swaps.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An engine, and a unique id for the names of a test's objects. Everything is deleted when it is dropped.
+/// An engine, and a unique id that the names and labels of a test's objects contain. Dropping the scene deletes all
+/// objects with this label.
 struct Scene {
     engine: Podman,
     id: Uuid,
@@ -133,7 +134,7 @@ impl Scene {
         Mount { source: MountSource::Volume(name), target: target.to_owned(), read_only: false }
     }
 
-    /// Runs a command in a container, without a terminal or input.
+    /// Runs a command in a container, without a terminal and without input.
     async fn run(&self, id: &ContainerId, command: &[&str]) -> Ran {
         let exec = self.engine.create_exec(id, &request(command)).await.expect("the command is prepared");
         let mut stream = self.engine.start_exec(&exec, false).await.expect("the command starts");

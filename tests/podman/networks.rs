@@ -21,7 +21,7 @@ async fn containers_resolve_each_other_by_network_alias() {
     let aliases = vec!["first-alias".to_owned()];
     scene.running(&ContainerSpec { aliases, ..member("first") }).await;
     let second = scene.running(&member("second")).await;
-    // Podman does not wait for the resolver of a network that it starts.
+    // Podman does not wait until the DNS resolver that it starts for a network is ready.
     eventually("the alias resolves", || async {
         let found = scene.shell(&second, "nslookup first-alias. | tail -n +3").await;
         found.contains("Address").then_some(())

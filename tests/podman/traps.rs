@@ -1,6 +1,6 @@
-//! Defects of podman-api, each shown on the real server together with ostler's workaround.
+//! Defects of podman-api. Each test shows a defect with a real Podman, and then ostler's workaround.
 //!
-//! If the first half of such a test fails, the crate has been fixed and the workaround can be removed.
+//! If the first half of a test fails, podman-api has been fixed and the workaround can be removed.
 
 use std::{panic::AssertUnwindSafe, time::Duration};
 
@@ -62,16 +62,16 @@ async fn stop_uses_the_given_grace_period() {
         scene.script("ignoring-sigterm", "trap '' TERM; echo ready; while true; do sleep 1; done");
     ignoring_sigterm.stop_grace = Duration::from_hours(1);
     let id = scene.running(&ignoring_sigterm).await;
-    // A stop before the shell ignores the signal would end it by the signal.
+    // The test waits until the shell ignores SIGTERM. An earlier stop would end the shell by SIGTERM.
     let follow = ostler::engine::LogRequest { tail: None, follow: true, max_bytes: None };
-    scene.engine.logs(&id, follow).await.unwrap().next().await.expect("the signal is ignored").unwrap();
+    scene.engine.logs(&id, follow).await.unwrap().next().await.expect("the shell prints `ready`").unwrap();
     let stop = scene.engine.stop_container(&id, Duration::from_secs(1));
     let stopped = within(&SystemClock::start(), WAIT_LIMIT, stop).await;
-    stopped.expect("the stop did not wait for the grace of the container").unwrap();
+    stopped.expect("the stop uses the given grace period, not the container's").unwrap();
     assert_eq!(scene.engine.inspect_container(&id).await.unwrap().exit_code, Some(137));
 }
 
-/// podman-api: a stop with `ignore` still fails if the container does not run.
+/// podman-api: even with `ignore`, a stop fails if the container does not run.
 #[tokio::test]
 async fn stop_of_stopped_container_succeeds() {
     let scene = Scene::new();

@@ -35,7 +35,11 @@ async fn volume_in_use_is_not_deleted_and_its_container_survives() {
     scene.engine.inspect_container(&id).await.expect("its container still exists");
     scene.stopped(&id).await;
     let error = scene.engine.delete_volume(&scene.name("work")).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Conflict, "a stopped container does not count as a user: {error}");
+    assert_eq!(
+        error.kind,
+        ErrorKind::Conflict,
+        "a volume of a stopped container is not reported as in use: {error}"
+    );
     scene.engine.delete_container(&id).await.unwrap();
     scene.engine.delete_volume(&scene.name("work")).await.unwrap();
     scene.engine.delete_volume(&scene.name("work")).await.expect("deleting a missing volume succeeds");

@@ -79,20 +79,20 @@ impl Command {
         }
     }
 
-    /// Whether an answer reports that the command was carried out. "Nothing was done" means that another operation
-    /// came first; it guarantees nothing.
+    /// Whether an answer reports that the command was carried out. The answer "nothing was done" does not: another
+    /// operation came first, and the resulting status is not guaranteed.
     pub(super) fn is_granted_by(status: u16, body: &Value) -> bool {
         let nothing = body["detail"].as_str().is_some_and(|detail| detail.starts_with("nothing was done"));
         status < 300 && !nothing
     }
 
-    /// Whether a status is compatible with this command having been granted last.
+    /// Whether a workspace may have this status if this command was granted and no other was given since.
     fn is_kept_by(self, status: Status) -> bool {
         match self {
             Self::Stop => status == Status::Paused,
             Self::Remove | Self::Purge => status == Status::Removed,
             Self::Undelete => status != Status::Removed,
-            // A woken workspace may have been idle since.
+            // A workspace that was woken may have become idle and hibernated again since.
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate | Self::Wake => {
                 status != Status::Paused
             }
@@ -153,14 +153,14 @@ impl CommandHistory {
         Some(*given)
     }
 
-    /// The command's answer also reports this workspace as affected.
+    /// Records the command for another workspace that its answer also reports as affected.
     pub(super) fn along(&mut self, id: WorkspaceId, given: GivenCommand) {
         let history = self.given.entry(id).or_default();
         let later = history.partition_point(|other| other.number < given.number);
         history.insert(later, given);
     }
 
-    /// A command without an answer guarantees nothing.
+    /// Records that the daemon was killed: commands without an answer count as not granted, and end now.
     pub(super) fn interrupt(&mut self, checks: usize) {
         let orders = self.orders;
         for given in self.given.values_mut().flatten() {
@@ -209,7 +209,7 @@ impl CommandHistory {
 }
 
 impl GivenCommand {
-    /// Whether a status is compatible with this command having been the last one.
+    /// Whether a workspace may have this status if this command was the last one.
     pub(super) fn is_kept_by(self, status: Status) -> bool {
         self.command.is_kept_by(status)
     }

@@ -1,4 +1,5 @@
-//! A copy of the database is restored at any point, while engine and mirror have moved on.
+//! A copy of the database is restored at any point. The engine and the mirror file have changed since the copy was
+//! made.
 //!
 //! Commands are given, a copy is made, more commands are given (a kill may interrupt the last one), and the copy is
 //! restored. Then no running container is stopped or moved to the trash automatically, no stopped one is started, and
@@ -177,20 +178,23 @@ fn run(seed: u64) -> Result<(), String> {
     sweep_for_a_while(&site);
     let after = (containers(&site), volumes(&site));
     if recovering(&site) && after != before {
-        return Err(format!("while it was recovering, {before:?} became {after:?}"));
+        return Err(format!(
+            "during the recovery the sweeps changed containers or volumes: {before:?}, then {after:?}"
+        ));
     }
 
     for _ in 0..4 {
         let unknown =
             site.calmly(|ops| async move { ops.unknown().await }).map_err(|error| error.to_string())?;
-        // Of an interrupted creation, only volumes may be left; no row can be rebuilt from them.
+        // An interrupted creation may have left only volumes. No row can be rebuilt from volumes alone.
         let adoptable =
             |request: &AdoptRequest| request.known.is_some() || request.contents.container.is_some();
         for (request, _) in unknown.into_iter().filter(|(request, _)| adoptable(request)) {
             let named = format!("{request:?}");
             let adopted = site.calmly(|ops| async move { ops.adopt(request).await });
             if let Err(error) = adopted {
-                // An operator has to decide about a parent whose children are up.
+                // ostler does not adopt a parent whose children are up: an operator has to decide. Here the operator
+                // stops it.
                 let id =
                     site.rows().into_iter().find(|row| named.contains(&row.id.to_string())).map(|row| row.id);
                 let Some(id) = id else { return Err(format!("{named} was not adopted: {error}")) };
@@ -234,7 +238,7 @@ pub(crate) fn play(seed: u64) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(|| run(seed))).unwrap_or_else(|_| Err("it panicked".into()))
 }
 
-/// Number that a debug build runs in a few seconds; `tests/assurance` runs more.
+/// Number of seeds, which a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 40;
 
 #[test]
@@ -281,7 +285,7 @@ fn recovery_continues_while_a_container_cannot_be_adopted() {
     let (items, recovering_still) = adopt_all(&site);
     assert_eq!((&items[0]["adopted"], recovering_still), (&true.into(), false), "{items:#?}");
     sweep_for_a_while(&site);
-    assert_eq!(containers(&site), before, "the adopted container still runs");
+    assert_eq!(containers(&site), before, "the adopted container was changed");
 }
 
 #[test]
@@ -318,12 +322,12 @@ fn workspace_rebuilt_from_labels_shows_drift_after_a_change() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     let id = site.add_unknown();
     adopt_all(&site);
-    assert!(!drifted(&site, id), "nothing was changed");
+    assert!(!drifted(&site, id), "drift is reported although nothing was changed");
     set_tier(&site, id, 3);
-    assert!(drifted(&site, id), "its container still has the previous tier");
+    assert!(drifted(&site, id), "no drift is reported although its container has the previous tier");
     command_to(&site, id, Command::Stop);
     command_to(&site, id, Command::Start);
-    assert!(drifted(&site, id), "a start keeps the container");
+    assert!(drifted(&site, id), "no drift is reported after a start, which keeps the container");
 }
 
 #[test]
@@ -343,8 +347,8 @@ fn adopted_container_of_a_known_row_shows_drift() {
         item["detail"].as_str().unwrap().contains("ostler show")
     };
     assert!(mentions_show("made") && !mentions_show("kept"), "{items:#?}");
-    assert!(!drifted(&site, kept), "it is the container that the row knows");
-    assert!(drifted(&site, made), "it was created from a configuration that the copy does not have");
+    assert!(!drifted(&site, kept), "drift is reported for the container that the row names");
+    assert!(drifted(&site, made), "no drift is reported for a configuration that the copy does not have");
     set_tier(&site, kept, 3);
-    assert!(drifted(&site, kept), "the configuration of its container was lost");
+    assert!(drifted(&site, kept), "no drift is reported: the configuration of its container was lost");
 }

@@ -2,8 +2,9 @@
 //!
 //! Each scenario is run to its end once, to count its steps: engine calls, transactions, and timers. Then it is run
 //! again and again, and the daemon is killed after one step, two, and so on to the last. An operation in flight at
-//! that moment has taken effect or has not; both are tried. The next start must lead to rest ([`at_rest`]): nothing of
-//! a live workspace touched, every container, token file and row agreeing.
+//! that moment has taken effect or has not; both are tried. After the next start the installation must come to rest
+//! ([`at_rest`]): nothing of a live workspace was deleted or moved to the trash, and every container, token file and
+//! row agree.
 
 use std::{
     fmt::Debug,
@@ -56,7 +57,7 @@ where
     let work = order(site.daemon.ops.clone());
     site.sim.spawn(Owner::Daemon, async move {
         let answer = work.await;
-        assert!(answer.is_ok(), "without a crash, the command succeeds: {}", outcome_text(&answer));
+        assert!(answer.is_ok(), "the command failed without a crash: {}", outcome_text(&answer));
         over.store(true, Ordering::Relaxed);
     });
 }
@@ -67,7 +68,7 @@ fn begin_pass(site: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
     site.sim.spawn(Owner::Daemon, async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
-        assert!(!run.actions.is_empty(), "the pass has work: {run:?}");
+        assert!(!run.actions.is_empty(), "the pass found no work: {run:?}");
         over.store(true, Ordering::Relaxed);
     });
 }
@@ -92,11 +93,11 @@ fn count_steps(scenario: &Scenario) -> usize {
     while step(&site) {
         steps += 1;
     }
-    assert!(over.load(Ordering::Relaxed), "{}: the operation completes", scenario.name);
+    assert!(over.load(Ordering::Relaxed), "{}: the operation did not complete", scenario.name);
     steps
 }
 
-/// Kills the daemon after so many steps, and checks that the next start recovers.
+/// Kills the daemon after `steps` steps, and checks that the next start recovers.
 fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<(), String> {
     let mut site = Installation::new(7, TaskOrder::AsWoken);
     let mut witness = Witness::of(&site);
@@ -119,7 +120,11 @@ fn kill_after(scenario: &Scenario, steps: usize, in_flight: InFlight) -> Result<
     witness.check(&site)?;
     at_rest(&site)?;
     let end = now_or_panic(site.reader.workspace(id)).expect("the store answers").map(|row| row.status);
-    if scenario.ends.contains(&end) { Ok(()) } else { Err(format!("at the end it is {end:?}")) }
+    if scenario.ends.contains(&end) {
+        Ok(())
+    } else {
+        Err(format!("the final status {end:?} is not allowed"))
+    }
 }
 
 fn kill_between_any_two_steps(scenario: &Scenario) {
@@ -163,7 +168,8 @@ fn create_converges_after_a_kill_at_any_step() {
     kill_between_any_two_steps(&Scenario {
         name: "create",
         prepare: |site| {
-            // The id it will get: a create's first random value.
+            // The new workspace's id is the first random value of the create. A second machine with the same seed
+            // yields the same id in advance.
             let copy = Installation::new(7, TaskOrder::AsWoken);
             let id = copy.online("w");
             assert!(site.rows().is_empty());
@@ -216,7 +222,7 @@ fn restart_converges_after_a_kill_at_any_step() {
         name: "restart",
         prepare: online,
         begin: |site, id, over| begin(site, over, |ops| async move { ops.restart(id).await }),
-        // Stopped and not started yet, it is restarted within the restart budget.
+        // If the kill came after the stop and before the start, a sweep restarts it within the restart budget.
         ends: &[ONLINE],
     });
 }
@@ -276,7 +282,7 @@ fn adoption_converges_after_a_kill_at_any_step() {
                 ops.adopt(unknown).await
             });
         },
-        // If it was not adopted, it is moved to the trash in time, without a row.
+        // If it was not adopted, there is no row, and its container is moved to the trash after the grace.
         ends: &[None, ONLINE],
     });
 }

@@ -113,7 +113,7 @@ fn engine_events_of_every_cause_arrive_in_order() {
     assert!(record.events.iter().all(|(about, _)| *about == container), "{:?}", record.events);
     assert!(record.workspaces.iter().all(|about| *about == Some(workspace)), "{:?}", record.workspaces);
     assert!(record.times.is_sorted() && record.times.last() <= Some(&site.sim.now()), "{:?}", record.times);
-    assert!(!record.over, "the stream stays open");
+    assert!(!record.over, "the stream ended");
 }
 
 #[test]
@@ -132,10 +132,10 @@ fn held_events_arrive_in_order_when_released() {
     site.world.state().kill(&container, 1);
     site.world.state().run(&container);
     site.sim.run_ready();
-    assert_eq!(received.whats(), [], "it has not been delivered");
+    assert_eq!(received.whats(), [], "a held event was delivered");
     let held = site.sim.held();
     assert!(held.iter().all(|held| held.label == "container_event" && held.side == 7), "{held:?}");
-    // Releases the later one first: on one connection, the older event is delivered first regardless.
+    // Releases the later event first. The older one must still be delivered first, as on any one connection.
     site.sim.take(held.last().expect("two are held").id);
     site.sim.run_ready();
     assert_eq!(received.whats(), [Died { exit_code: Some(1) }]);
@@ -162,7 +162,7 @@ fn event_subscription_replays_events_since_a_given_time() {
 }
 
 #[test]
-fn injected_faults_lose_duplicate_and_delay_events() {
+fn event_faults_lose_repeat_and_delay_events() {
     let (site, _, container) = with_one_online();
     let received = listen(&site, INSTANCE, None).unwrap();
     let late = EventFault::Late(Duration::from_secs(30));
@@ -199,7 +199,7 @@ fn event_stream_delivers_nothing_after_its_end() {
         site.world.state().kill(&container, 2);
         site.sim.quiesce();
         assert_eq!(one.end(), (true, kind));
-        assert_eq!(one.whats().len(), 2, "events sent before the end arrive, later ones do not");
+        assert_eq!(one.whats().len(), 2, "exactly the events sent before the end must arrive");
         assert_eq!(site.world.state().listeners(), 0);
     }
 }
@@ -242,7 +242,7 @@ fn event_subscription_ends_when_the_daemon_is_killed() {
     site.crash(|_| true);
     assert_eq!(site.world.state().listeners(), 0);
     site.world.state().kill(&container, 1);
-    assert!(site.sim.held().is_empty(), "no event is sent without a listener");
+    assert!(site.sim.held().is_empty(), "an event is held although no daemon listens");
     assert_eq!(received.whats(), []);
 }
 

@@ -1,9 +1,9 @@
 //! A deterministic executor: tasks, time and every external effect, in an order that the test chooses.
 //!
-//! Most failures of systems like this one happened *between* two steps. So nothing here happens by itself. A task runs
-//! until it waits. What it requested from outside (a transaction, an engine call) is [`Held`] until the test takes it.
-//! Time stands still until the test moves it. The driver of a [`Sim`] therefore decides the whole order of events: by
-//! a seed (`scenario/mod.rs`), or by enumerating every order (`race.rs`, `crash.rs`).
+//! Most failures of such systems happen *between* two steps, so here the test controls every step. A task runs until it
+//! waits. Each external effect that it requested (a transaction, an engine call) is [`Held`] until the test takes it,
+//! which carries it out. Time stands still until the test advances it. The code that drives a [`Sim`] therefore decides
+//! the whole order of events: by a seed (`scenario/mod.rs`), or by enumerating every order (`race.rs`, `crash.rs`).
 //!
 //! # Guarantees
 //! - One thread, and neither clock nor randomness of the host: the same seed and the same choices give exactly the
@@ -14,10 +14,11 @@
 //!   test decides which outstanding engine calls to keep: a request may still arrive after its sender has died.
 //!
 //! # Assumptions
-//! - Between two waits a task only computes; no other task can observe an intermediate state. On a multi-threaded
-//!   runtime tasks do run in parallel there, but share only locked maps whose locks are never held across a wait.
-//! - The store answers within an instant: do not fire [`Sim::next_timer`] while one of its effects is held. The engine
-//!   may take any time.
+//! - Between two waits a task only computes, and no other task can observe an intermediate state of it. In the real
+//!   daemon, tasks compute in parallel on several threads. They share only maps behind locks, and hold no lock while
+//!   they wait.
+//! - The store answers without any delay: do not fire [`Sim::next_timer`] while a store effect is held. The engine may
+//!   take any time.
 //!
 //! # Limits
 //! - Transactions and queries of the store may take effect in any order; the daemon's single writer allows fewer
@@ -138,7 +139,7 @@ impl Wake for TaskWaker {
     }
 }
 
-/// Most steps without faults or races that an operation may take; more is taken for an endless loop.
+/// Maximum number of steps of an operation without faults or races. More steps are reported as an endless loop.
 const CALM_STEPS: usize = 200_000;
 
 impl Sim {
@@ -191,17 +192,17 @@ impl Sim {
         Arc::new(SimEntropy(self.clone()))
     }
 
-    /// Starts tasks that die with `owner`.
+    /// Returns a spawner whose tasks end when `owner` ends.
     pub(crate) fn spawner(&self, owner: Owner) -> SharedSpawn {
         Arc::new(SimSpawn { sim: self.clone(), owner })
     }
 
-    /// A stage that holds effects at `state`, requested by `side`.
+    /// Returns a [`Stage`] of the daemon that holds effects on `state` requested by `side`.
     pub(crate) fn stage(&self, state: EffectState, side: u8) -> Arc<dyn Stage> {
         self.stage_of(Owner::Daemon, state, side)
     }
 
-    /// Like `stage`, for one of several daemons.
+    /// Like `stage`, for effects that another `owner` requests.
     pub(crate) fn stage_of(&self, owner: Owner, state: EffectState, side: u8) -> Arc<dyn Stage> {
         Arc::new(SimStage { sim: self.clone(), owner, state, side })
     }
@@ -212,7 +213,7 @@ impl Sim {
         let id = core.made;
         let waker = TaskWaker { task: id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) };
         let waker = Arc::new(waker);
-        // The flag is in the waker; `Requeued` clears it when the task is polled.
+        // The waker's flag `queued` prevents a second entry in the queue. `Requeued` clears it when the task is polled.
         let slot = Slot {
             owner,
             future: Some(Box::pin(Requeued { waker: Arc::clone(&waker), task: Box::pin(task) })),
@@ -320,7 +321,7 @@ impl Sim {
     /// Advances time while no timer exists.
     pub(crate) fn idle(&self, time: Duration) {
         let mut core = self.core();
-        assert!(core.timers.is_empty(), "a timer exists");
+        assert!(core.timers.is_empty(), "time cannot pass idly: a timer exists");
         core.awake += u64::try_from(time.as_millis()).unwrap();
         core.wall += i64::try_from(time.as_millis()).unwrap();
     }
@@ -409,7 +410,7 @@ impl Sim {
         panic!("endless steps within {time:?}");
     }
 
-    /// Runs everything that has begun to its end; advances time as needed.
+    /// Runs all started work until it ends; advances time as needed.
     pub(crate) fn quiesce(&self) {
         for _ in 0..CALM_STEPS {
             if !self.step_calmly() && !self.fire_next_timer() {
@@ -420,7 +421,7 @@ impl Sim {
     }
 }
 
-/// A task that may be woken again from the moment it is polled.
+/// A task that clears its waker's flag `queued` whenever it is polled, so that it can be queued again from then on.
 struct Requeued {
     waker: Arc<TaskWaker>,
     task: Boxed<()>,

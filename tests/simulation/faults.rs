@@ -15,7 +15,7 @@ use crate::support::rng::Rng;
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an independent choice")]
 pub(super) struct Parameters {
-    /// Most workspaces that it creates.
+    /// Maximum number of workspaces that it creates.
     pub(super) workspaces: usize,
     /// Engine calls that fail.
     pub(super) faults: usize,
@@ -35,7 +35,7 @@ pub(super) struct Parameters {
     pub(super) neighbour: bool,
     /// Whether work volumes may be deleted at the engine.
     pub(super) work_deletions: bool,
-    /// The side whose effects mostly wait for all others: the slow side loses races.
+    /// The side whose effects are mostly carried out only after those of all other sides, so that it loses races.
     pub(super) slow_side: Option<u8>,
 }
 
@@ -60,14 +60,14 @@ impl Parameters {
 /// Longest delay of an answer whose effect was immediate.
 pub(super) const LATEST_ANSWER: Duration = Duration::from_secs(50);
 
-/// The fault of an engine call. A failure that states a fact (absent, conflict, no such image) is never invented: an
-/// engine that reports false facts is out of scope.
+/// Chooses the fault of an engine call. Errors that state a fact (absent, conflict, no such image) are never injected:
+/// an engine that reports false facts is out of scope.
 pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
     const FAILURES: [ErrorKind; 3] = [ErrorKind::Unreachable, ErrorKind::Other, ErrorKind::TimedOut];
     let kind = rng.pick(&FAILURES);
     let wait = Duration::from_millis(rng.below(300_000) as u64);
-    // Nothing detects a write that takes effect minutes after its caller gave up, and after a whole later start: see
-    // the limits in the documentation of `ops/start.rs`.
+    // ostler cannot detect a file write that takes effect minutes after its caller gave up, when a later start is
+    // already complete: see the limits in the documentation of `ops/start.rs`.
     let may_be_late = call.method != "write_file";
     match rng.below(100) {
         _ if call.method == "write_file" && rng.permille(300) => Fault::Pretended,

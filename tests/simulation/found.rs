@@ -1,5 +1,5 @@
-//! Regressions found by the simulator, each as a minimal test: when scenarios change, a seed takes a different
-//! course; these tests do not.
+//! Regression tests for defects that the simulator found. A seed gives another history as soon as the scenarios change,
+//! so each defect also has a minimal test that does not depend on a seed.
 
 use std::{
     sync::{Arc, Mutex},
@@ -48,7 +48,8 @@ where
     }
 }
 
-/// An unknown container in the trash whose restore has reached the rename back to its own name.
+/// Moves an unknown container to the trash and begins to restore it. The restore waits before it renames the container
+/// to its own name.
 fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
     let id = site.add_unknown();
     site.snapshot();
@@ -61,7 +62,7 @@ fn restored_up_to_its_rename(site: &Installation) -> WorkspaceId {
 }
 
 #[test]
-fn purge_spares_a_workspace_undeleted_and_removed_again() {
+fn purge_keeps_workspace_that_was_undeleted_and_removed_again() {
     let site = site();
     let id = site.online("w");
     // The purge has moved everything to the trash and is about to list what to delete.
@@ -90,7 +91,7 @@ fn purge_spares_a_workspace_undeleted_and_removed_again() {
     let volumes: usize = trash.iter().map(|entry| entry.contents.volumes.len()).sum();
     assert_eq!(
         volumes, 2,
-        "a removal without --purge keeps its volumes for 14 days, also after a cancelled purge: {trash:?}"
+        "a removal without --purge, after a cancelled purge, did not keep the volumes for 14 days: {trash:?}"
     );
     at_rest(&site).expect("the state is consistent");
 }
@@ -109,7 +110,7 @@ fn deletion_stays_unfinished_if_another_engine_answers() {
     assert_eq!(
         kept.map(|entry| entry.state),
         Some(TrashState::Deleting),
-        "another engine reported the objects absent, and the entry was deleted"
+        "the entry counts as deleted, because another engine reported its objects absent"
     );
     site.world.lead_here();
     site.calmly(|ops| async move { ops.delete(entry).await }).expect("it is deleted now");
@@ -123,14 +124,14 @@ fn stop_fails_when_another_engine_answers() {
     let id = site.online("w");
     until_held(&site, "list_containers", |ops| async move {
         let answer = ops.stop(id).await;
-        assert!(answer.is_err(), "it still runs in our engine, and was reported stopped: {answer:?}");
+        assert!(answer.is_err(), "it was reported stopped, but still runs in our engine: {answer:?}");
     });
     site.world.lead_elsewhere();
     site.sim.quiesce();
     assert!(runs(&site, id));
     site.world.lead_here();
     site.converge();
-    assert!(!runs(&site, id) && site.status(id) == Status::Paused, "settle stops it");
+    assert!(!runs(&site, id) && site.status(id) == Status::Paused, "settle did not stop it");
 }
 
 #[test]
@@ -161,7 +162,7 @@ fn late_answer_of_another_engine_marks_no_workspace_offline() {
     site.sim.take(site.sim.held()[0].id);
     site.world.lead_here();
     site.sim.quiesce();
-    assert!(runs(&site, id), "it ran throughout");
+    assert!(runs(&site, id), "its container was stopped");
     assert_eq!(site.status(id), Status::Online, "the other engine's \"no such container\" was accepted");
 }
 
@@ -184,7 +185,7 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         let entry = now_or_panic(site.reader.trash()).expect("the store answers");
         let entry = entry.into_iter().find(|entry| entry.workspace == id).expect("it is in the trash");
         if let Some(container) = &entry.contents.container {
-            // Removed at the engine since: no row can be rebuilt from the rest.
+            // The container is removed at the engine. No row can be rebuilt from the remaining objects of the entry.
             site.world.state().remove(&container.id);
         }
         let entry = entry.id;
@@ -194,7 +195,7 @@ fn trash_entry_is_kept_when_it_cannot_be_restored() {
         assert_eq!(
             kept.map(|entry| entry.state),
             Some(TrashState::Kept),
-            "it stays in state `restoring`, and can be neither restored nor deleted"
+            "the entry stays in state `restoring`, so that it can be neither restored nor deleted"
         );
     }
     site.start_daemon();
@@ -227,13 +228,13 @@ fn restore_completes_when_its_rename_went_to_another_engine() {
     site.world.state().run(&container);
     site.snapshot();
     site.converge();
-    assert!(!runs(&site, id), "it is paused, and runs under its trash name");
+    assert!(!runs(&site, id), "it is paused, but its container runs under its trash name");
     at_rest(&site).expect("the state is consistent");
 }
 
 #[test]
 fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
-    // At any number of steps taken by then.
+    // The undelete comes after 0, 1, 2, … steps of the resume.
     for steps in 0..12 {
         let site = site();
         let lead = site.online("lead");
@@ -257,7 +258,7 @@ fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
         assert_eq!(
             status,
             Status::Paused,
-            "undeleted after {steps} steps of a resume that was ordered before"
+            "a resume started a child that was removed and undeleted after {steps} of its steps"
         );
     }
 }
@@ -268,20 +269,20 @@ fn start_is_abandoned_if_workspace_was_removed_and_undeleted() {
         let site = site();
         let id = site.online("w");
         site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        // A start finds the same as before the removal: a paused row.
+        // A start finds the same state as before the removal: a paused row.
         site.remove_container(id);
         until_held(&site, at, |ops| async move { drop(ops.start(id, false).await) });
         now_or_panic(site.reader.remove_workspace(id, false, false, site.sim.now())).expect("it is removed");
         now_or_panic(site.reader.undelete_workspace(id, None, false, site.sim.now()))
             .expect("it is undeleted");
         site.converge();
-        assert_eq!(site.status(id), Status::Paused, "undeleted when the earlier start had reached {at}");
-        assert!(!runs(&site, id), "the row is paused, and its container runs");
+        assert_eq!(site.status(id), Status::Paused, "the earlier start continued after an undelete at {at}");
+        assert!(!runs(&site, id), "the row is paused, but its container runs");
     }
 }
 
 #[test]
-fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
+fn heartbeat_cancels_planned_degrade_while_clock_is_set_back() {
     let site = site();
     let id = site.create_online(request("w", IMAGE));
     for _ in 0..10 {
@@ -292,13 +293,13 @@ fn degrade_is_dropped_by_a_heartbeat_while_clock_was_set_back() {
     until_held(&site, "held plan", |_| async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named("check_heartbeats"), &snapshot, Mode::Apply).await;
-        assert_eq!(run.actions.len(), 1, "it is silent: {run:?}");
+        assert_eq!(run.actions.len(), 1, "no action for a silent agent: {run:?}");
     });
     site.sim.jump(-3 * 3_600_000);
     site.heartbeat(id, healthy());
     site.sim.jump(3 * 3_600_000);
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Online, "its heartbeat is recent");
+    assert_eq!(site.status(id), Status::Online, "it changed its status although its heartbeat is recent");
 }
 
 #[test]
@@ -337,7 +338,7 @@ fn container_with_a_trash_name_and_no_entry_gets_a_new_entry() {
     site.calmly(|ops| async move { ops.recreate(id).await }).expect("it is recreated");
     site.sim.quiesce();
     let entry = now_or_panic(site.reader.trash()).expect("the store answers")[0].clone();
-    // As in a registry that was restored from a copy.
+    // The entry is dropped, as if the registry had been restored from an older copy.
     let container = entry.contents.container.expect("the old container is in the trash").id;
     now_or_panic(site.reader.drop_from_trash(entry.id, container.to_string())).expect("the store answers");
     site.snapshot();
@@ -380,13 +381,13 @@ fn late_stop_of_a_parent_also_stops_its_started_children() {
     let worker = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.quiesce();
     assert_eq!(site.status(worker), Status::Online);
-    // The stop of a pause that preceded the start of both, and the creation of the worker.
+    // This stop belongs to a pause that was ordered before both were started and before the worker was created.
     let stop = Order::Stop { swept: None };
     site.calmly(|ops| async move { ops.order(lead, stop).await }).expect("it is stopped");
     site.sim.quiesce();
     assert_eq!(site.status(lead), Status::Paused);
-    assert_eq!(site.status(worker), Status::Paused, "a child of a paused parent must not start");
-    assert!(!runs(&site, worker), "it runs below a paused parent");
+    assert_eq!(site.status(worker), Status::Paused, "a child of a paused parent was started");
+    assert!(!runs(&site, worker), "its container runs although its parent is paused");
 }
 
 #[test]
@@ -406,10 +407,13 @@ fn start_reports_a_work_volume_deleted_during_the_start() {
     let answer = answer.lock().unwrap();
     assert!(answer.contains("volume missing") && answer.contains("--new-volume"), "{answer}");
     let work = volume_name(id, VolumeKind::Work);
-    assert!(!site.world.state().volumes.contains_key(&work), "an empty volume replaced it");
+    assert!(
+        !site.world.state().volumes.contains_key(&work),
+        "the lost work volume was replaced with an empty one"
+    );
 }
 
-/// Undelete before the container of the removed workspace was stopped.
+/// The undelete is ordered before the container of the removed workspace is stopped.
 #[test]
 fn undelete_reports_paused_once_the_container_is_stopped() {
     let site = site();
@@ -419,6 +423,9 @@ fn undelete_reports_paused_once_the_container_is_stopped() {
     let undelete = site.as_operator("POST", &format!("/workspaces/{id}/undelete"), None);
     let (status, answer) = site.sim.calmly(undelete);
     let state = site.container(id).unwrap().state;
-    assert!(status == 200 && !state.may_run(), "it is {state:?}: {answer}");
+    assert!(
+        status == 200 && !state.may_run(),
+        "undelete was answered while the container was {state:?}: {answer}"
+    );
     assert_eq!(site.status(id), Status::Paused);
 }

@@ -1,7 +1,7 @@
-//! A whole installation on the simulated machine of `executor.rs`: disk, engine, and the daemon between them.
+//! A whole installation on the simulated machine of `executor.rs`: the daemon, its disk and its engine.
 //!
-//! Disk, mirror and the engine's state survive the daemon, as in reality. [`Installation::crash`] drops only the
-//! daemon; [`Installation::start_daemon`] does what its next start does.
+//! Disk, mirror and the engine's state outlive the daemon, as in reality. [`Installation::crash`] drops only the
+//! daemon; [`Installation::start_daemon`] starts the next one with the same steps as the real daemon.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -71,7 +71,8 @@ pub(crate) const REMOTE_IMAGE: &str = "registry.example/agent:2";
 
 pub(crate) const INSTANCE: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0001));
-/// The second installation, which runs a daemon (`Installation::neighbour`). `NEIGHBOUR` below has only containers.
+/// The second installation, which runs a daemon (`Installation::neighbour`). The instance `NEIGHBOUR` runs none; it
+/// consists only of containers.
 const SECOND_INSTALLATION: InstanceId =
     InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0003));
 const NEIGHBOUR: InstanceId = InstanceId(Uuid::from_u128(0x0a57_1e70_0000_4000_8000_0000_0000_0002));
@@ -262,7 +263,7 @@ impl Installation {
         Self { sim, world, daemon, reader, disk, mirror, plan }
     }
 
-    /// What a starting daemon does first: identity, mirror, sentinel; then it builds all in-memory state again.
+    /// Starts a daemon: determines identity, mirror and sentinel, and then builds all in-memory state again.
     pub(crate) fn start_daemon(&mut self) {
         self.daemon = start(&self.sim, &self.disk, &self.reader, &self.world, &self.mirror, &self.plan);
     }
@@ -339,8 +340,8 @@ impl Installation {
         }))
     }
 
-    /// Subscribes the daemon to the engine's container events. Without a driver, the snapshot that is due after each
-    /// connection is left to the passes that a test runs.
+    /// Subscribes the daemon to the engine's container events. After each connection a snapshot is due; without a
+    /// driver, the passes that a test runs take it.
     pub(crate) fn watch(&self) {
         let Ownership { instance, owner } = self.plan.ownership;
         let watch = Watch {
@@ -355,8 +356,8 @@ impl Installation {
         self.sim.spawn(owner, watch_engine(watch));
     }
 
-    /// Stops the daemon's process for `time`, then resumes it. Where a test runs the passes, a tick counts as due at
-    /// the moment the freeze began.
+    /// Stops the daemon's process for `time`, then resumes it. A driver announces its own ticks. Without a driver, this
+    /// function announces a tick for the moment at which the freeze begins.
     pub(crate) fn freeze(&self, time: Duration) {
         if !self.plan.driven {
             self.daemon.listening.expect_tick(self.sim.clock().awake());
@@ -432,7 +433,7 @@ impl Installation {
         let made = request(name, IMAGE);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
+        assert_eq!(self.status(id), Status::Online, "a plain workspace did not come online after its start");
         id
     }
 
@@ -441,7 +442,11 @@ impl Installation {
         let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
-        assert_eq!(self.status(id), Status::Provisioning, "it waits for its agent");
+        assert_eq!(
+            self.status(id),
+            Status::Provisioning,
+            "it does not wait for the first heartbeat of its agent"
+        );
         id
     }
 
@@ -449,7 +454,7 @@ impl Installation {
     pub(crate) fn create_online(&self, made: CreateRequest) -> WorkspaceId {
         let id = self.create_started(made);
         assert_eq!(self.heartbeat(id, healthy()), Some(ReportResult::Noted));
-        assert_eq!(self.status(id), Status::Online, "its heartbeat was received");
+        assert_eq!(self.status(id), Status::Online, "it did not come online with its first heartbeat");
         id
     }
 
@@ -736,7 +741,7 @@ fn add_foreign_container(world: &World, instance: InstanceId, id: WorkspaceId, n
         }
         state.volumes.insert(volume_name(id, kind), volume);
     }
-    // The fake engine itself assigns small ids.
+    // The id cannot collide with those of the fake engine, which are small numbers.
     let key = ContainerId::try_from(format!("{:064x}", id.0.as_u128())).unwrap();
     let container = FakeContainer {
         name: name.to_owned(),
@@ -756,14 +761,13 @@ fn token_of_found(id: WorkspaceId) -> String {
     format!("{:032x}AAAAAAAAAAA", id.0.as_u128())
 }
 
-/// Adds what the daemon must not touch: a workspace of another installation, and a copy of one of ours that a user
-/// made.
+/// Adds containers that the daemon must not touch: one of another installation, and a user's copy of one of ours.
 fn add_foreign(world: &World) {
     let neighbours = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0001));
     add_foreign_container(world, NEIGHBOUR, neighbours, &container_name(neighbours, 1));
     let copied = WorkspaceId(Uuid::from_u128(0x7000_0000_0000_4000_8000_0000_0000_0002));
     add_foreign_container(world, INSTANCE, copied, "debugging-copy");
-    // The copy mounts volumes of its own names; volumes with our names and labels would count as unknown ones.
+    // The copy mounts volumes with other names. Volumes with our names and labels would count as unknown objects.
     let mut state = world.state();
     for kind in VolumeKind::ALL {
         state.volumes.remove(&volume_name(copied, kind));

@@ -1,5 +1,5 @@
-//! External influences on an installation, in short scenes: containers that are renamed, frozen or pruned at the
-//! engine, and agents that all become silent at once.
+//! External influences on an installation, in short scenes: containers that are renamed or paused at the engine, a
+//! pruned engine, and agents that all become silent at once.
 //!
 //! Each seed runs every scene on a new installation, and chooses the number of workspaces and the commands.
 
@@ -45,7 +45,7 @@ fn some_online(site: &Installation, most: usize, rng: &mut Rng) -> Vec<Workspace
     (0..=rng.below(most)).map(|number| site.online(&format!("w{number}"))).collect()
 }
 
-/// Runs all passes for a while; no heartbeats, and nothing is approved.
+/// Runs all passes for a while. No agent sends a heartbeat, and no plan is approved.
 fn sweep_for_a_while(site: &Installation) {
     for _ in 0..MINUTES {
         site.sweep();
@@ -81,13 +81,16 @@ fn renamed_container_is_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> 
     let row = site.row(id);
     let runs = site.world.state().containers.get(&container).is_some_and(|c| c.state.may_run());
     if runs && row.status.forbids_running() {
-        return Err(format!("{command:?} was answered {answer}, the row is {}, and `bob` runs", row.status));
+        return Err(format!(
+            "{command:?} was answered {answer}, the row is {}, but the renamed container `bob` runs",
+            row.status
+        ));
     }
     site.try_to_converge()?;
     at_rest(&site)
 }
 
-/// Only a user ends the silence caused by `podman pause`.
+/// ostler neither restarts nor unpauses an agent that is silent because a user ran `podman pause`.
 fn manually_paused_container_is_left_alone(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     some_online(&site, 2, rng);
@@ -146,7 +149,7 @@ fn containers_of_paused_workspaces_are_stopped(seed: u64, rng: &mut Rng) -> Resu
     }
 }
 
-/// A cause that silences all agents at once does not restart them all.
+/// When many agents become silent at once, ostler restarts at most the breaker's limit of them.
 fn silence_of_many_restarts_few(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);
@@ -177,7 +180,7 @@ pub(crate) fn play(seed: u64) -> Result<(), (&'static str, String)> {
     Ok(())
 }
 
-/// Number that a debug build runs in a few seconds; `tests/assurance` runs more.
+/// Number of seeds, which a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 20;
 
 #[test]

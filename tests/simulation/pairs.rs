@@ -11,9 +11,9 @@
 //! containers.
 //!
 //! # Checking the check
-//! A wake with the cause of a resume must be detected: it lifts a pause that came first. A heartbeat's transition is
-//! bound to its incarnation twice: by the statement, and by its token, which every start revokes. Removing either has
-//! no visible effect, so no mutant tests that.
+//! The search must detect a mutant: a wake that uses the transition of a resume, and so ends a pause that came first.
+//! There is no mutant for the rule that a heartbeat changes only its own incarnation. Two mechanisms enforce that rule:
+//! the condition in the statement, and the token, which every start revokes. Removing only one has no visible effect.
 
 use std::{cell::RefCell, collections::BTreeSet, fmt::Write as _, sync::Arc, time::Duration};
 
@@ -39,9 +39,9 @@ use super::{
 };
 use crate::support::rng::Rng;
 
-/// Most orders of a pair that are searched.
+/// Maximum number of orders that are searched for a pair.
 const MOST: usize = 400;
-/// Random orders of a pair that has more.
+/// Number of random orders for a pair that has more than [`MOST`].
 const RANDOM: u64 = 50;
 /// Longer than every window: every silence, idleness, delay or due time has passed by then.
 const LONG: Duration = Duration::from_mins(14);
@@ -106,7 +106,7 @@ impl Scene {
     }
 }
 
-/// Two operations, both begun, without a step taken.
+/// Two operations that have both begun, before the first step is taken.
 struct Pair {
     site: Installation,
     workspace: WorkspaceId,
@@ -137,7 +137,7 @@ impl Pair {
         }
     }
 
-    /// A fingerprint of the state: everything that the further course depends on.
+    /// A text that holds everything in the state on which later steps depend.
     fn end(&self) -> String {
         let row = self.site.row(self.workspace);
         let begun = self.site.daemon.ops.has_begun(row.id, row.incarnation);
@@ -153,7 +153,7 @@ impl Pair {
         format!("{row:?} {begun} {live} {containers:?}")
     }
 
-    /// Runs to rest and checks it. States that were seen before are not run again.
+    /// Runs the installation until it is at rest, and checks it. Skips a state that was checked before.
     fn judge(&self, scene: Scene, ends: &mut BTreeSet<String>) -> Result<(), Broken> {
         self.site.sim.quiesce();
         self.check();
@@ -185,13 +185,13 @@ impl Pair {
         } else if paused && !resumed {
             status == Status::Paused
         } else {
-            // After an exit and a start that timed out, an operator has to act; after a late start alone, a heartbeat
-            // rescues it.
+            // After an exit and a start that timed out, an operator has to act. After a start that timed out alone, a
+            // heartbeat brings it online.
             let late = Status::Failed(Failure::ProvisionTimeout);
             matches!(status, Status::Online | Status::Paused | Status::Hibernated)
                 || (status == late && scene.has(&[Act::Death]) && scene.has(&[Act::Slow]))
         };
-        if wanted { Ok(()) } else { Err(format!("at rest it is {status}")) }
+        if wanted { Ok(()) } else { Err(format!("the status {status} is not allowed at rest")) }
     }
 }
 
@@ -317,7 +317,8 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
             Act::Due => sweep("restart_due").await,
             Act::Slow => sweep("time_out_provisioning").await,
             Act::Death => {
-                // As in `watch_engine`. The read of memory is part of the step: what follows a step must commute.
+                // As in `watch_engine`. The read of memory is part of the step, because the computation after a step
+                // must commute with every other step.
                 let (sender, receiver) = tokio::sync::oneshot::channel();
                 let container = row.container.clone();
                 let memory = agent_store.clone();
@@ -455,7 +456,7 @@ fn pair_search_detects_a_wake_that_lifts_a_pause() {
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::WakeLikeResume] };
     assert!(
         play(scene).failed.is_some_and(|why| why.contains("without an operator command")),
-        "it lifts a pause"
+        "the search did not detect that the wake ends a pause"
     );
     let scene = Scene { from: Status::Hibernated, acts: [Act::Pause, Act::Wake] };
     assert_eq!(play(scene).failed, None);

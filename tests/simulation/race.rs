@@ -40,7 +40,7 @@ use super::{
 /// The two seconds until a container counts as ready.
 const READY: Step = Step::of_time(OPS);
 
-/// A command and a sweep, both begun, without a step taken.
+/// A command and a sweep that have both begun, before the first step is taken.
 struct Race {
     site: Installation,
     workspace: WorkspaceId,
@@ -64,7 +64,7 @@ impl Race {
             let answer = scene.order.give(&ops, workspace).await;
             assert!(
                 matches!(answer, Ok(Applied::Done(_))),
-                "the command is carried out: {}",
+                "the command was not carried out: {}",
                 outcome_text(&answer)
             );
             ended.store(true, Ordering::Relaxed);
@@ -96,13 +96,13 @@ impl Race {
 }
 
 impl Play for Race {
-    /// The possible next steps: at most one of either side.
+    /// The possible next steps: at most one for each side.
     fn enabled(&self) -> Vec<Step> {
         self.site.sim.run_ready();
         let held = self.site.sim.held();
         let next = |side| held.iter().find(|seen| seen.side == side).copied();
-        assert!(held.len() <= 2, "each side waits for one thing at a time: {held:?}");
-        // Only the readiness watch waits for time alone; the deadline of a call is further away.
+        assert!(held.len() <= 2, "a side waits for more than one effect: {held:?}");
+        // Only the check for readiness waits for time alone. The deadlines of engine calls end later.
         let ready = (next(OPS).is_none() && self.over.load(Ordering::Relaxed)).then_some(READY);
         let ready = ready.filter(|_| self.site.sim.next_timer() == Some(Duration::from_secs(2)));
         next(OPS).map(Step::of).or(ready).into_iter().chain(next(SWEEPS).map(Step::of)).collect()

@@ -181,7 +181,7 @@ impl Search {
                 };
                 self.path.push(Node { enabled, sleep_set, chosen });
             } else {
-                assert_eq!(enabled, self.path[depth].enabled, "the same choices lead to the same state");
+                assert_eq!(enabled, self.path[depth].enabled, "the same choices led to different states");
             }
             race.take(self.path[depth].enabled[self.path[depth].chosen]);
             depth += 1;

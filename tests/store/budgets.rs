@@ -14,7 +14,7 @@ async fn claim(fixture: &Fixture, id: WorkspaceId, second: i64) -> Option<Claime
 }
 
 #[tokio::test]
-async fn released_restart_is_returned_to_the_budget() {
+async fn refunded_restart_is_available_again() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("w", T0).await;
     fixture.force(id, Status::Degraded);
@@ -25,16 +25,16 @@ async fn released_restart_is_returned_to_the_budget() {
         assert!(last.is_some(), "restart {second} is within the budget");
     }
     let last = last.unwrap();
-    // As after a crash between the claim and the start: the reservation is kept.
-    assert_eq!(claim(&fixture, id, allowed + 1).await, None, "one more than the budget allows");
+    // As after a crash between charge and start: without a refund, the charge stays.
+    assert_eq!(claim(&fixture, id, allowed + 1).await, None, "a restart beyond the budget was allowed");
     assert_eq!(fixture.store.refund_restart(last).await, Ok(true));
-    assert_eq!(fixture.store.refund_restart(last).await, Ok(false), "it was returned twice");
-    assert!(claim(&fixture, id, allowed + 2).await.is_some(), "a restart that did not begin is charged");
-    assert_eq!(claim(&fixture, id, allowed + 3).await, None, "only one was returned");
+    assert_eq!(fixture.store.refund_restart(last).await, Ok(false), "a charge was refunded twice");
+    assert!(claim(&fixture, id, allowed + 2).await.is_some(), "the refunded restart is not available");
+    assert_eq!(claim(&fixture, id, allowed + 3).await, None, "more than one restart was refunded");
 }
 
 #[tokio::test]
-async fn restart_that_has_begun_is_not_returned_to_the_budget() {
+async fn restart_that_has_begun_is_not_refunded() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("w", T0).await;
     fixture.force(id, Status::Degraded);

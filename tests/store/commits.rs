@@ -1,7 +1,7 @@
-//! Group commit: changes that wait together are committed together, and each caller gets only its own result.
+//! Group commit: changes that wait at the same time share a commit, and each caller gets only its own result.
 //!
-//! The tests hold the database's write lock from outside while changes queue, so that the batches are the same on every
-//! machine.
+//! The tests hold the database's write lock over a second connection while changes queue, so that the batches are the
+//! same on every machine.
 
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +19,7 @@ fn emit(store: &Store, number: usize) -> impl Future<Output = ostler::store::Sto
     store.emit(T0, EventKind::ContainerStopped, None, json!({ "number": number }), None)
 }
 
-/// Holds the write lock while `changes` submits; the commits begin when this returns.
+/// Holds the write lock while the function `changes` submits changes. The commits begin when `while_held` returns.
 pub(super) fn while_held<T>(fixture: &Fixture, changes: impl FnOnce() -> T) -> T {
     let lock = fixture.side();
     lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -46,7 +46,7 @@ async fn waiting_writers_share_a_commit() {
     for change in waiting {
         change.await.unwrap();
     }
-    // The writer may have taken the first one before the others arrived; the rest fills batches of 256.
+    // The writer may have taken the first change before the others arrived. The others fill batches of 256.
     let shared = commits(&fixture.path()) - before;
     assert!(shared <= 4, "{WRITERS} concurrent writers needed {shared} commits");
     assert_eq!(sequences(&fixture.side()), (1..=i64::try_from(WRITERS).unwrap()).collect::<Vec<_>>());
@@ -129,7 +129,7 @@ async fn change_is_committed_even_if_its_caller_is_gone() {
     let new = new_workspace("alpha", Kind::Container);
     let id = new.id;
     while_held(&fixture, || drop(submit(fixture.store.create_workspace(new, T0))));
-    // The writer applies changes in the order of arrival: when this one is answered, the earlier one is done.
+    // The writer applies changes in the order of arrival: when this event is stored, the earlier change is committed.
     emit(&fixture.store, 1).await.unwrap();
     assert!(fixture.store.workspace(id).await.unwrap().is_some(), "the change was dropped with its caller");
 }

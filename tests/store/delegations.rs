@@ -1,4 +1,4 @@
-//! Delegations: permission to send, expiry, and deletion of old ones to make room.
+//! Delegations: when a task may be sent, when a delegation expires, and the limit of open ones.
 
 use ostler::{
     domain::{
@@ -38,11 +38,11 @@ async fn delegation_is_dispatched_at_most_twice() {
     let waiting = begun(&fixture, &new).await;
     let dispatch = async |attempt| fixture.store.dispatch_delegation(waiting, attempt, T0).await.unwrap();
     let sent = Some(Dispatched { target: new.target, task: "dig".into() });
-    assert_eq!(dispatch(Attempt::Second).await, None, "a second attempt needs a first one");
+    assert_eq!(dispatch(Attempt::Second).await, None, "a second attempt was allowed without a first one");
     assert_eq!(dispatch(Attempt::First).await, sent);
-    assert_eq!(dispatch(Attempt::First).await, None, "a concurrent caller does not send it");
+    assert_eq!(dispatch(Attempt::First).await, None, "the first attempt was allowed twice");
     assert_eq!(dispatch(Attempt::Second).await, sent);
-    assert_eq!(dispatch(Attempt::Second).await, None, "there is no third attempt");
+    assert_eq!(dispatch(Attempt::Second).await, None, "a third attempt was allowed");
     assert_eq!(dispatch(Attempt::First).await, None);
     let all = fixture.store.delegations(new.workspace, T0).await.unwrap();
     assert_eq!((all[0].attempts, all[0].status), (2, DelegationStatus::Dispatched));
@@ -71,7 +71,7 @@ async fn overdue_delegation_fails_instead_of_being_dispatched() {
     assert!(dispatched(waiting[1]).await.unwrap().is_some());
     let all = fixture.store.delegations(one, minute(TOO_LATE)).await.unwrap();
     let outcomes: Vec<_> = all.iter().map(|one| (one.status, one.error.as_deref())).collect();
-    let why = "not sent: its turn did not come within 6 hours";
+    let why = "not sent: it waited longer than 6 hours";
     assert_eq!(outcomes, [(DelegationStatus::Dispatched, None), (DelegationStatus::Failed, Some(why))]);
 }
 

@@ -23,7 +23,7 @@ fn mode(path: &Path) -> u32 {
         & 0o7777
 }
 
-/// Every file of a directory with its bytes, except SQLite's shared memory, which is rebuilt.
+/// Every file of a directory with its bytes, except SQLite's shared memory, which SQLite rebuilds.
 fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files
@@ -47,7 +47,7 @@ async fn healthy() -> Vec<u8> {
 fn refused(directory: &Path, what: &str) -> OpenError {
     match Store::open(directory) {
         Err(error) => error,
-        Ok(_) => panic!("opened, {what}"),
+        Ok(_) => panic!("the database was opened, {what}"),
     }
 }
 
@@ -69,7 +69,7 @@ async fn database_files_are_readable_by_their_owner_only() {
     fs::set_permissions(loose.path().join(FILE_NAME), PermissionsExt::from_mode(0o644)).unwrap();
     let store = Store::open(loose.path()).unwrap();
     store.emit(T0, EventKind::ContainerStopped, None, json!({}), None).await.unwrap();
-    assert_eq!(mode(loose.path()), 0o700, "a directory that others can enter was left open");
+    assert_eq!(mode(loose.path()), 0o700, "other users can still enter the directory");
     for file in [FILE_NAME, "ostler.db-wal", "ostler.db-shm"] {
         assert_eq!(mode(&loose.path().join(file)), 0o600, "{file}");
     }
@@ -138,7 +138,7 @@ async fn damaged_database_is_refused_with_advice_and_left_unchanged() {
         let errors =
             [Some(refused(directory.path(), &damage)), Store::open_read_only(directory.path()).err()];
         for error in errors {
-            let error = error.unwrap_or_else(|| panic!("opened for reading, {damage}"));
+            let error = error.unwrap_or_else(|| panic!("the database was opened for reading, {damage}"));
             let message = error.to_string();
             assert!(message.contains(path.to_str().unwrap()), "{damage}: {message}");
             assert!(
@@ -176,7 +176,7 @@ async fn newer_database_and_its_log_are_left_unchanged_after_a_crash() {
     let fixture = Fixture::new().await;
     let side = fixture.side();
     side.pragma_update(None, "user_version", 7).unwrap();
-    // As after a power cut: the version is only in the log.
+    // The state after a power cut: the newer version number is only in the log.
     let directory = tempfile::tempdir().unwrap();
     for file in [FILE_NAME, "ostler.db-wal"] {
         fs::copy(fixture.directory().join(file), directory.path().join(file)).unwrap();
@@ -208,7 +208,7 @@ async fn empty_database_file_beside_a_log_is_refused() {
     fs::copy(fixture.directory().join("ostler.db-wal"), directory.path().join("ostler.db-wal")).unwrap();
     let before = content(directory.path());
     assert!(matches!(refused(directory.path(), "although empty beside a log"), OpenError::Damaged { .. }));
-    assert_eq!(content(directory.path()), before, "the only trace of the registry was deleted");
+    assert_eq!(content(directory.path()), before, "the log, the registry's only remaining data, was changed");
 }
 
 #[test]
@@ -276,7 +276,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily, because the store's threads may still be closing files.
+        // The unmount is lazy, because the store's threads may still be closing files.
         let unmounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
         assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
     }
@@ -322,7 +322,7 @@ async fn writes_fail_on_a_full_disk_until_space_is_freed() {
     assert_eq!(mirror.read().unwrap(), Some(MirrorRecord { generation: made + 1, ..mirrored }));
 }
 
-/// A registry with some rows whose store is still open, together with its files on disk.
+/// A registry with workspaces of these names. Its store is open.
 async fn served_with(rows: &[&str]) -> Fixture {
     let fixture = Fixture::new().await;
     for name in rows {
@@ -352,7 +352,7 @@ async fn clean_stop_leaves_a_single_complete_database_file() {
     assert!(!fixture.directory().join("ostler.db-shm").exists());
     let elsewhere = tempfile::tempdir().unwrap();
     copy_files(fixture.directory(), elsewhere.path(), &[FILE_NAME]);
-    // A reader leaves no file.
+    // Opening the copy for reading first must not prevent the start.
     drop(Store::open_read_only(elsewhere.path()).unwrap());
     assert_eq!(names_in(elsewhere.path()).await, ["alpha", "beta"]);
     let refused = fixture.store.workspaces(Scope::Any).await.unwrap_err().to_string();
@@ -363,9 +363,9 @@ async fn clean_stop_leaves_a_single_complete_database_file() {
 type MakeCopy = fn(&Fixture, &Path);
 
 #[tokio::test]
-async fn database_copy_beside_the_log_of_another_is_refused() {
+async fn database_copy_beside_a_foreign_log_is_refused() {
     let copies: [(&str, MakeCopy); 3] = [
-        ("a copy of a stopped daemon's", |fixture, to| {
+        ("a copy made after the daemon was stopped", |fixture, to| {
             let stopped = tempfile::tempdir().unwrap();
             copy_files(fixture.directory(), stopped.path(), &[FILE_NAME, "ostler.db-wal"]);
             let store = Store::open(stopped.path()).unwrap();
@@ -379,7 +379,7 @@ async fn database_copy_beside_the_log_of_another_is_refused() {
         ("a copy made by SQLite", |fixture, to| {
             fixture.side().execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
         }),
-        ("a copy of the file, of an earlier start", |fixture, to| {
+        ("a copy of the file from an earlier start", |fixture, to| {
             fixture.side().execute("UPDATE log_mark SET base = base + 1, state = 'checkpoint'", []).unwrap();
             fixture.side().execute("VACUUM INTO ?1", [to.to_str().unwrap()]).unwrap();
             fixture.side().execute("UPDATE log_mark SET base = base - 1, state = 'open'", []).unwrap();
@@ -396,14 +396,14 @@ async fn database_copy_beside_the_log_of_another_is_refused() {
         copy_files(fixture.directory(), killed.path(), &[FILE_NAME, "ostler.db-wal"]);
         fs::copy(&copy, killed.path().join(FILE_NAME)).unwrap();
         let before = content(killed.path());
-        let error = refused(killed.path(), &format!("{what}, with the log of another"));
+        let error = refused(killed.path(), &format!("{what}, beside a foreign log"));
         assert!(matches!(error, OpenError::ForeignLog { .. }), "{what}: {error}");
         let message = error.to_string();
         for part in ["ostler.db-wal", "ostler.db-shm", "does not belong"] {
             assert!(message.contains(part), "{what}: `{part}` is missing: {message}");
         }
         assert_eq!(content(killed.path()), before, "{what}: something was changed");
-        // The advice in the error message works.
+        // Follow the advice in the error message.
         fs::remove_file(killed.path().join("ostler.db-wal")).unwrap();
         let _absent = fs::remove_file(killed.path().join("ostler.db-shm"));
         assert_eq!(names_in(killed.path()).await, ["alpha"], "{what}");
@@ -422,7 +422,7 @@ async fn log_of_killed_daemon_is_replayed_if_it_matches_database() {
             store.create_workspace(new_workspace(&name, Kind::Container), T0).await,
             Ok(CreateResult::Created(_))
         ));
-        // Killed again: the files are taken as they are now.
+        // Simulate another kill: take a copy of the files while the store is open.
         let next = tempfile::tempdir().unwrap();
         copy_files(killed.path(), next.path(), &[FILE_NAME, "ostler.db-wal"]);
         drop(store);
@@ -462,7 +462,10 @@ async fn deletion_of_the_open_database_stops_writes_and_saves_a_copy() {
         assert!(fixture.store.check_location().await.is_err());
         let rescued = fixture.directory().join("ostler.rescued-1.db");
         assert_eq!(mode(&rescued), 0o600);
-        assert!(!fixture.directory().join("ostler.rescued-2.db").exists(), "it was saved twice");
+        assert!(
+            !fixture.directory().join("ostler.rescued-2.db").exists(),
+            "the open database was saved twice"
+        );
         let saved = tempfile::tempdir().unwrap();
         fs::copy(rescued, saved.path().join(FILE_NAME)).unwrap();
         assert_eq!(names_in(saved.path()).await, ["alpha"], "{gone}");
@@ -481,7 +484,7 @@ async fn writes_are_refused_when_the_open_database_was_replaced() {
 }
 
 #[tokio::test]
-async fn store_opens_after_a_first_attempt_on_a_full_disk() {
+async fn store_opens_once_a_full_disk_has_space_again() {
     let disk = SmallDisk::new("2m");
     fs::create_dir(disk.data()).unwrap();
     let ballast = disk.fill();
@@ -495,8 +498,8 @@ async fn store_opens_after_a_first_attempt_on_a_full_disk() {
     store.found_registry(registry()).await.unwrap();
 }
 
-/// The shared memory of a log needs space that the disk may not have. That must not be reported as damage, or users
-/// would replace a good database with an old backup.
+/// SQLite needs space for a log's shared memory, which a full disk does not have. The error must not report damage:
+/// users would replace an intact database by an old backup.
 #[tokio::test]
 async fn database_on_a_full_disk_is_not_reported_as_damaged() {
     let fixture = Fixture::new().await;

@@ -1,6 +1,8 @@
-//! The cost of a heartbeat in machine-independent units, commits and bytes, and the durability of its answer.
+//! The cost of a heartbeat in units that do not depend on the machine (commits and bytes). An answered heartbeat
+//! survives a kill.
 //!
-//! The SQL statements of a heartbeat are counted in `src/store/heartbeats.rs`, where its connection can be traced.
+//! The SQL statements of a heartbeat are counted in `src/store/heartbeats.rs`, where the store's connection can be
+//! traced.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -23,7 +25,8 @@ use super::{Fixture, T0, commits, minute, pin_log, registry, submit};
 /// Number of workspaces.
 const WORKSPACES: u64 = 10_000;
 
-/// Limit of the bytes written per heartbeat: its share of the log pages and of the pages that a checkpoint copies.
+/// Maximum number of bytes written per heartbeat: its share of the pages that are logged, and of those that a
+/// checkpoint copies.
 const BYTES_MAX: usize = 5_000;
 
 /// A registry of many online workspaces, each with an instance token and a row of realistic size.
@@ -60,8 +63,8 @@ impl Crowd {
         }
     }
 
-    /// Sends a heartbeat of each workspace. They share one commit, except those that the writer took before the last
-    /// arrived.
+    /// Sends one heartbeat for each of these workspaces. All share one commit, except heartbeats that the writer took
+    /// before the others arrived.
     async fn heartbeat(&self, numbers: &[u64], at: Timestamp) {
         let lock = Connection::open(self.directory.path().join(FILE_NAME)).unwrap();
         lock.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -91,7 +94,8 @@ fn fill(sql: &mut Connection) {
                  VALUES (?1, ?2, ?3, 'container', 'plain', 2, '{\"image\":\"example.org/agent:1\"}', 'online', ?4, 1, ?4)",
             )
             .unwrap();
-        // The state after an hour of operation. A row that grows at its first heartbeat is not typical.
+        // Values as after an hour of operation. With smaller values, the row would grow at its first heartbeat, which
+        // is not typical.
         let mut activity = tx
             .prepare(
                 "INSERT INTO pulse (workspace, token_used_at, last_heartbeat_at, last_activity_at, error_rate, active_tasks,
@@ -119,7 +123,7 @@ fn fill(sql: &mut Connection) {
     tx.commit().unwrap();
 }
 
-/// The database pages in a log, one per frame, and the number of frames.
+/// The page number of each frame in a log, and the size of a frame in bytes.
 fn frames(database: &Path) -> (Vec<u32>, usize) {
     let log = fs::read(database.with_extension("db-wal")).unwrap();
     let word = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
@@ -141,7 +145,7 @@ async fn waiting_heartbeats_share_a_commit() {
     let before = commits(&database);
     let numbers: Vec<_> = (1..=256).map(|number| number * 37).collect();
     crowd.heartbeat(&numbers, minute(2)).await;
-    // The writer may have taken the first one before the others arrived.
+    // The writer may have taken the first heartbeat before the others arrived.
     let shared = commits(&database) - before;
     assert!(shared <= 2, "256 concurrent heartbeats needed {shared} commits, each with an fsync");
 }
@@ -180,7 +184,7 @@ async fn heartbeat_writes_at_most_5000_bytes() {
     );
 }
 
-/// A copy of the files as `kill -9` leaves them, whatever this process still has in memory.
+/// A copy of the files while the store is open, as `kill -9` would leave them.
 fn copy_files(directory: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     for name in [FILE_NAME.to_owned(), format!("{FILE_NAME}-wal")] {

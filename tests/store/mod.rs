@@ -1,7 +1,7 @@
-//! The store through its public interface, with the real SQLite in a temporary directory.
+//! Tests of the store's public interface, with the real SQLite in a temporary directory.
 //!
-//! Every test gets a new registry and reads what was committed over a connection of its own. Nothing is mocked: a mock
-//! does not find a statement that the database rejects.
+//! Every test gets a new registry, and reads committed data over a second connection. SQLite is not mocked, because a
+//! mock accepts statements that the database rejects.
 
 mod budgets;
 mod commits;
@@ -75,7 +75,7 @@ pub(crate) fn name(text: &str) -> WorkspaceName {
     text.parse().unwrap()
 }
 
-/// A token, and what the store receives for it.
+/// A token, and the data about it that the store receives.
 pub(crate) fn token() -> (Token, TokenIssue) {
     let mut bytes = [7; 32];
     bytes[..8].copy_from_slice(&next().to_be_bytes());
@@ -84,7 +84,7 @@ pub(crate) fn token() -> (Token, TokenIssue) {
     (token, issue)
 }
 
-/// Defaults for a new workspace.
+/// A new workspace with default values.
 pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
     NewWorkspace {
         id: WorkspaceId(uuid()),
@@ -101,7 +101,7 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
     }
 }
 
-/// Polls once: a change is handed to the store's writer at the first poll, never before.
+/// Polls a change once, which hands it to the store's writer. The caller must have blocked the writer.
 pub(crate) fn submit<F: Future>(change: F) -> Pin<Box<F>> {
     let mut change = Box::pin(change);
     let waited = change.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -163,7 +163,7 @@ impl Fixture {
         self.create(new, T0).await
     }
 
-    /// Starts the workspace like the operation does, and returns the token for its container.
+    /// Starts the workspace as the start operation does, and returns the token for its container.
     pub(crate) async fn start(&self, id: WorkspaceId, at: Timestamp) -> Option<(Begun, Token)> {
         let (token, issue) = token();
         let begin = BeginStart {
@@ -197,7 +197,7 @@ impl Fixture {
         self.store.remove_workspace(id, true, false, at).await.unwrap();
     }
 
-    /// Sets a status without the state machine.
+    /// Sets a status directly in the table, without the checks of the state machine.
     pub(crate) fn force(&self, id: WorkspaceId, status: Status) {
         let changed = self
             .side()
@@ -210,7 +210,7 @@ impl Fixture {
         assert_eq!(changed, 1);
     }
 
-    /// Everything in the database, one line per row: two equal dumps mean that nothing was changed.
+    /// All rows of the database, one per line. If two dumps are equal, nothing was changed in between.
     pub(crate) fn dump(&self) -> String {
         dump(&self.side())
     }
@@ -230,7 +230,7 @@ pub(crate) fn registry() -> Registry {
     Registry { instance: InstanceId(uuid()), generation: 0, recovering_since: None, engine_accepted_at: None }
 }
 
-/// Every row except `log_mark`, which changes whenever the database is opened.
+/// All rows except that of `log_mark`, which changes whenever the database is opened.
 pub(crate) fn dump(sql: &Connection) -> String {
     let tables: Vec<String> = strings(
         sql,

@@ -1,4 +1,4 @@
-//! Databases of every released schema, with data: each migrates and keeps every row.
+//! Migration of databases of every older schema: no row is lost.
 
 use ostler::{
     domain::{
@@ -67,14 +67,14 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
         );
         assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree was lost");
         assert_eq!(store.memory_is_true().await, Ok(true), "{schema}");
-        // A workspace that was offline before the restart budget existed waits for an operator.
+        // A workspace that was offline in a schema without the restart budget is not restarted automatically.
         assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap().rows, [], "{schema}");
     }
 }
 
 /// A file under the backup's name must be a complete copy, because messages advise users to restore it.
 #[test]
-fn migration_is_not_begun_when_its_backup_does_not_fit() {
+fn migration_does_not_begin_when_disk_has_no_space_for_backup() {
     let disk = SmallDisk::new("2m");
     std::fs::create_dir(disk.data()).unwrap();
     let path = disk.data().join(FILE_NAME);
@@ -90,9 +90,10 @@ fn migration_is_not_begun_when_its_backup_does_not_fit() {
     let ballast = disk.fill();
     std::fs::remove_file(room).unwrap();
 
-    let message = Store::open(&disk.data()).err().expect("it was migrated without a backup").to_string();
+    let message =
+        Store::open(&disk.data()).err().expect("the database was migrated without a backup").to_string();
     assert!(message.contains("the backup to") && message.contains("Free some disk space"), "{message}");
-    assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed without a backup");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the database was changed without a backup");
     let copy = disk.data().join("ostler.backup-v1.db");
     assert!(!copy.exists(), "a partial backup was left");
 
@@ -105,7 +106,8 @@ fn migration_is_not_begun_when_its_backup_does_not_fit() {
     assert!(!unfinished.exists(), "a partial backup was left beside the complete one");
 }
 
-/// A release that changes the schema adds its file here, written by the released version.
+/// A release that changes the schema adds to `OLD` a database with the previous schema, written by the previous
+/// release.
 #[test]
 fn every_older_schema_has_a_test_database() {
     let migrations = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations")).unwrap();

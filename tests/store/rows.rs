@@ -1,4 +1,4 @@
-//! Workspace names, the tree, removal and undelete.
+//! Workspace rows: names, the tree, removal, undelete, starts, adoption, ports and the generation.
 
 use ostler::{
     domain::{
@@ -49,7 +49,7 @@ async fn schema_refuses_two_live_rows_with_the_same_name() {
 }
 
 #[tokio::test]
-async fn undelete_requires_a_new_name_when_its_own_is_taken() {
+async fn undelete_fails_when_the_name_is_taken_unless_renamed() {
     let fixture = Fixture::new().await;
     let old = fixture.container("alpha").await;
     fixture.remove(old, minute(1)).await;
@@ -248,7 +248,7 @@ async fn adopted_workspace_keeps_the_token_it_holds() {
 }
 
 #[tokio::test]
-async fn adopted_stopped_workspace_is_paused_and_takes_no_used_port() {
+async fn stopped_workspace_is_adopted_as_paused_without_a_used_port() {
     let fixture = Fixture::new().await;
     fixture.store.adopt_workspace(adopted(WorkspaceId(uuid()), "alpha"), T0).await.unwrap();
     let second = AdoptedWorkspace { running: false, ..adopted(WorkspaceId(uuid()), "beta") };
@@ -265,7 +265,7 @@ async fn adoption_refuses_a_token_that_belongs_to_another_workspace() {
     let first = AdoptedWorkspace { token: Some(issue.clone()), ..adopted(WorkspaceId(uuid()), "alpha") };
     let owner = first.id;
     fixture.store.adopt_workspace(first, T0).await.unwrap();
-    // Two containers with the same token, as after copying a volume.
+    // Two containers have the same token, as after a copy of a volume.
     let issue = TokenIssue { id: TokenId(uuid()), ..issue };
     let copy = AdoptedWorkspace { token: Some(issue), ..adopted(WorkspaceId(uuid()), "beta") };
     let id = copy.id;
@@ -398,7 +398,7 @@ async fn adoption_reattaches_parent_and_child_like_undelete() {
 }
 
 #[tokio::test]
-async fn adoption_reports_why_a_removed_workspace_cannot_return() {
+async fn adoption_reports_why_a_removed_workspace_is_not_undeleted() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     fixture.remove(id, minute(1)).await;
@@ -465,7 +465,7 @@ async fn removed_rows_are_deleted_only_when_nothing_refers_to_them() {
 
     let forget = async |limit| fixture.store.forget_removed(minute(10), vec![listed], limit).await.unwrap();
     assert_eq!(forget(1).await, 1, "no more than the limit");
-    assert_eq!(forget(100).await, 1, "the child and the plain one; the parent only after its child");
+    assert_eq!(forget(100).await, 1, "the other of `child` and `plain`; `parent` only after its child");
     assert_eq!(forget(100).await, 1);
     assert_eq!(forget(100).await, 0);
     for gone in [plain, child, parent] {
@@ -494,7 +494,7 @@ async fn lookup_by_name_id_or_prefix_prefers_live_workspaces() {
     assert!(matches!(find(&live.to_string(), Scope::Any).await, Found::One(row) if row.id == live));
     assert!(matches!(find(&live.to_string()[..4], Scope::Any).await, Found::Many(all) if all.len() == 3));
     assert!(matches!(find("nothing", Scope::Live).await, Found::None(names) if names == [name("alpha")]));
-    assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "a wildcard is not special");
+    assert!(matches!(find("%", Scope::Any).await, Found::None(_)), "`%` was treated as a wildcard");
     for longer_than_an_id in
         ["a-name-of-more-than-thirty-two-letters".to_owned(), "f".repeat(63), "0".repeat(40_000)]
     {
@@ -533,11 +533,11 @@ async fn writing_an_old_config_keeps_a_newer_one_pending() {
     change("first").await;
     change("second").await;
     written("first").await;
-    assert!(fixture.row(id).await.config_pending, "the newer config was not written");
+    assert!(fixture.row(id).await.config_pending, "the newer config counts as written");
     written("second").await;
     assert!(!fixture.row(id).await.config_pending);
     change("second").await;
-    assert!(fixture.row(id).await.config_pending, "setting the same text again makes it pending");
+    assert!(fixture.row(id).await.config_pending, "the config is not pending after it was set again");
 }
 
 /// Generation of the registry.
@@ -586,7 +586,7 @@ async fn generation_increases_with_commands_but_not_with_observations() {
         at: minute(4),
     };
     fixture.store.change_status(ready).await.unwrap();
-    assert_eq!(generation(&fixture).await, before, "an observation is not a command");
+    assert_eq!(generation(&fixture).await, before, "a heartbeat raised the generation");
 }
 
 #[tokio::test]
@@ -638,5 +638,5 @@ async fn recovery_begins_once_and_ends_once() {
     assert_eq!(fixture.store.end_recovery(minute(3), "decided".into()).await, Ok(true));
     let before = fixture.dump();
     assert_eq!(fixture.store.end_recovery(minute(4), "decided".into()).await, Ok(false));
-    assert_eq!(fixture.dump(), before, "an end without a beginning was reported");
+    assert_eq!(fixture.dump(), before, "the end of a recovery was recorded twice");
 }

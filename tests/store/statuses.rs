@@ -1,4 +1,5 @@
-//! The state machine: every status, cause and guard, and that nothing else is allowed.
+//! The state machine: every combination of kind, status, cause and incarnation. Changes that are not permitted do
+//! nothing.
 
 use std::collections::BTreeSet;
 
@@ -105,7 +106,7 @@ async fn attempts(fixture: &Fixture) -> Vec<Attempt> {
     attempts
 }
 
-/// The sequence number of the last checkpoint.
+/// The random number that identifies the last checkpoint.
 fn log_mark(sql: &Connection) -> i64 {
     sql.query_row("SELECT base FROM log_mark", [], |row| row.get(0)).unwrap()
 }
@@ -157,7 +158,7 @@ async fn only_permitted_status_changes_apply_each_with_one_event() {
         let changed = fixture.store.change_status(change).await.unwrap();
         assert_eq!(changed, attempt.allowed(), "{}", attempt.description());
         let now = commits(&fixture.path());
-        // A long log is marked for a checkpoint in a transaction of its own.
+        // A checkpoint of a long log begins with a transaction of its own, which changes the mark.
         counted += usize::from(log_mark(&sql) != mark_before);
         let event_after = last_event(&sql);
         if changed {

@@ -28,7 +28,7 @@ impl Fixture {
         Some(
             live.into_iter()
                 .find(|row| row.id == token_owner.token)
-                .expect("a token in memory is in the file"),
+                .expect("a token in memory is also in the table"),
         )
     }
 
@@ -70,7 +70,7 @@ async fn token_is_valid_until_expiry_revocation_or_removal() {
     assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Instance, Some(Incarnation(1))));
     let row = fixture.valid(&api, minute(4)).await.unwrap();
     assert_eq!((row.workspace, row.kind, row.incarnation), (id, TokenKind::Api, None));
-    assert!(fixture.valid(&api, minute(5)).await.is_none(), "it was valid at its expiry time");
+    assert!(fixture.valid(&api, minute(5)).await.is_none(), "the token was valid at its expiry time");
     assert!(fixture.valid(&token().0, T0).await.is_none(), "a token that was not issued was valid");
 
     let (other, _) = fixture.online("beta", T0).await;
@@ -81,7 +81,11 @@ async fn token_is_valid_until_expiry_revocation_or_removal() {
     );
     assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(true));
     assert!(fixture.valid(&api, minute(2)).await.is_none());
-    assert_eq!(fixture.store.revoke_token(id, api_id, minute(1)).await, Ok(false), "it was revoked twice");
+    assert_eq!(
+        fixture.store.revoke_token(id, api_id, minute(1)).await,
+        Ok(false),
+        "the token was revoked twice"
+    );
 
     let (kept, _) = fixture.api_token(id, None).await;
     fixture.remove(id, minute(3)).await;
@@ -131,7 +135,7 @@ async fn sweep_revokes_old_instance_tokens_and_emits_an_event() {
     assert_eq!((kind.as_str(), *of), (EventKind::TokensRevoked.as_str(), Some(id)));
     assert_eq!(fixture.store.swept_since(minute(19)).await, Ok(vec![id]), "the breaker does not count it");
     let before = fixture.dump();
-    assert!(fixture.sweep(id).await.is_empty(), "the second run does nothing");
+    assert!(fixture.sweep(id).await.is_empty(), "the second run revoked something");
     assert_eq!(fixture.dump(), before);
 }
 
@@ -172,7 +176,7 @@ async fn sweep_never_revokes_api_tokens_or_external_tokens() {
         ..new_workspace("outside", Kind::External)
     };
     let outside = fixture.create(new, T0).await;
-    // Even an instance token, which an external workspace cannot get.
+    // The sweep must not revoke an instance token of an external workspace either, although the store never issues one.
     let (also, issue) = token();
     let written = fixture.side().execute(
         "INSERT INTO tokens (id, workspace, kind, incarnation, digest, prefix, created_at)
@@ -183,7 +187,7 @@ async fn sweep_never_revokes_api_tokens_or_external_tokens() {
     assert!(!fixture.candidates(vec![]).await.contains(&outside));
     assert!(fixture.sweep(outside).await.is_empty());
     assert!(fixture.valid(&held, minute(20)).await.is_some());
-    // It was inserted without the store, whose cache does not know it, so the file is queried.
+    // The token was inserted without the store and is missing in the store's memory, so the table is queried.
     let left = fixture.side().query_row(
         "SELECT count(*) FROM tokens WHERE digest = ?1 AND revoked_at IS NULL",
         [digest(&also).0],
@@ -208,7 +212,7 @@ async fn token_used_or_issued_within_the_grace_period_is_not_stale() {
 }
 
 #[tokio::test]
-async fn start_between_listing_and_sweep_keeps_its_token() {
+async fn token_of_a_start_between_listing_and_sweep_stays_valid() {
     let fixture = Fixture::new().await;
     let (id, _) = fixture.online("alpha", T0).await;
     assert_eq!(fixture.candidates(vec![]).await, [id]);
@@ -225,7 +229,7 @@ async fn start_between_listing_and_sweep_keeps_its_token() {
 }
 
 #[tokio::test]
-async fn only_unknown_token_of_current_incarnation_replaces_live_one() {
+async fn token_takeover_requires_unknown_token_and_current_incarnation() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let (held, issue) = token();
@@ -248,7 +252,7 @@ async fn only_unknown_token_of_current_incarnation_replaces_live_one() {
 }
 
 #[tokio::test]
-async fn use_of_an_old_incarnation_does_not_protect_the_new_token() {
+async fn use_of_an_old_token_does_not_count_for_the_new_one() {
     let fixture = Fixture::new().await;
     let (id, first) = fixture.online("alpha", T0).await;
     let old = fixture.token_owner(&first, T0).unwrap();
@@ -258,7 +262,7 @@ async fn use_of_an_old_incarnation_does_not_protect_the_new_token() {
     assert_eq!(fixture.sweep(id).await, [Incarnation(2)]);
 }
 
-/// The token was valid when the request arrived. It must be valid when the heartbeat is written.
+/// A token that was valid when the request arrived must still be valid when the heartbeat is written.
 #[tokio::test]
 async fn heartbeat_is_refused_if_its_token_was_revoked_meanwhile() {
     let fixture = Fixture::new().await;
@@ -329,7 +333,7 @@ async fn token_count_is_limited_and_removed_workspaces_get_none() {
     };
     assert!(issue(Some(minute(5)), T0).await);
     assert!(issue(None, T0).await);
-    assert!(!issue(None, T0).await, "a fourth token, counting the instance's");
+    assert!(!issue(None, T0).await, "a fourth valid token was issued, counting the instance token");
     assert!(issue(None, minute(6)).await, "an expired token does not count");
     fixture.remove(id, minute(7)).await;
     let before = fixture.dump();

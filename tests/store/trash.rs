@@ -135,7 +135,10 @@ async fn trash_entry_is_not_deleted_while_a_live_row_needs_it() {
     let (live, _) = fixture.online("beta", T0).await;
     let not_its_own = ClaimGuard::NotTheRows(contents().container.unwrap().id);
     let stray = fixture.kept(live, (TrashReason::Stray, not_its_own)).await;
-    assert!(fixture.begin_delete(stray).await, "a stray container holds no volumes of its row");
+    assert!(
+        fixture.begin_delete(stray).await,
+        "the entry of a stray container contains no volumes of its row"
+    );
 }
 
 #[tokio::test]
@@ -153,7 +156,7 @@ async fn trash_entry_is_deleted_only_after_its_retention_time() {
     assert_eq!(fixture.store.trash_due(minute(100), 10).await.map(|due| due.len()), Ok(0));
     assert_eq!(fixture.store.trash_due(minute(101), 10).await.map(|due| due.len()), Ok(1));
     assert!(past(minute(101)).await);
-    assert!(!past(minute(102)).await, "claimed twice");
+    assert!(!past(minute(102)).await, "the entry was claimed for deletion twice");
     assert_eq!(
         fixture.store.trash_due(T0, 10).await.map(|due| due.len()),
         Ok(1),
@@ -222,10 +225,11 @@ async fn undelete_restores_a_kept_entry_but_not_one_being_deleted() {
     assert!(!fixture.begin_delete(entry).await, "deleted while it is restored");
     let row = fixture.row(id).await;
     assert_eq!(row.status, Status::Paused);
-    assert!(row.container.is_some(), "its container is still the row's");
+    assert!(row.container.is_some(), "the row does not refer to its container any more");
 }
 
-/// Found by the simulator: `rm --purge`, an undelete and a plain `rm`, whose objects the first purge deleted.
+/// Found by the simulator: after `rm --purge`, an undelete and an `rm` without `--purge`, the first purge order deleted
+/// the workspace's objects.
 #[tokio::test]
 async fn purge_is_cancelled_by_an_undelete() {
     let fixture = Fixture::new().await;

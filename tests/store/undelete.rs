@@ -1,4 +1,4 @@
-//! Undelete of a tree: what a removal included is restored together with the workspace it was ordered for.
+//! Undelete of a tree: descendants that were removed together with a workspace are restored together with it.
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status},
@@ -76,12 +76,13 @@ async fn undelete_respects_children_removed_or_stopped_separately() {
 }
 
 #[tokio::test]
-async fn undelete_of_one_workspace_leaves_its_descendants_removed() {
+async fn descendants_stay_removed_when_only_one_workspace_is_undeleted() {
     let tree = Tree::new().await;
     tree.remove(tree.root, 1).await;
     assert_eq!(tree.undelete(tree.root, true, 2).await, []);
     assert_eq!(tree.statuses().await, ["paused", "removed", "removed"]);
-    // Removed again without its descendants, it does not restore what the earlier removal included.
+    // The second removal concerns only the root. Its undelete does not restore descendants that the first removal had
+    // removed.
     tree.remove(tree.root, 3).await;
     assert_eq!(tree.undelete(tree.root, false, 4).await, []);
     assert_eq!(tree.undelete(tree.left, false, 5).await, [back(tree.leaf, "leaf")]);
@@ -127,7 +128,11 @@ async fn undelete_skips_descendants_that_are_being_deleted() {
     let along = tree.undelete(tree.root, false, 2).await;
     let left = UndeletedAlong { left: Some(UndeleteSkip::Deleted), ..back(tree.left, "left") };
     assert_eq!(along, [left, back(tree.leaf, "leaf")]);
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None, "it has no parent");
+    assert_eq!(
+        tree.fixture.row(tree.leaf).await.parent,
+        None,
+        "a workspace whose parent stays removed is a root"
+    );
 }
 
 /// Undeletes `leaf` while `left`, which was removed after it, is still removed.
@@ -153,8 +158,8 @@ async fn undelete_of_a_parent_reattaches_a_child_undeleted_earlier() {
     assert_eq!(under.returned, [name("leaf")]);
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
     let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
-    assert_eq!(started, [], "it was undeleted separately, and starts separately");
-    // After another removal and undelete, its parent is restored directly.
+    assert_eq!(started, [], "a workspace that was undeleted separately starts separately");
+    // After another removal and undelete, the leaf is below its parent at once.
     tree.remove(tree.leaf, 10).await;
     tree.undelete(tree.leaf, false, 11).await;
     assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
@@ -194,8 +199,8 @@ async fn undelete_of_a_parent_leaves_a_moved_or_running_child_in_place() {
 #[tokio::test]
 async fn undelete_creates_no_cycle_in_the_tree() {
     let tree = leaf_without_its_parent().await;
-    // It is started, so it stays a root when its parent is restored. Then the parent is moved below it, and both are
-    // removed.
+    // `leaf` runs, so it stays a root when its former parent `left` is undeleted. Then `left` is moved below `leaf`,
+    // and both are removed.
     tree.fixture.force(tree.leaf, Status::Online);
     tree.undelete(tree.left, false, 4).await;
     let patch = WorkspacePatch { parent: Some(Some(tree.leaf)), ..WorkspacePatch::default() };

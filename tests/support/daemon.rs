@@ -69,8 +69,8 @@ pub(crate) struct Site {
     environment: BTreeMap<&'static str, String>,
     daemon: Option<Child>,
     cleanups: Vec<Cleanup>,
-    /// The same for every daemon of the site, because a container gets its `PLATFORM_URL` only once. The last field,
-    /// so that the ports are released after the containers are removed.
+    /// Ports of every daemon of the site. They stay the same, because a container gets its `PLATFORM_URL` only once.
+    /// This is the last field, so that the ports are released after the containers are removed.
     ports: PortWindow,
 }
 
@@ -192,7 +192,7 @@ impl Site {
         fs::copy(copy.path().join(file), self.data_dir().join(file)).expect("the copy is restored");
     }
 
-    /// A connection to the database beside the daemon's own.
+    /// Opens a second connection to the database, in addition to the daemon's own.
     #[track_caller]
     pub(crate) fn database(&self, flags: OpenFlags) -> Connection {
         let connection = Connection::open_with_flags(self.data_dir().join(DATABASE_FILES[0]), flags);
@@ -201,7 +201,7 @@ impl Site {
         connection
     }
 
-    /// Deletes the row as if it had never existed: its container and volumes are unknown from now on.
+    /// Deletes a workspace's row. The registry then no longer knows the workspace's container and volumes.
     #[track_caller]
     pub(crate) fn forget_row(&self, name: &str) {
         let database = self.database(OpenFlags::SQLITE_OPEN_READ_WRITE);
@@ -436,7 +436,7 @@ impl Site {
         })
     }
 
-    /// Runs one pass now and returns its run.
+    /// Runs one pass now and returns the report of its run.
     #[track_caller]
     pub(crate) fn sweep(&self, pass: &str) -> Value {
         let output = self.ostler(["sweep", "run", pass, "--json"]);
@@ -446,7 +446,7 @@ impl Site {
         runs[0].clone()
     }
 
-    /// Runs every pass now and returns their runs.
+    /// Runs every pass now and returns the reports of their runs.
     #[track_caller]
     pub(crate) fn sweep_all(&self) -> Value {
         let output = self.ostler(["sweep", "run", "--json"]);

@@ -43,13 +43,13 @@ pub(crate) enum Fault {
     DropBefore,
     /// Forwards it, so that it takes effect, then closes the connection without an answer.
     DropAfter,
-    /// Forwards it, so that it takes effect; the answer waits at the gate.
+    /// Forwards it, so that it takes effect; holds the answer until the gate is opened.
     DelayAnswer(Gate),
     /// Closes the connection and stops listening until [`EngineProxy::listen`].
     Refuse,
 }
 
-/// Holds answers back until it is opened.
+/// Holds answers of the engine until [`Gate::open`] is called.
 #[derive(Clone, Default)]
 pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 
@@ -60,7 +60,7 @@ struct GateState {
 }
 
 impl Gate {
-    /// Lets all held and later answers through.
+    /// Forwards all held answers, and from now on every later one at once.
     pub(crate) fn open(&self) {
         lock(&self.0.0).open = true;
         self.0.1.notify_all();
@@ -140,7 +140,7 @@ pub(crate) enum Moment {
 type Matches = Arc<dyn Fn(&Request) -> bool + Send + Sync>;
 type Observer = Arc<dyn Fn(&Request, Moment) + Send + Sync>;
 
-/// Selects requests and the fault they meet.
+/// Selects requests, and the fault that the proxy injects for them.
 #[derive(Clone)]
 pub(crate) struct Rule {
     matches: Matches,
@@ -341,7 +341,7 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener, stop: &AtomicBool) {
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let id = shared.register(&client, None);
-            // The client or the engine detects a broken connection.
+            // An error is ignored here, because the client or the engine notices its broken connection itself.
             let _ = shared.serve(client, id);
             lock(&shared.state).open.remove(&id);
         });
@@ -373,12 +373,12 @@ impl Shared {
         let Some(request) = Request::parse(&request).map(|request| self.number(request, id)) else {
             return Ok(());
         };
-        // Decided before the observer runs. An observer may kill the client, and a test that finds the client dead may
-        // replace the rules while the observer still waits: the request would then be forwarded late, after a later
-        // one has taken effect.
+        // The fault is decided before the observer runs. An observer may kill the client, and the test may replace the
+        // rules while the observer still runs. Under the new rules this request could be forwarded after a later
+        // request has taken effect.
         let fault = self.decide(&request);
         self.notify(&request, Moment::Arrived);
-        // Only now, so that a test that waits for the request finds the observer done.
+        // Waiting tests are notified only now, so that the observer has returned when they continue.
         self.changed.notify_all();
         match fault {
             Fault::Pass => self.forward(&request, &head, client, || true),
@@ -419,7 +419,7 @@ impl Shared {
     }
 
     fn notify(&self, request: &Request, moment: Moment) {
-        // Without the lock held: an observer may call the proxy.
+        // The lock is released before the call, because an observer may call the proxy.
         let observer = lock(&self.state).observer.clone();
         if let Some(observer) = observer {
             observer(request, moment);
@@ -500,7 +500,7 @@ fn answer_with(mut client: UnixStream, status: u16, body: &str) -> io::Result<()
          Connection: close\r\n\r\n{body}"
     )?;
     client.shutdown(Shutdown::Write)?;
-    // Closing with the upload unread would reset the connection and lose the answer.
+    // If the rest of the upload were not read, closing would reset the connection and lose the answer.
     drain(client)
 }
 

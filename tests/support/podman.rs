@@ -1,7 +1,7 @@
 //! A Podman service for this test process, and the images of the tests.
 //!
 //! The service listens on its own socket but uses this machine's storage: separate storages would still share bridges
-//! and subnets. So tests stay apart by unique names and labels, and each removes its objects through its [`Cleanup`].
+//! and subnets. So tests use unique names and labels, and each removes its own objects through its [`Cleanup`].
 //! The service is the child of a shell that reads a pipe from the test process. When that process ends, however it
 //! ends, the pipe closes and the shell ends the service. Podman is required: without it the tests fail and report the
 //! reason.
@@ -71,7 +71,7 @@ impl Service {
         if let Some(configuration) = configuration() {
             command.env("CONTAINERS_CONF", configuration);
         }
-        // A process group of its own: a keyboard interrupt must not end the keeper before its child.
+        // The keeper gets its own process group, so that a keyboard interrupt does not end it before its child.
         command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut keeper = command.spawn().expect("a shell starts");
         let answers = BufReader::new(keeper.stdout.take().expect("its output is a pipe"));
@@ -86,7 +86,7 @@ impl Service {
     }
 
     /// Kills the service with `kill -9`. Containers keep running.
-    #[allow(dead_code, reason = "of the two test binaries only tests/assurance does it")]
+    #[allow(dead_code, reason = "of the two test binaries only tests/assurance uses it")]
     pub(crate) fn kill(&mut self) {
         self.send_order("kill");
     }
@@ -108,7 +108,7 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        // At the end of its input, the keeper ends the service, removes its files and exits.
+        // When its input ends, the keeper ends the service, removes the service's files and exits.
         drop(self.keeper.stdin.take());
         let _ended = self.keeper.wait();
     }
@@ -340,7 +340,7 @@ pub(crate) fn configuration() -> Option<&'static Path> {
 fn needed_settings() -> String {
     let mut settings = String::new();
     if !may_raise_limits() {
-        // Podman requests limits above its own, which needs CAP_SYS_RESOURCE.
+        // Without this setting, Podman requests limits above its own, for which it needs CAP_SYS_RESOURCE.
         settings += "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n";
     }
     settings += "[engine]\n";
@@ -349,7 +349,7 @@ fn needed_settings() -> String {
     }
     let unified = fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").unwrap_or_default();
     if !unified.trim().is_empty() {
-        // crun refuses version 2 controllers next to version 1.
+        // crun refuses cgroup version 2 controllers on a host that also uses version 1.
         settings += "runtime = \"runc\"\n";
     }
     if settings == "[engine]\n" { String::new() } else { settings }
@@ -427,7 +427,7 @@ fn root_file_system() -> Vec<u8> {
         append(&mut files, &format!("{directory}/"), tar::EntryType::Directory, mode, &[]);
     }
     append(&mut files, "bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
-    // A link named busybox would replace the program by a link to itself.
+    // A link named busybox would replace the program with a link to itself.
     for applet in applets.lines().filter(|applet| *applet != "busybox" && !applet.contains('/')) {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(tar::EntryType::Symlink);

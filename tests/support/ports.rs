@@ -1,7 +1,8 @@
 //! Ports that no other test on this machine uses at the same time.
 //!
-//! Tests run in separate processes or share one, so a counter within a process could give two tests the same ports. A
-//! file stays locked while a window is in use; the kernel unlocks it when the process ends, however it ends.
+//! Tests may run in separate processes, so a counter in each process could give two tests the same ports. Each window
+//! of ports therefore has a lock file, which stays locked while the window is in use. The kernel unlocks it when the
+//! process ends, however it ends.
 
 use std::{
     fs::{self, File},
@@ -42,7 +43,7 @@ impl PortWindow {
                 let file = File::create(directory.join(number.to_string())).expect("a lock's file is made");
                 flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
                 let window = Self { number, _locked: file };
-                // Other programs may use these ports.
+                // Programs other than these tests may use ports of the window and do not lock the file.
                 let mut ports = (window.first()..window.first() + PORTS_EACH).chain([window.network()]);
                 ports.all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok()).then_some(window)
             })

@@ -56,7 +56,7 @@ pub(crate) const IMAGE: &str = "agent:1";
 /// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Host ports of containers: below the kernel's ephemeral ports, apart from those of other tests.
+/// Host ports of containers: below the kernel's ephemeral ports, and above the windows of `ports.rs`.
 const PORTS: std::ops::Range<u16> = 29_000..32_700;
 const PORTS_EACH: u16 = 12;
 
@@ -72,7 +72,7 @@ pub(crate) struct Options {
 }
 
 impl Default for Options {
-    /// Allows external agents on this machine, because tests run theirs there.
+    /// Allows external agents on this machine, because tests run their external agents here.
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
         let access = Access { root_siblings: true, wakes_per_hour: 12, external };
@@ -287,7 +287,7 @@ impl Registry {
         }
     }
 
-    /// The database file, for a second connection beside the daemon's own.
+    /// The database file, for a second connection in addition to the daemon's own.
     pub(crate) fn database(&self) -> PathBuf {
         self.directory.path().join("data").join(FILE_NAME)
     }
@@ -354,7 +354,7 @@ impl Registry {
     pub(crate) async fn online_with(&self, name: &str, more: Value) -> AgentClient<'_> {
         let client = self.begun(name, more).await;
         client.heartbeat(json!({})).await.is(200, r#"{"status":"ok"}"#);
-        assert_eq!(client.status().await, "online", "a heartbeat brings it online");
+        assert_eq!(client.status().await, "online", "its heartbeat did not bring it online");
         client
     }
 
@@ -407,7 +407,7 @@ pub(crate) fn proof_of(token: &str) -> String {
     Token::parse(token).expect("a token").digest().proof().expose().to_owned()
 }
 
-/// A workspace and its token, as its agent has them.
+/// The id and token of a workspace, as its agent knows them.
 #[derive(Clone)]
 pub(crate) struct AgentClient<'r> {
     pub(crate) registry: &'r Registry,

@@ -13,8 +13,9 @@ fn mix(number: u64) -> u64 {
 }
 
 impl Rng {
-    /// Numbers that depend on `seed` and `stream`; separate streams keep uses from sharing a sequence. Both are mixed
-    /// first, because neighbouring seeds would otherwise give one shifted sequence.
+    /// Numbers that depend on `seed` and `stream`. Each use has its own stream, so that its numbers do not depend on
+    /// other uses. Both arguments are mixed first; otherwise the sequences of consecutive seeds would be shifted copies
+    /// of each other.
     pub(crate) fn new(seed: u64, stream: u64) -> Self {
         Self(mix(mix(seed).wrapping_add(stream)))
     }

@@ -21,7 +21,7 @@ impl Tables {
     /// Reads all committed rows in one transaction.
     pub(crate) fn read(sql: &Connection) -> rusqlite::Result<Self> {
         let transaction = sql.unchecked_transaction()?;
-        // Every opening changes `log_mark`.
+        // `log_mark` is omitted, because opening a database changes it.
         let mut query = transaction.prepare(
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'log_mark' ORDER BY name",
         )?;

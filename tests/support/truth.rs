@@ -67,7 +67,7 @@ pub(crate) fn live_digests(site: &Site, workspace: &str) -> Vec<Vec<u8>> {
     digests.collect::<Result<_, _>>().expect("digests are bytes")
 }
 
-/// The token in a running container's file, and the one its process started with.
+/// The token in the token file of a running container, and the token with which its process was started.
 fn tokens_of(container: &str) -> Option<(String, String)> {
     const TOKEN_CHARS: usize = 43;
     let read = ["exec", container, "cat", "/configs/.auth_token", "/tmp/held"];
@@ -77,13 +77,13 @@ fn tokens_of(container: &str) -> Option<(String, String)> {
     Some((file.to_owned(), process.to_owned()))
 }
 
-/// Fails unless file, process and store agree on one live token.
+/// Fails unless the token file, the process and the store have the same single live token.
 #[track_caller]
 pub(crate) fn assert_one_token(site: &Site, workspace: &str, container: &str) {
     // A process that has just started may not have saved its token yet.
     let (file, process) = until("the process has saved its token", || tokens_of(container));
     let live = live_digests(site, workspace);
-    assert_eq!(live.len(), 1, "a running workspace has one live instance token");
+    assert_eq!(live.len(), 1, "a running workspace does not have exactly one live instance token");
     assert!(file == process, "the process was started with another token than the one in the file");
     assert_eq!(Sha256::digest(&file)[..], live[0], "the store does not accept the token in the file");
 }
@@ -108,7 +108,7 @@ pub(crate) fn converge(site: &Site) {
                 .iter()
                 .all(|run| run["outcome"] == "done" && is_empty(run, "actions") && is_empty(run, "watching"));
             let rows = list(site, &["ls"]);
-            // An offline workspace with a due restart is not settled, though no pass has work right now.
+            // An offline workspace with a scheduled restart is not at rest, even if no pass has work right now.
             let due = |row: &Value| row["status"] == "offline" && !row["restart_due_at"].is_null();
             let settled = rows
                 .iter()
@@ -147,10 +147,14 @@ pub(crate) fn assert_truthful(site: &Site) {
             let Some(row) = live.get(&container.workspace) else {
                 panic!("no live row has this container, and it is not in the trash: {container:?}")
             };
-            assert_eq!(text(&row["container_id"]), container.id, "a second container of {row:#}");
+            assert_eq!(
+                text(&row["container_id"]),
+                container.id,
+                "a container is not the one of its row: {row:#}"
+            );
         }
     }
-    // External workspaces are not in this engine.
+    // External workspaces have no container and no volumes in this engine.
     for (id, row) in live.iter().filter(|(_, row)| row["external"] != true) {
         assert_row_is_true(site, id, row, &containers);
         for kind in ["config", "work"] {

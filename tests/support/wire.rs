@@ -1,6 +1,6 @@
 //! HTTP over a socket. Requests may be raw bytes; answers are read completely.
 //!
-//! A separate client, because existing ones refuse to send an attacker's requests.
+//! Tests need their own client, because HTTP libraries refuse to send the malformed requests of an attacker.
 
 use std::{collections::VecDeque, fmt, net::SocketAddr, time::Duration};
 
@@ -173,7 +173,7 @@ impl Wire {
         Some(Self { stream: TcpStream::connect(address).await.ok()?, read: VecDeque::new() })
     }
 
-    /// Writes; if the peer has closed, a later read shows it.
+    /// Writes these bytes. Ignores an error: if the peer has closed the connection, a later read shows it.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let _closed = self.stream.write_all(bytes).await;
     }

@@ -1,7 +1,7 @@
 //! One hostile agent against the real daemon, while other agents send heartbeats.
 //!
 //! All of them use one source address, as containers do under rootless Podman. Without an engine every workspace is
-//! external. With one, the hostile agent also logs an endless line, and that log is read.
+//! external. With an engine, the hostile agent also logs an endless line, and the test reads that log.
 
 #![allow(clippy::disallowed_methods, reason = "real processes and sockets take real time")]
 
@@ -110,7 +110,7 @@ pub(crate) struct Daemon {
     directory: TempDir,
     process: Child,
     address: SocketAddr,
-    /// The socket of its engine, if it has one, and the cleanup of what it made there.
+    /// The socket of its engine, if it has one, and the cleanup of the objects that it created in that engine.
     engine: Option<(PathBuf, Cleanup)>,
 }
 
@@ -490,7 +490,7 @@ impl Attack {
         tokio::time::sleep(lasts).await;
     }
 
-    /// Sends messages to an agent that redirects: the daemon must not follow, and must not make the caller follow.
+    /// Sends messages to an agent that answers with redirects. The daemon must neither follow them nor pass them on.
     async fn be_redirected(&self) {
         let message = json!({ "jsonrpc": "2.0", "id": "1", "method": "message/send", "params": {} });
         let path = format!("/workspaces/{}/a2a", self.redirector.id);
@@ -570,7 +570,7 @@ impl Attack {
         }
     }
 
-    /// Makes every kind of write an agent has, each time with other content, as fast as answers arrive.
+    /// Sends every kind of request with which an agent writes, with new content each time, as fast as answers arrive.
     async fn write(&self) {
         let id = &self.worst.id;
         let number = AtomicU64::new(0);
@@ -656,7 +656,7 @@ pub(crate) fn lines(figures: &Figures) -> Vec<(String, u64)> {
     lines
 }
 
-/// The violations of what must hold at any scale.
+/// Returns a text for each violated requirement. The requirements are the same at any scale.
 pub(crate) fn broken(figures: &Figures, memory: impl Fn(Memory) -> u64) -> Vec<String> {
     let mut broken: Vec<_> =
         figures.missed.iter().take(5).chain(figures.wrong.iter().take(5)).cloned().collect();

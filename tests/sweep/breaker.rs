@@ -57,19 +57,23 @@ fn approval_releases_only_the_actions_of_its_held_plan() {
     let (four, others) = (&all[..4], &all[4..8]);
     lose(&site, four);
     let plan = held(&site, "revoke_stale_tokens");
-    assert!(four.iter().all(|id| token_is_live(&site, *id)), "no action of a held plan is taken");
-    assert_eq!(held(&site, "revoke_stale_tokens"), plan, "the same plan keeps its id");
+    assert!(four.iter().all(|id| token_is_live(&site, *id)), "an action of a held plan was taken");
+    assert_eq!(held(&site, "revoke_stale_tokens"), plan, "the same plan got another id");
     let at = site.sim.now();
     let approved = now_or_panic(site.reader.approve_plan("revoke_stale_tokens".into(), plan, at)).unwrap();
     assert!(matches!(approved, Approval::Approved(_)));
     lose(&site, others);
     let run = site.run("revoke_stale_tokens");
-    assert!(four.iter().all(|id| !token_is_live(&site, *id)), "approved actions are taken: {run:#?}");
+    assert!(four.iter().all(|id| !token_is_live(&site, *id)), "an approved action was not taken: {run:#?}");
     assert!(
         others.iter().all(|id| token_is_live(&site, *id)),
-        "actions that the plan did not list are not taken: {run:#?}"
+        "an action that the plan did not list was taken: {run:#?}"
     );
-    assert_ne!(held(&site, "revoke_stale_tokens"), plan, "the other actions wait for their own approval");
+    assert_ne!(
+        held(&site, "revoke_stale_tokens"),
+        plan,
+        "the other actions are held in the plan that is already approved"
+    );
 }
 
 #[test]
@@ -85,8 +89,8 @@ fn approval_stays_valid_until_the_whole_plan_is_done() {
     for _ in 0..3 {
         site.run("revoke_stale_tokens");
     }
-    assert!(twelve.iter().all(|id| !token_is_live(&site, *id)), "all approved actions are taken");
-    assert!(others.iter().all(|id| token_is_live(&site, *id)), "other actions are not taken");
+    assert!(twelve.iter().all(|id| !token_is_live(&site, *id)), "an approved action was not taken");
+    assert!(others.iter().all(|id| token_is_live(&site, *id)), "an action that was not approved was taken");
 }
 
 #[test]
@@ -101,7 +105,11 @@ fn unknown_container_is_reaped_in_recovery_only_if_approved() {
     assert_eq!(now_or_panic(site.reader.trash()).unwrap(), Vec::new());
     now_or_panic(site.reader.approve_plan("reap_unknown".into(), plan, site.sim.now())).unwrap();
     site.run("reap_unknown");
-    assert_eq!(now_or_panic(site.reader.trash()).unwrap().len(), 1, "the operator approved it");
+    assert_eq!(
+        now_or_panic(site.reader.trash()).unwrap().len(),
+        1,
+        "the approved container is not in the trash"
+    );
 }
 
 #[test]
@@ -117,11 +125,11 @@ fn second_container_is_stopped_in_recovery_only_if_approved() {
     let plan = held(&site, "settle");
     assert!(
         site.world.state().containers[&newer].state.may_run(),
-        "it was stopped before an operator approved it"
+        "the container was stopped before an operator approved the plan"
     );
     now_or_panic(site.reader.approve_plan("settle".into(), plan, site.sim.now())).unwrap();
     site.run("settle");
-    assert!(!site.world.state().containers[&newer].state.may_run(), "the operator approved it");
+    assert!(!site.world.state().containers[&newer].state.may_run(), "the approved stop was not carried out");
 }
 
 /// Runs the agent passes for this time without any heartbeat.
@@ -144,19 +152,23 @@ fn restarts_are_held_when_many_agents_are_silent_at_once() {
         assert_eq!(
             site.status(*id),
             Status::Degraded,
-            "a silent agent is degraded although the plan is held"
+            "a silent agent was not marked degraded while the plan was held"
         );
-        assert_eq!(site.row(*id).incarnation.0, 1, "it was restarted before an operator approved it");
+        assert_eq!(
+            site.row(*id).incarnation.0,
+            1,
+            "an agent was restarted before an operator approved the plan"
+        );
     }
-    assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan keeps its id");
+    assert_eq!(held(&site, "check_heartbeats"), plan, "the same plan got another id");
     now_or_panic(site.reader.approve_plan("check_heartbeats".into(), plan, site.sim.now())).unwrap();
     site.run("check_heartbeats");
     site.sim.quiesce();
-    assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "the operator approved it");
+    assert!(all.iter().all(|id| site.row(*id).incarnation.0 == 2), "an approved restart was not carried out");
 }
 
 #[test]
-fn restarts_for_missed_heartbeats_count_for_an_hour() {
+fn restarts_of_silent_agents_count_against_limit_for_an_hour() {
     let site = Installation::new(7, TaskOrder::AsWoken);
     let all: Vec<_> = (0..5).map(|n| site.create_online(request(&format!("w{n}"), IMAGE))).collect();
     let heartbeat_of = |ids: &[WorkspaceId]| {
@@ -171,12 +183,15 @@ fn restarts_for_missed_heartbeats_count_for_an_hour() {
         site.run("check_heartbeats");
         site.sim.quiesce();
     }
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    assert!(
+        first.iter().all(|id| site.row(*id).incarnation.0 == 2),
+        "a restart within the limit of three was not carried out"
+    );
     sweep_without_heartbeats(&site, Duration::from_mins(15));
     held(&site, "check_heartbeats");
     assert!(
         others.iter().all(|id| site.row(*id).incarnation.0 == 1),
-        "more restarts within the hour are not"
+        "a restart above the limit of three within an hour was not held"
     );
 }
 
@@ -185,7 +200,7 @@ fn restarts_reported(site: &Installation, id: WorkspaceId) -> usize {
     events.iter().filter(|event| event.event_type == "WORKSPACE_RESTARTED_SILENT").count()
 }
 
-/// The engine refuses a request that a start needs before it begins.
+/// The engine refuses one of the requests that ostler sends before the start itself begins.
 #[test]
 fn failed_restart_is_neither_charged_nor_reported() {
     for step in ["inspect_volume", "stop_container"] {
@@ -202,11 +217,19 @@ fn failed_restart_is_neither_charged_nor_reported() {
             }
         });
         sweep_without_heartbeats(&site, Duration::from_mins(18));
-        assert_eq!(site.row(id).incarnation.0, 1, "{step}: it was restarted");
+        assert_eq!(
+            site.row(id).incarnation.0,
+            1,
+            "{step}: a restart that the engine refused changed the incarnation"
+        );
         assert_eq!(restarts_reported(&site, id), 0, "{step}: a failed restart was reported");
         engine_off.store(false, Ordering::Relaxed);
         sweep_without_heartbeats(&site, Duration::from_mins(1));
-        assert_eq!(site.row(id).incarnation.0, 2, "{step}: failed restarts were charged to the budget");
+        assert_eq!(
+            site.row(id).incarnation.0,
+            2,
+            "{step}: no restart, because failed ones were charged to the budget"
+        );
         assert_eq!(restarts_reported(&site, id), 1, "{step}");
     }
 }
@@ -229,18 +252,21 @@ fn restarts_in_progress_count_against_the_limit() {
     site.sim.pass(RESTART_SILENT_AFTER.saturating_sub(Duration::from_secs(10)));
     let begun = site.run("check_heartbeats");
     let restarts = begun.actions.iter().filter(|one| one.planned.action.key().starts_with("restart"));
-    assert_eq!(restarts.count(), 3, "the first three are due: {begun:#?}");
+    assert_eq!(restarts.count(), 3, "not exactly the first three restarts began: {begun:#?}");
     site.sim.pass(Duration::from_secs(12));
     assert!(
         first.iter().all(|id| restarts_reported(&site, *id) == 0),
-        "their old processes are being stopped"
+        "a restart was reported while its old process was still being stopped"
     );
     held(&site, "check_heartbeats");
     site.sim.quiesce();
-    assert!(first.iter().all(|id| site.row(*id).incarnation.0 == 2), "three restarts are within the limit");
+    assert!(
+        first.iter().all(|id| site.row(*id).incarnation.0 == 2),
+        "a restart within the limit of three was not carried out"
+    );
     assert!(
         others.iter().all(|id| site.row(*id).incarnation.0 == 1),
-        "more restarts at the same time are not"
+        "a fourth restart began while three were in progress"
     );
 }
 
@@ -270,5 +296,8 @@ fn concurrent_passes_share_one_breaker_limit() {
     });
     let hour_ago = site.sim.now() - Duration::from_hours(1);
     let affected = now_or_panic(site.reader.swept_since(hour_ago)).unwrap().len();
-    assert_eq!(affected, 3, "the limit of seven workspaces is three, for all passes together: {runs:#?}");
+    assert_eq!(
+        affected, 3,
+        "of seven workspaces, all passes together must affect three, the limit: {runs:#?}"
+    );
 }

@@ -38,21 +38,21 @@ pub(super) fn online(site: &Installation, name: &str) -> WorkspaceId {
     let made = request(name, IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(4));
-    assert_eq!(site.status(id), Status::Online, "a plain workspace comes online without a heartbeat");
+    assert_eq!(site.status(id), Status::Online, "a plain workspace did not come online after its start");
     id
 }
 
-/// Lets its container exit; returns the due time of the restart.
+/// Makes the workspace's container exit; returns the due time of the restart.
 fn exits(site: &Installation, id: WorkspaceId) -> ostler::domain::time::Timestamp {
     let container = site.row(id).container.expect("it has a container");
     site.world.state().kill(&container, 1);
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
-    assert_eq!(row.status, Status::Offline, "an exit is noticed by its event");
+    assert_eq!(row.status, Status::Offline, "the event of the exit did not mark it offline");
     row.restart_due_at.expect("its restart has a due time")
 }
 
-/// Asserts that it is restarted within the tolerance around `due`.
+/// Asserts that the workspace is restarted within the tolerance around `due`.
 fn restarts_at(site: &Installation, id: WorkspaceId, due: ostler::domain::time::Timestamp, when: &str) {
     let before = site.row(id).incarnation;
     site.sim.pass((due - TOLERANCE).since(site.sim.now()));
@@ -73,7 +73,7 @@ fn exited_workspace_restarts_when_due_at_any_time_of_the_period() {
 }
 
 #[test]
-fn crash_loop_keeps_every_backoff() {
+fn crash_loop_waits_for_every_backoff() {
     let site = driven();
     let id = online(&site, "w");
     for exit in 1..=4 {
@@ -117,7 +117,10 @@ fn overdue_restart_runs_at_once_after_a_daemon_restart() {
     site.sim.pass(Duration::from_mins(3));
     site.start_daemon();
     site.sim.pass(TOLERANCE);
-    assert!(site.row(id).incarnation > before, "its back-off ended while the daemon was down");
+    assert!(
+        site.row(id).incarnation > before,
+        "it was not restarted, although its back-off ended while the daemon was down"
+    );
 }
 
 /// A workspace whose agent sends heartbeats.
@@ -271,11 +274,11 @@ fn pass_never_runs_twice_at_once() {
     probed.pass(5);
     let answers = [probed.ask(Mode::Apply), probed.ask(Mode::Apply)];
     probed.pass(5);
-    assert_eq!(probed.most_at_once(), 1, "two runs of one pass at the same time");
+    assert_eq!(probed.most_at_once(), 1, "two runs of one pass took place at the same time");
     probed.pass(20);
-    assert_eq!(probed.begun(), [0, 20], "requests during a run cause exactly one more run, after it");
+    assert_eq!(probed.begun(), [0, 20], "requests during a run must cause exactly one more run, after it");
     for answer in answers {
-        assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "every caller gets the result");
+        assert_eq!(answer.lock().unwrap().as_ref().map(Vec::len), Some(1), "a caller did not get the result");
     }
 }
 
@@ -283,7 +286,7 @@ fn pass_never_runs_twice_at_once() {
 fn timer_that_fires_during_a_run_causes_one_more_run() {
     let probed = Probed::one(&[PERIOD + Duration::from_secs(15)]);
     probed.pass(80);
-    assert_eq!(probed.begun(), [0, 75], "a timer that fires during a run is not skipped");
+    assert_eq!(probed.begun(), [0, 75], "a timer that fired during a run was skipped");
     assert_eq!(probed.most_at_once(), 1);
 }
 
@@ -293,9 +296,9 @@ fn dry_run_does_not_delay_real_runs() {
     probed.pass(30);
     let dry = probed.ask(Mode::DryRun);
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 30, 60], "the timer's run does not wait for a dry run");
+    assert_eq!(probed.begun(), [0, 30, 60], "the run that the timer starts must not wait for a dry run");
     probed.pass(40);
-    assert!(dry.lock().unwrap().is_some(), "the dry run is answered");
+    assert!(dry.lock().unwrap().is_some(), "the dry run was not answered");
 }
 
 #[test]
@@ -306,7 +309,11 @@ fn wake_ups_run_a_pass_at_the_requested_times() {
         probed.wake.after("probe", Duration::from_secs(after));
     }
     probed.pass(100);
-    assert_eq!(probed.begun(), [0, 7, 15, 60, 91], "wake-ups at 7, 15 and 91 s, and the period's own run");
+    assert_eq!(
+        probed.begun(),
+        [0, 7, 15, 60, 91],
+        "expected runs at the start, at the wake-ups (7, 15 and 91 s) and after the period (60 s)"
+    );
 }
 
 #[test]
@@ -326,10 +333,10 @@ fn pass_without_engine_snapshot_does_not_wait_for_the_engine() {
         if call.method.starts_with("list_") { Fault::Slow(Duration::from_secs(9)) } else { Fault::None }
     });
     probed.pass(31);
-    assert_eq!(probed.begun(), [0, 60], "a slow listing delays a pass that needs none");
+    assert_eq!(probed.begun(), [0, 60], "a slow listing delayed a pass that needs no listing");
     probed.wake.after("store", Duration::ZERO);
     probed.pass(1);
-    assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waits for a listing that it does not need");
+    assert_eq!(probed.begun(), [0, 60, 61], "a wake-up waited for a listing that it does not need");
 }
 
 #[test]
@@ -338,5 +345,5 @@ fn passes_due_at_the_same_time_share_one_listing() {
     probed.pass(61);
     let listings =
         probed.site.world.state().log.iter().filter(|call| call.method == "list_containers").count();
-    assert_eq!(listings, 2, "one listing for both passes at the start, and one at their period");
+    assert_eq!(listings, 2, "expected one listing for both passes at the start, and one after their period");
 }

@@ -31,11 +31,19 @@ fn grace_periods_restart_after_a_clock_jump() {
         site.sim.jump(hours * 3_600_000);
         for pass in ["revoke_stale_tokens", "reap_unknown"] {
             let run = site.run(pass);
-            assert_eq!(run.actions, Vec::new(), "{pass} acts on a grace that began before the jump");
+            assert_eq!(
+                run.actions,
+                Vec::new(),
+                "{pass} counted a grace period that began before the clock jump"
+            );
         }
         site.sim.pass(Duration::from_mins(15));
         site.snapshot();
-        assert_eq!(site.run("reap_unknown").actions.len(), 1, "a grace that was observed throughout counts");
+        assert_eq!(
+            site.run("reap_unknown").actions.len(),
+            1,
+            "no action although the whole grace period was observed"
+        );
     }
 }
 
@@ -50,8 +58,8 @@ fn grace_period_of_stale_tokens_restarts_with_the_daemon() {
     assert_eq!(site.run("revoke_stale_tokens").actions, Vec::new());
 }
 
-/// The engine answers but shows none of our objects: another user's engine, another storage, a disk that is not
-/// mounted.
+/// The engine answers but lists none of this instance's objects: it is another user's engine, it has another storage,
+/// or its disk is not mounted.
 #[test]
 fn untrusted_listing_blocks_every_action_on_the_engine() {
     let site = Installation::new(3, TaskOrder::AsWoken);
@@ -106,7 +114,7 @@ fn known_container_identifies_an_engine_without_its_sentinel() {
     site.sim.quiesce();
     site.converge();
     at_rest(&site).unwrap();
-    // A container without a row and a trash entry does not identify the engine, whatever its labels.
+    // A container that has neither a row nor a trash entry does not identify the engine, whatever its labels.
     let site = Installation::new(7, TaskOrder::AsWoken);
     site.add_unknown();
     site.world.state().volumes.remove(&instance_name(INSTANCE));
@@ -131,7 +139,7 @@ fn workspace_is_not_marked_offline_after_a_single_listing() {
     at_rest(&site).unwrap();
 }
 
-/// Found by an outside tester: `rm --purge` was ordered while Podman was down, and a sweep used a listing from before
+/// Found in external testing: `rm --purge` was ordered while Podman was down, and a sweep used a listing from before
 /// the purge.
 #[test]
 fn workspace_purged_after_a_listing_gets_no_trash_entry() {
@@ -151,5 +159,5 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
     let store = site.daemon.agent_store.clone();
     let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
-    assert_eq!(trash, [], "a purged workspace has no trash entry");
+    assert_eq!(trash, [], "a purged workspace has a trash entry");
 }

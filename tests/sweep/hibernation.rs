@@ -1,4 +1,4 @@
-//! Hibernation whose caller stops waiting, or that is refused.
+//! Hibernations that are refused, or whose caller stops waiting for the answer.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn abandoned_at_its_claim(site: &Installation, id: WorkspaceId) {
         }
         site.sim.take(next.id);
     }
-    assert!(site.sim.fire_next_timer(), "the caller's timeout fires");
+    assert!(site.sim.fire_next_timer(), "the caller has no timeout");
     site.sim.run_ready();
 }
 
@@ -43,7 +43,7 @@ fn hibernation_completes_when_its_caller_stops_waiting() {
     abandoned_at_its_claim(&site, id);
     assert!(
         !accepts_messages(&site, id),
-        "a message is accepted for a container that is about to be stopped"
+        "a message was accepted for a container that is about to be stopped"
     );
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Hibernated);
@@ -51,17 +51,17 @@ fn hibernation_completes_when_its_caller_stops_waiting() {
 }
 
 #[test]
-fn refused_unawaited_hibernation_admits_messages_again() {
+fn refused_hibernation_without_waiting_caller_admits_messages() {
     let site = Installation::new(2, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
     abandoned_at_its_claim(&site, id);
     site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Online, "it has an active task");
+    assert_eq!(site.status(id), Status::Online, "it was hibernated in spite of an active task");
     assert!(accepts_messages(&site, id), "messages to it are not accepted again");
 }
 
-/// One order is refused while the store has not answered the other.
+/// Two hibernations are ordered; one is refused while the store has not yet answered the other.
 #[test]
 fn refused_hibernation_does_not_admit_messages_during_another() {
     let site = Installation::new(4, TaskOrder::AsWoken);
@@ -75,14 +75,14 @@ fn refused_hibernation_does_not_admit_messages_during_another() {
         let Some(other) = held.iter().find(|held| held.label != "begin hibernation") else { break held };
         site.sim.take(other.id);
     };
-    assert_eq!(claims.len(), 2, "both hibernations claim it");
+    assert_eq!(claims.len(), 2, "not both hibernations have requested their claim");
     site.heartbeat(id, Heartbeat { active_tasks: 1, ..healthy() });
     site.sim.take(claims[0].id);
     site.sim.run_ready();
     site.heartbeat(id, healthy());
     assert!(
         !accepts_messages(&site, id),
-        "a message is accepted for a container that is about to be stopped"
+        "a message was accepted for a container that is about to be stopped"
     );
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Hibernated);

@@ -17,14 +17,18 @@ fn second_run_of_a_pass_does_nothing() {
         make_work(&mut site);
         let first = site.run(pass);
         let done = |verdict: &Verdict| matches!(verdict, Verdict::Applied(_));
-        assert!(!first.actions.is_empty(), "{pass} has work");
+        assert!(!first.actions.is_empty(), "{pass} found no work");
         assert!(
             first.actions.iter().all(|action| done(&action.verdict)),
-            "{pass} completed its work: {first:#?}"
+            "{pass} did not complete its work: {first:#?}"
         );
         site.sim.quiesce();
         let second = site.run(pass);
-        assert_eq!((second.outcome, second.actions), (Outcome::Done, Vec::new()), "{pass}, the second time");
+        assert_eq!(
+            (second.outcome, second.actions),
+            (Outcome::Done, Vec::new()),
+            "{pass} did work again in its second run"
+        );
         witness.check(&site).unwrap();
     }
 }
@@ -40,7 +44,7 @@ fn sweep_of_a_settled_installation_changes_nothing() {
     let state = site.world.state();
     let calls =
         state.log[before..].iter().filter(|call| changing.iter().any(|verb| call.method.starts_with(verb)));
-    assert_eq!(calls.count(), 0, "a sweep without work changes nothing in the engine");
+    assert_eq!(calls.count(), 0, "a sweep without work changed something in the engine");
     drop(state);
     at_rest(&site).unwrap();
 }

@@ -1,5 +1,5 @@
-//! After a reboot everything that ran is restarted: at once, parents first, a few at a time, and without charge to the
-//! restart budget.
+//! After a reboot every workspace that ran is restarted: at once, parents before children, only a few at the same time,
+//! and without charge to the restart budget.
 
 use std::{
     sync::{Arc, Mutex},
@@ -51,12 +51,16 @@ fn reboot_restarts_every_workspace_without_backoff() {
     let begun = site.sim.now();
     site.sim.pass(START * 4 + Duration::from_secs(1));
     let times: Vec<_> = starts.lock().unwrap().iter().map(|(_, at)| *at).collect();
-    assert_eq!(times.len(), ids.len(), "each is started once, without a back-off: {times:?}");
-    assert!(times[0].since(begun) <= Duration::from_millis(500), "the first one at once");
+    assert_eq!(
+        times.len(),
+        ids.len(),
+        "not each workspace was started exactly once, without a back-off: {times:?}"
+    );
+    assert!(times[0].since(begun) <= Duration::from_millis(500), "the first start did not begin at once");
     for pair in times.windows(CONCURRENT_STARTS + 1) {
         assert!(
             pair[CONCURRENT_STARTS].since(pair[0]) >= START,
-            "more than {CONCURRENT_STARTS} at once: {times:?}"
+            "more than {CONCURRENT_STARTS} starts at the same time: {times:?}"
         );
     }
     site.sim.pass(Duration::from_secs(4));
@@ -80,7 +84,7 @@ fn reboots_are_not_charged_to_the_restart_budget() {
     site.sim.pass(Duration::from_secs(1));
     let row = site.row(id);
     let wait = row.restart_due_at.map(|due| due.since(row.status_since));
-    assert_eq!(wait, Some(Duration::from_secs(10)), "the first charged exit has the first back-off");
+    assert_eq!(wait, Some(Duration::from_secs(10)), "the first charged exit did not get the first back-off");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
     let made = request("w", REMOTE_IMAGE);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     while site.sim.held().first().is_none_or(|next| next.label != "pull_image") {
-        assert!(site.sim.step_calmly(), "the pull is requested");
+        assert!(site.sim.step_calmly(), "the pull was not requested");
         site.sim.run_ready();
     }
     let pull = site.sim.held()[0].id;
@@ -57,7 +57,7 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
 }
 
 /// The container's first start takes effect long after its caller has given up: while the second attempt is prepared,
-/// is done, or is over.
+/// while it is carried out, or after it has ended.
 #[test]
 fn late_container_start_leaves_one_container_and_one_token() {
     for late in (55..=130).map(Duration::from_secs) {
@@ -96,7 +96,7 @@ fn missing_image_is_a_start_error_and_leaves_nothing_behind() {
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(
         row.status_detail.is_some_and(|why| why.contains("`no-such-image`")),
-        "the detail names the image"
+        "the detail does not name the image"
     );
     assert_eq!(objects_of(&site, id), Vec::<String>::new());
 }
@@ -117,7 +117,7 @@ fn half_started_container_is_replaced_by_a_new_one() {
     at_rest(&site).unwrap_or_else(|broken| panic!("{broken}"));
     let row = site.row(id);
     assert_eq!(row.status, Status::Online);
-    assert_ne!(row.container, Some(stuck.clone()), "it is online in the half-started container");
+    assert_ne!(row.container, Some(stuck.clone()), "its row still names the half-started container");
     let world = site.world.state();
     assert!(
         !world.busy_ports.contains(&row.host_port.expect("it has a port")),
@@ -138,7 +138,7 @@ fn exhausted_port_range_is_a_start_error_with_its_reason() {
     assert_eq!(row.status, Status::Failed(Failure::StartError));
     assert!(
         row.status_detail.is_some_and(|why| why.contains("no port is free")),
-        "the detail names the exhausted ports"
+        "the detail does not say that no port is free"
     );
     assert!(
         site.world
@@ -148,13 +148,14 @@ fn exhausted_port_range_is_a_start_error_with_its_reason() {
             .all(|c| c.spec.labels.get(LABEL_WORKSPACE) != Some(&id.to_string()))
     );
     site.world.state().busy_ports.clear();
-    site.calmly(|ops| async move { ops.start(id, false).await }).expect("with free ports it starts");
+    site.calmly(|ops| async move { ops.start(id, false).await })
+        .expect("the start succeeds once ports are free");
     site.sim.quiesce();
     assert_eq!(site.status(id), Status::Online);
 }
 
 #[test]
-fn stop_given_during_a_start_wins() {
+fn stop_given_during_a_start_leaves_workspace_paused() {
     for after in 0.. {
         let site = Installation::new(5, TaskOrder::AsWoken);
         let id = site.online("w");
@@ -173,7 +174,7 @@ fn stop_given_during_a_start_wins() {
     }
 }
 
-/// Removed after each of the start's requests in turn.
+/// In a new installation each time, the container is removed after 0, 1, 2, … requests of the start.
 #[test]
 fn container_removed_at_any_step_of_a_start_is_recreated() {
     for after in 0.. {
@@ -217,7 +218,7 @@ fn token_write_error_names_workspace_and_volume() {
     );
 }
 
-/// Its first heartbeat may arrive before the start's own check, and report bad health.
+/// The agent's first heartbeat may arrive before the start checks the container, and may report bad health.
 #[test]
 fn agent_that_starts_degraded_is_left_running() {
     let site = Installation::new(7, TaskOrder::AsWoken);
@@ -236,7 +237,7 @@ fn agent_that_starts_degraded_is_left_running() {
     assert_eq!(site.status(id), Status::Degraded);
     assert!(
         site.container(id).is_some_and(|container| container.state.may_run()),
-        "it was stopped for being degraded"
+        "the start stopped an agent because it was degraded"
     );
     assert_eq!(site.row(id).incarnation.0, 1);
 }
@@ -301,7 +302,7 @@ fn start_without_its_work_volume_requires_an_explicit_option() {
     let refused = site.calmly(|ops| async move { ops.start(id, false).await });
     assert!(matches!(refused, Err(OpError::Impossible(why)) if why.contains("volume missing")));
     site.converge();
-    assert_eq!(site.status(id), Status::Paused, "a paused row stays paused");
+    assert_eq!(site.status(id), Status::Paused, "a refused start changed the status");
     site.calmly(|ops| async move { ops.start(id, true).await })
         .expect("the explicit option permits the start");
     site.sim.quiesce();

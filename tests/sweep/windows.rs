@@ -1,5 +1,5 @@
-//! The liveness windows reset after a suspend, a stop of the daemon or a change of the clock: nothing is marked before
-//! a full window has passed since then, and afterwards agents that are still silent are marked.
+//! The liveness windows reset after a suspend, a stop of the daemon or a change of the clock. No status changes before
+//! a full window has passed since then. Afterwards the statuses of agents that are still silent change.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Fleet {
         site.heartbeat(busy, Heartbeat { active_tasks: 1, ..healthy() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
         let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
-        // With a runtime that sends no heartbeats; otherwise it would be marked as silent first.
+        // This runtime sends no heartbeats. A workspace of a runtime that sends them would be marked as silent first.
         let made = CreateRequest { policy, ..request("idle", IMAGE) };
         let idle = site.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
         site.sim.quiesce();
@@ -110,25 +110,57 @@ impl Fleet {
         assert_eq!(moved(0), Status::Online);
         self.sweep_for(OFTEN * 3);
         let now = self.statuses();
-        assert_eq!(now[0], Status::Degraded, "{how}: it is silent for a whole window");
-        assert_eq!(now[5], Status::AwaitingAgent, "{how}: it is silent for a whole window");
-        assert_eq!((now[3], now[4]), (before[3], before[4]), "{how}: their windows are longer");
-        assert_eq!(wedged(&self), None, "{how}: its window is longer");
+        assert_eq!(now[0], Status::Degraded, "{how}: no status change after a whole window of silence");
+        assert_eq!(now[5], Status::AwaitingAgent, "{how}: no status change after a whole window of silence");
+        assert_eq!(
+            (now[3], now[4]),
+            (before[3], before[4]),
+            "{how}: a status changed before its longer window had passed"
+        );
+        assert_eq!(wedged(&self), None, "{how}: a change came before its longer window had passed");
         self.sweep_for(WEDGED_AFTER.saturating_sub(SILENT_AFTER));
-        assert!(wedged(&self).is_some(), "{how}: it made no progress for a whole window");
-        assert_eq!(self.statuses()[3], Status::Online, "{how}: its window is longer");
+        assert!(wedged(&self).is_some(), "{how}: not marked wedged after a whole window without progress");
+        assert_eq!(
+            self.statuses()[3],
+            Status::Online,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(IDLE.saturating_sub(WEDGED_AFTER));
-        assert_eq!(self.statuses()[3], Status::Hibernated, "{how}: it was idle for a whole window");
+        assert_eq!(
+            self.statuses()[3],
+            Status::Hibernated,
+            "{how}: not hibernated after a whole window of idle time"
+        );
         let limit = Runtime::agent().provisioning_limit;
-        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
+        assert_eq!(
+            self.statuses()[4],
+            Status::Provisioning,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(limit.saturating_sub(IDLE + OFTEN * 4));
-        assert_eq!(self.statuses()[4], Status::Provisioning, "{how}: its window is longer");
-        assert_eq!(self.restarts(self.degraded), 1, "{how}: its window is longer");
+        assert_eq!(
+            self.statuses()[4],
+            Status::Provisioning,
+            "{how}: a change came before its longer window had passed"
+        );
+        assert_eq!(
+            self.restarts(self.degraded),
+            1,
+            "{how}: a change came before its longer window had passed"
+        );
         self.sweep_for(OFTEN * 6);
         let late = Status::Failed(Failure::ProvisionTimeout);
-        assert_eq!(self.statuses()[4], late, "{how}: it sent no heartbeat for a whole window");
+        assert_eq!(
+            self.statuses()[4],
+            late,
+            "{how}: the start did not time out after a whole window without a heartbeat"
+        );
         self.sweep_for((SILENT_AFTER + RESTART_SILENT_AFTER).saturating_sub(limit));
-        assert_eq!(self.restarts(self.degraded), 2, "{how}: it was silent for long enough to be restarted");
+        assert_eq!(
+            self.restarts(self.degraded),
+            2,
+            "{how}: it was not restarted after the full time of silence"
+        );
     }
 }
 
@@ -200,7 +232,7 @@ fn clock_briefly_set_ahead_changes_no_status() {
     assert_eq!(fleet.statuses(), before);
 }
 
-/// The clock is set back and corrected between two clock snapshots: times recorded meanwhile are hours old.
+/// The clock is set back and corrected between two clock snapshots: times recorded in between appear hours old.
 #[test]
 fn clock_briefly_set_back_changes_no_status() {
     let site = Installation::new(1, TaskOrder::AsWoken);
@@ -216,8 +248,8 @@ fn clock_briefly_set_back_changes_no_status() {
     site.sim.jump(3 * HOUR);
     site.sweep();
     site.sim.quiesce();
-    assert_eq!(site.status(agent), Status::Online, "its heartbeat is recent");
-    assert_eq!(site.status(starting), Status::Provisioning, "its start is recent");
+    assert_eq!(site.status(agent), Status::Online, "it changed its status although its heartbeat is recent");
+    assert_eq!(site.status(starting), Status::Provisioning, "its start timed out although it is recent");
 }
 
 /// A container that exited is restarted after its backoff, not hours later because the clock was set back.
@@ -235,10 +267,10 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
     site.sim.pass(Duration::from_mins(1));
     site.run("restart_due");
     site.sim.quiesce();
-    assert_eq!(site.status(id), Status::Provisioning, "its back-off is over");
+    assert_eq!(site.status(id), Status::Provisioning, "it was not restarted when its back-off was over");
 }
 
-/// By its last activity, a workspace that is woken has been idle all night.
+/// The last activity of a workspace that was just woken is older than its idle limit.
 #[test]
 fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     let mut fleet = Fleet::new();
@@ -255,5 +287,5 @@ fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     fleet.sweep_for(IDLE.saturating_sub(OFTEN * 2));
     assert_eq!(fleet.site.status(id), Status::Online, "it was hibernated before its full idle time");
     fleet.sweep_for(OFTEN * 4);
-    assert_eq!(fleet.site.status(id), Status::Hibernated, "it was idle for its full idle time");
+    assert_eq!(fleet.site.status(id), Status::Hibernated, "it was not hibernated after its full idle time");
 }

@@ -55,9 +55,9 @@ fn print(
     let left = outcome.items.iter().filter(|item| !item.adopted && item.container_id.is_some()).count();
     if outcome.recovering && adopts_all && left > 0 {
         output::note(&format!(
-            "The registry is still recovering: {} could not be adopted, and until then nothing is started, stopped or \
-             reaped automatically. Fix the cause and run `ostler adopt --all` again. To move unwanted containers to \
-             the trash, see `ostler sweep show reap_unknown`.",
+            "The registry is still recovering, because {} could not be adopted. Until the recovery ends, nothing is \
+             started, stopped or reaped automatically. Fix the cause and run `ostler adopt --all` again. To move \
+             unwanted containers to the trash, see `ostler sweep show reap_unknown`.",
             count(left, "container", "containers"),
         ));
     } else if outcome.recovering {

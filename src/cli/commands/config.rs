@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The configuration as this command reads it, and how the daemon's differs.
+/// The configuration as this command reads it, and how the daemon's configuration differs from it.
 #[derive(Serialize)]
 struct Shown {
     #[serde(flatten)]
@@ -29,7 +29,7 @@ struct Shown {
     daemon: Option<Daemon>,
 }
 
-/// How the configuration of the running daemon differs.
+/// How the configuration of the running daemon differs from the one that this command reads.
 #[derive(Serialize)]
 struct Daemon {
     /// The file that the daemon has read.
@@ -136,8 +136,8 @@ async fn effective(host: &dyn Host) -> Result<Shown, Failure> {
     Ok(Shown { configuration, daemon })
 }
 
-/// Combines the differences that the daemon reports with those between its values and this command's. The daemon may
-/// read another file, and has an environment of its own.
+/// Combines two lists of differences: those that the daemon reports, and those between the daemon's values and this
+/// command's. The latter exist because the daemon may read another file and has its own environment.
 fn compare(configuration: &Configuration, running: RunningConfig) -> Daemon {
     let RunningConfig { file, settings, mut differences, problem } = running;
     let of_daemon = |key: &str| settings.iter().find(|one| one.key == key).and_then(|one| one.value.as_ref());

@@ -24,7 +24,7 @@ use super::order;
 pub(in crate::cli) async fn run(session: &Session<'_>, args: CreateArgs) -> Result<u8, Failure> {
     let wait = !args.no_wait;
     let mut created: CreatedWorkspace = session.client.post("/workspaces", &request(args)?).await?;
-    // Printed before the wait, because a note may say how long it takes.
+    // Printed before the wait, because a note may announce a long wait.
     for note in created.notes.iter().filter(|_| !session.out.json()) {
         output::note(&printable(note));
     }
@@ -126,8 +126,8 @@ pub(super) fn read(file: &Path) -> Result<String, Failure> {
     fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display())).map_err(wrong)
 }
 
-/// Parses `KEY=VALUE`, or `KEY` for the value in this process's environment, which keeps a secret out of the shell's
-/// history.
+/// Parses `KEY=VALUE` or `KEY`. For `KEY`, the value comes from this process's environment, so that a secret does not
+/// get into the shell's history.
 pub(super) fn environment(given: &[String]) -> Result<Vec<(String, String)>, Failure> {
     given.iter().map(|one| variable(one)).collect()
 }

@@ -20,7 +20,7 @@ use crate::{
 
 use super::timeline;
 
-/// The first and the longest delay before a lost stream is opened again.
+/// Delay before a lost stream is opened again the first time. It grows with each attempt, up to `RECONNECT_LAST`.
 const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 const RECONNECT_LAST: Duration = Duration::from_secs(30);
 
@@ -45,7 +45,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &EventsArgs) -> Res
     Ok(0)
 }
 
-/// The newest events, oldest first.
+/// Returns the newest events in chronological order.
 pub(super) async fn recent(
     session: &Session<'_>,
     only: Option<&str>,
@@ -70,8 +70,8 @@ async fn show(session: &Session<'_>, printer: &mut Printer, event: &EventView) -
     session.out.line(&format!("{time}  {whose}{line}"))
 }
 
-/// Prints events until interrupted, across restarts of the daemon: each connection continues after the last sequence
-/// number seen.
+/// Prints events until interrupted, also across restarts of the daemon: each new connection continues after the last
+/// sequence number that was received.
 async fn follow(
     session: &Session<'_>,
     only: Option<&str>,
@@ -100,7 +100,7 @@ async fn follow(
     }
 }
 
-/// Prints the events of one connection. Its end is never an error, whatever the cause.
+/// Prints the events of one connection. The end of the connection is not an error, whatever its cause.
 async fn listen(
     session: &Session<'_>,
     only: Option<&str>,

@@ -35,8 +35,8 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result
         env: environment(&args.env)?.into_iter().collect(),
         command: args.command,
         tty: args.tty,
-        // Off by default: a command would consume the rest of the input of a script or loop, and Podman drops the
-        // output of a command that ends before it has read its input.
+        // Input is not forwarded by default, for two reasons: the command would consume the rest of the input of a
+        // script or loop around it, and Podman drops the output of a command that ends before it has read its input.
         stdin: args.tty || args.interactive,
         user: args.user,
     };
@@ -60,7 +60,7 @@ pub(super) async fn execute(
     }
     let path = format!("{}/exec", workspace(name));
     let CreatedExec { id } = session.client.post(&path, &request).await?;
-    // Only the input of `-i` without a terminal may end before the command does.
+    // Whether the input stays open until the command ends. With `-i` and no terminal, it may end earlier.
     let stays = request.tty || !request.stdin;
     let path = format!("/exec/{id}/start?tty={}&stays={stays}", request.tty);
     let pipe = session.client.upgrade(&path).await?;
@@ -81,7 +81,7 @@ pub(super) async fn execute(
         if !stays {
             drop(to_command.shutdown().await);
         }
-        // The end of the input does not end the command.
+        // Waits forever, because the end of the input does not end the command.
         std::future::pending::<()>().await;
     };
     if request.tty {
@@ -112,7 +112,7 @@ pub(super) async fn execute(
     }
 }
 
-/// Copies the command's output. Returns Podman's error if it reports that the output broke off.
+/// Copies the command's output. Returns Podman's error if Podman reports that the output broke off.
 async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<Option<String>, Failure> {
     let mut frames = Frames::default();
     let mut buffer = vec![0; 32 * 1024];
@@ -135,7 +135,7 @@ async fn copy_frames(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Result<
 struct LastStderr(Vec<u8>);
 
 impl LastStderr {
-    /// The most bytes kept: more than Podman's error message has.
+    /// Maximum number of bytes kept. Podman's error message is shorter.
     const MOST: usize = 512;
 
     fn feed(&mut self, channel: Channel, bytes: &[u8]) {
@@ -149,11 +149,11 @@ impl LastStderr {
     }
 
     /// Returns the error that Podman appends to a command's standard error when its own connection to the command
-    /// broke. Podman reports it nowhere else: the exit code is 0, and output that was not yet passed on is lost.
+    /// broke. Podman reports this loss nowhere else: the exit code is 0, and output that was not yet passed on is lost.
     fn of_the_engine(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.0);
         let line = text.strip_suffix('\n')?.lines().next_back()?;
-        // An unterminated line of the command itself may precede it.
+        // On the same line, output of the command that does not end with a line feed may precede the error.
         let (_, reason) = line.rsplit_once("Error: ")?;
         let is_podmans =
             ["read unixpacket @->", "write unixpacket @->"].iter().any(|how| reason.starts_with(how))
@@ -173,8 +173,8 @@ async fn copy_terminal(session: &Session<'_>, mut from: ReadHalf<Pipe>) -> Resul
     }
 }
 
-/// Sends the size of this terminal to the command's terminal, now and at every change. Errors are ignored: they affect
-/// only the layout of the output.
+/// Sends the size of the user's terminal to the command's terminal, now and at every change. Errors are ignored: they
+/// affect only the layout of the output.
 async fn follow_size(session: &Session<'_>, id: &str) {
     let Ok(mut changes) = signal(SignalKind::window_change()) else { return std::future::pending().await };
     let path = format!("/exec/{id}/resize");
@@ -202,7 +202,7 @@ async fn exit_code(session: &Session<'_>, id: &str) -> Result<u8, Failure> {
         checks.tick().await;
         let status: ExecStatus = session.client.get(&format!("/exec/{id}")).await?;
         if let Some(code) = status.exit_code {
-            // An exit code of a process has one byte; a value that does not fit is reported as 1.
+            // The exit code of this process has one byte; a value that does not fit is reported as 1.
             return Ok(u8::try_from(code).unwrap_or(1));
         }
     }

@@ -106,7 +106,7 @@ fn whole_until(bytes: &[u8]) -> usize {
         }
     }
     if bytes.ends_with(b"\r") {
-        // A line feed may follow, and then both are one line ending.
+        // If a line feed follows this carriage return, both are one line ending.
         return bytes.len() - 1;
     }
     match std::str::from_utf8(bytes) {

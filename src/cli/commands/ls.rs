@@ -31,7 +31,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<
     Ok(0)
 }
 
-/// The message for an empty registry, which may be new or lost.
+/// The message for a registry without workspaces: it may be new, or its content may be lost.
 async fn nothing(session: &Session<'_>) -> String {
     let question = Adopt { which: Vec::new(), all: false, dry_run: true, instance: None };
     let asked: Result<AdoptOutcome, _> = session.client.post("/adopt", &question).await;
@@ -93,7 +93,7 @@ fn branch(
     }
 }
 
-/// The short id of a removed workspace, which identifies it: its name may be in use again. Empty for others.
+/// The short id of a removed workspace, whose name may be in use again. Empty for other workspaces.
 fn removed_id(workspace: &WorkspaceView) -> &str {
     if workspace.removed_at.is_some() { text::short(&workspace.id) } else { "" }
 }
@@ -118,7 +118,7 @@ fn image(workspace: &WorkspaceView) -> String {
     }
 }
 
-/// The most characters of a note in a list; `show` prints all of it.
+/// Maximum number of characters of a note in a list; `show` prints the whole note.
 const NOTE_CHARS: usize = 100;
 
 fn shortened(note: String) -> String {

@@ -2,7 +2,8 @@
 //!
 //! The response comes from an agent and may be anything: a message or task of A2A 0.2 to 1.0, as one object or as a
 //! stream of events, an error, an HTML page, or a truncated body. The daemon marks responses of agents, so a failure
-//! names its origin. A response that is not A2A is a failure of the agent, with exit code 1.
+//! message can say whether the daemon or the agent failed. A response that is not A2A is a failure of the agent, with
+//! exit code 1.
 
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Value, json};
@@ -57,7 +58,7 @@ enum Version {
 
 impl Version {
     /// Reads the version from the agent's card. From 1.0 on the card lists interfaces; before, it has one version or
-    /// none. An agent that supports both gets the one that it lists first.
+    /// none. For an agent that supports both, the version that the card lists first is used.
     fn of_card(card: &Value) -> Self {
         let interfaces = card["supportedInterfaces"].as_array();
         let json_rpc = interfaces.and_then(|interfaces| {
@@ -72,8 +73,8 @@ impl Version {
         }
     }
 
-    /// Builds the request, without `jsonrpc` and `id`: the daemon fills them in, and then sends its own errors in its
-    /// plain format and not as JSON-RPC errors.
+    /// Builds the request without `jsonrpc` and `id`. The daemon adds them, and in that case sends its own errors in
+    /// its plain format, not as JSON-RPC errors.
     fn request(self, text: &str) -> Value {
         let (method, role, part) = match self {
             Self::Zero => ("message/send", "user", json!({ "kind": "text", "text": text })),
@@ -90,7 +91,7 @@ impl Version {
     }
 }
 
-/// Prints a response as it arrives, and records why it is a failure, if it is.
+/// Prints a response as it arrives. If the response is a failure, records the reason.
 struct Printer<'a> {
     session: &'a Session<'a>,
     name: &'a str,
@@ -231,7 +232,7 @@ impl Events {
         None
     }
 
-    /// Returns the data of an event that the end of the stream left without its empty line.
+    /// Returns the data of the last event if the stream ended before the empty line that completes an event.
     fn end(mut self) -> Option<String> {
         let line = String::from_utf8_lossy(&std::mem::take(&mut self.rest)).into_owned();
         self.line(&line).or_else(|| self.line(""))
@@ -244,7 +245,7 @@ struct Content {
     texts: Vec<String>,
     /// Texts of a task that is not done.
     progress: Vec<String>,
-    /// Why it is a failure: a predicate whose subject is the agent's name.
+    /// Why the response is a failure; `None` if it is none. A predicate whose subject is the agent's name.
     failure: Option<String>,
 }
 
@@ -255,7 +256,7 @@ fn content_of(answer: &Value) -> Content {
         return Content { failure: Some(format!("answered with an error: {text}")), ..Content::default() };
     }
     let result = &answer["result"];
-    // From 1.0 on the object is wrapped in a key that names its kind; before, it has a field `kind`.
+    // From 1.0 on, the object is the value of a key that names its kind; before, it has a field `kind`.
     let inner = ["task", "message", "statusUpdate", "artifactUpdate"]
         .iter()
         .find_map(|key| result.get(key).filter(|value| value.is_object() && result.get("kind").is_none()));

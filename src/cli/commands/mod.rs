@@ -30,8 +30,8 @@ pub(super) mod undelete;
 pub(super) mod wake;
 pub(super) mod why;
 
-/// Prints a note on standard error if the output may be out of date or incomplete, because the daemon is not ready or
-/// the registry is recovering.
+/// If the daemon is not ready or the registry is recovering, prints a note on standard error that the command's output
+/// may be out of date or incomplete.
 async fn note_if_not_ready(session: &super::Session<'_>) {
     let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
     if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE

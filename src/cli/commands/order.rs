@@ -1,4 +1,5 @@
-//! Common part of the commands for one operation on one workspace: request it, wait for it, print its outcome.
+//! Common part of the commands for one operation on one workspace: request the operation, wait for it, print its
+//! outcome.
 
 use serde::Serialize;
 
@@ -99,7 +100,7 @@ pub(super) fn print(session: &Session<'_>, name: &str, status: &str, rest: &str)
     session.out.line(&format!("{name} is {status}{rest}"))
 }
 
-/// The failure if the operation failed for workspaces below the one that it was requested for.
+/// The failure if the operation failed for workspaces below the named workspace.
 fn not_along(outcome: &OrderOutcome) -> Option<Failure> {
     let failed: Vec<_> = outcome.along.iter().filter(|along| along.failed).collect();
     let first = failed.first()?;

@@ -15,7 +15,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
             .await?;
     let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
     if !args.no_wait && of(view().await) == of(before.clone()) {
-        // Another start came first, which the response reports: no container was replaced.
+        // No container was replaced, because another start was carried out first; the response reports it.
         return Ok(code);
     }
     let (are, started) =
@@ -26,7 +26,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> R
     ));
     if let Some(before) = before.filter(|before| ["paused", "hibernated"].contains(&before.status.as_str())) {
         output::note(&format!(
-            "It was {}, and {started}: `ostler stop {}` stops it again.",
+            "The workspace was {}, and {started}: `ostler stop {}` stops it again.",
             before.status,
             quoted(&before.name)
         ));

@@ -67,7 +67,8 @@ fn below(outcome: &RemoveOutcome) -> String {
 /// The failure if rows were removed but the deletion of their containers and volumes is not confirmed.
 fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
     let why = format!("{}{} removed, but not yet permanently deleted: {why}", args.name, below(outcome));
-    let next = "ostler retries; `ostler trash ls` shows what is left, `ostler undelete` restores it until it is deleted";
+    let next = "ostler retries the deletion; `ostler trash ls` shows what is left. Until the deletion succeeds, \
+                `ostler undelete` restores the workspace";
     Failure::new(Exit::Failed, why).next(next)
 }
 

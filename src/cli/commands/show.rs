@@ -53,7 +53,7 @@ async fn parent_name(session: &Session<'_>, workspace: &WorkspaceView) -> Option
     }
 }
 
-/// A note that names the fields whose last value from the agent cannot be used, if any.
+/// A note that lists the fields whose last value from the agent cannot be used; `None` if there are none.
 pub(super) fn refused(fields: &[String]) -> Option<String> {
     let names = fields.join(", ");
     (!fields.is_empty())

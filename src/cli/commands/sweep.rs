@@ -186,7 +186,7 @@ async fn run_passes(session: &Session<'_>, order: RunSweeps) -> Result<u8, Failu
     failed(&runs).map_or(Ok(0), Err)
 }
 
-/// The failure if a pass did not do its work, so that a script does not take a held plan for success.
+/// The failure if a pass did not do its work: a script must not mistake a held plan for success.
 fn failed(runs: &[PassRun]) -> Option<Failure> {
     let not_done: Vec<_> =
         runs.iter().filter(|run| !matches!(run.outcome.as_str(), "done" | "dry_run")).collect();

@@ -11,9 +11,9 @@ use crate::{
 pub(super) struct EventText {
     /// When it happened, in this machine's time zone.
     pub(super) time: String,
-    /// Such as `came online`; the workspace is its subject.
+    /// Such as `came online`; its subject is the workspace.
     pub(super) sentence: String,
-    /// The fields of the payload, those with the reason first.
+    /// The fields of the payload, beginning with those that give the reason.
     pub(super) facts: Vec<(String, String)>,
     /// The container's last log lines.
     pub(super) log: Vec<String>,
@@ -27,8 +27,8 @@ impl EventText {
     }
 }
 
-/// Fields that the brief form names after the reason; it leaves out the others, which are mostly ids. The fields of an
-/// update are what was changed, so all of them are named.
+/// Fields that the brief form shows after the reason. It leaves out the other fields, which are mostly ids. The fields
+/// of an update are the changed settings, so all of them are shown.
 const BRIEF: [&str; 17] = [
     "exit_code",
     "oom_killed",
@@ -83,17 +83,17 @@ fn short_ids(text: &str) -> String {
     short
 }
 
-/// Fields that say why.
+/// Fields that give the reason of an event.
 const REASONS: [&str; 4] = ["reason", "evidence", "detail", "error"];
 
 /// Fields that are shown first; the others follow in alphabetical order.
 const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
 
-/// Fields that are not shown as facts: the log has its own form, and an agent's card, which may be long, is in
-/// `show --json`.
+/// Fields that are not shown as facts. The log is shown as lines of its own; an agent's card, which may be long, is
+/// shown by `show --json`.
 const APART: [&str; 2] = ["log_tail", "agent_card"];
 
-/// The most characters shown of a fact.
+/// Maximum number of characters shown of a fact.
 const FACT_CHARS: usize = 300;
 
 pub(super) fn describe(event: &EventView) -> EventText {
@@ -138,7 +138,7 @@ fn lines(tail: &Value) -> Vec<String> {
         .collect()
 }
 
-/// The sentence for an event type, with the workspace as its subject. An unknown type, of a newer daemon, is shown in
+/// The sentence for an event type, with the workspace as its subject. A type that only a newer daemon knows is shown in
 /// lower case.
 fn sentence(event_type: &str) -> String {
     let known = match event_type {
@@ -179,7 +179,7 @@ fn sentence(event_type: &str) -> String {
         "SWEEP_HELD" => "a sweep plan affects too many workspaces at once and is held for approval",
         "SWEEP_APPROVED" => "a held sweep plan was approved",
         "REGISTRY_RECOVERING" => {
-            "the registry was lost or restored; unknown containers and volumes are left alone"
+            "the registry was lost or restored; unknown containers and volumes are not changed"
         }
         "REGISTRY_SETTLED" => "the registry has recovered; no unknown containers or volumes are left",
         "ENGINE_ACCEPTED" => "an engine was accepted",

@@ -107,7 +107,8 @@ fn row(token: &TokenView) -> [Cell; 6] {
     ]
 }
 
-/// Completes a unique prefix of a token's id. Any other text is returned unchanged, and the daemon reports the error.
+/// Expands a unique prefix of a token's id to the whole id. Returns any other text unchanged: the daemon reports the
+/// error.
 async fn full_id(session: &Session<'_>, name: &str, beginning: &str) -> Result<String, Failure> {
     let list: TokenList = session.client.get(&format!("{}/tokens", workspace(name))).await?;
     let mut fitting = list.tokens.into_iter().filter(|token| token.id.starts_with(beginning));

@@ -107,7 +107,7 @@ async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result
 /// Lists the entries to be deleted and asks for confirmation.
 ///
 /// # Errors
-/// A usage error without a terminal or with `--json`, where no question is possible.
+/// A usage error without a terminal or with `--json`, because no question can be asked then.
 async fn agreed(session: &Session<'_>, entries: &[String]) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() || session.out.json() {
         let why =

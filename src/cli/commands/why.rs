@@ -57,7 +57,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result
     Ok(0)
 }
 
-/// Prints an event with every field, one a line, and its log lines.
+/// Prints an event with all fields, each on a line of its own, and its log lines.
 fn print_all(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     let described = timeline::describe(event);
     let time = session.out.paint(Tone::Dim, &described.time);
@@ -72,7 +72,7 @@ fn print_all(session: &Session<'_>, event: &EventView) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Prints the log lines of the newest event that has any: why the container exited is mostly said there.
+/// Prints the log lines of the newest event that has any. They usually show why the container exited.
 fn print_newest_log(session: &Session<'_>, events: &[EventView]) -> Result<(), Failure> {
     let described = events.iter().rev().map(timeline::describe).find(|event| !event.log.is_empty());
     let Some(described) = described else { return Ok(()) };

@@ -1,7 +1,8 @@
 //! Container events of the fake engine, and their faults.
 //!
-//! The delivery of an event is a separate effect on the listener's [`Stage`], so the stage's owner decides what happens
-//! before it. Events for one listener stay in order, as on a connection, except where a fault changes the order.
+//! The delivery of an event is a separate effect on the listener's [`Stage`], so the owner of the stage decides which
+//! effects come first. Events for one listener stay in order, as on a connection, except where a fault changes the
+//! order.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,7 +34,7 @@ pub enum EventFault {
     Lost,
     /// The event arrives twice.
     Twice,
-    /// The event arrives after this delay; later events overtake it.
+    /// The event arrives after this delay; later events may arrive before it.
     Late(Duration),
     /// The event does not arrive: the stream ends, with this error or without one.
     End(Option<ErrorKind>),
@@ -137,7 +138,7 @@ fn send(line: &Arc<Line>, stage: &dyn Stage, item: Item) {
 /// All past events, and the listeners for new ones.
 #[derive(Default)]
 pub(super) struct News {
-    /// Source of event times; a world without a connection uses the default timestamp.
+    /// Source of event times; until an engine connects, events have the default timestamp.
     pub(super) clock: Option<SharedClock>,
     pub(super) faults: Option<EventHook>,
     listeners: Vec<Listener>,

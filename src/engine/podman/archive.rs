@@ -7,7 +7,7 @@ use crate::domain::time::Timestamp;
 
 /// Maximum size of a file that is read, in bytes. ostler reads only tokens and configurations.
 pub(super) const FILE_MAX_BYTES: usize = 1 << 20;
-/// Maximum size of an archive of such a file, in bytes: with headers, padding and end marker.
+/// Maximum size of an archive of such a file, in bytes. It includes headers, padding and end marker.
 pub(super) const ARCHIVE_MAX_BYTES: usize = FILE_MAX_BYTES + (64 << 10);
 
 /// Creates an archive of one file, with its owner and mode, which Podman preserves.

@@ -1,4 +1,5 @@
-//! Conversion between ostler's types and Podman's JSON. Pure, so every rule is tested without Podman.
+//! Conversion between ostler's types and Podman's JSON. These functions do no IO, so every rule is tested without
+//! Podman.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -257,7 +258,7 @@ pub(super) fn create_body(spec: &ContainerSpec) -> Value {
         // period.
         "init": true,
         "stop_timeout": whole_seconds(*stop_grace),
-        // The only driver with a size limit for each container and a file that can be read without Podman.
+        // Only this driver has a size limit for each container, and a file that can be read without Podman.
         "log_configuration": { "driver": LOG_DRIVER, "size": log_bytes },
     });
     if !command.is_empty() {
@@ -304,7 +305,7 @@ fn port_mapping((inside, outside): (u16, u16)) -> Value {
     json!({ "container_port": inside, "host_port": outside, "host_ip": "127.0.0.1", "protocol": "tcp" })
 }
 
-/// `swap` is the sum of memory and swap: equal to the memory limit, it allows no swap.
+/// Podman's `swap` limits the sum of memory and swap. It equals the memory limit, so that no swap can be used.
 fn resource_limits(limits: Limits) -> Value {
     let Limits { memory_bytes, cpus, pids } = limits;
     json!({
@@ -350,7 +351,7 @@ pub(super) fn ignored_limits(rootless: bool, version: &str, controllers: &[Strin
     let holds = |controller: &str| match version {
         "v1" => !rootless,
         "v2" => controllers.iter().any(|one| one == controller),
-        // An unknown version says nothing about limits.
+        // For an unknown version, ostler reports no limit as ignored.
         _ => true,
     };
     limits.into_iter().filter(|(controller, _)| !holds(controller)).map(|(_, limit)| limit).collect()

@@ -1,9 +1,9 @@
 //! The directory of a volume, as seen on this host.
 //!
-//! Podman keeps listing a volume whose directory was deleted, and then fails every start with a message about something
-//! else. The directory is visible here only if this process sees the same storage, and only a parent directory with the
-//! volume's name proves that. Without this check, the storage of another host, container or user would look as if all
-//! its volumes were gone.
+//! Podman keeps listing a volume whose directory was deleted, and then fails every start with a misleading message.
+//! ostler can see the directory only if it sees the same storage as Podman. This is the case if the parent directory
+//! exists and has the volume's name. Without this check, all volumes in the storage of another host, container or user
+//! would seem to be gone.
 
 use std::{
     fs,
@@ -35,14 +35,15 @@ pub(super) fn make(name: &str, mount_point: &Path, owner: User) -> io::Result<()
         made => made?,
     }
     chown(mount_point, Some(owner.uid), Some(owner.gid)).inspect_err(|_| {
-        // A directory with the wrong owner is not left behind: it would no longer count as missing.
+        // A directory with the wrong owner is removed again. If it stayed, it would no longer count as missing, and
+        // nothing would repair it.
         let _ = fs::remove_dir(mount_point);
     })
 }
 
 /// Reads a regular file directly below a volume's directory, at most one byte more than `length`.
 ///
-/// The agent controls the content: no link is followed, and nothing is opened that could block.
+/// The agent controls the content of the volume. Links are therefore not followed, and opening a file never blocks.
 pub(super) fn read(name: &str, mount_point: &Path, file: &str, length: usize) -> io::Result<Vec<u8>> {
     if !is_ours_to_see(name, mount_point) || file.is_empty() || file.contains('/') {
         return Err(io::ErrorKind::NotFound.into());

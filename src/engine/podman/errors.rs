@@ -1,9 +1,9 @@
 //! Classification of Podman's failures.
 //!
-//! Podman reports "it does not exist", "it is in use" and its own failures with overlapping status codes and with
-//! different messages in each version. Two clients report them in different types. Both are converted to a [`Failure`],
-//! and one table maps that to a [`ErrorKind`]. Anything unknown to the table is [`ErrorKind::Other`], on which no
-//! caller bases a decision.
+//! Podman reports missing objects, objects in use and its internal failures with overlapping status codes, and with
+//! different messages in each version. Two clients report them in different types. Both types are converted to a
+//! [`Failure`], and one table maps that to an [`ErrorKind`]. Anything that is not in the table is [`ErrorKind::Other`],
+//! on which no caller bases a decision.
 
 use std::error::Error as StdError;
 
@@ -11,7 +11,7 @@ use podman_api::conn::Error as ConnError;
 
 use super::super::{EngineError, ErrorKind};
 
-/// Maximum length of an engine message: a broken archive is answered with many kB.
+/// Maximum length of an engine message. Podman answers a broken archive with a message of many kB.
 const MESSAGE_MAX_CHARS: usize = 500;
 
 /// A request that did not succeed.
@@ -85,7 +85,8 @@ impl Failure {
         }
     }
 
-    /// Keeps the message but removes the meaning of the answer: for requests that do not concern a single object.
+    /// Keeps the message, but turns an answer into a failure of kind [`ErrorKind::Other`]. Used for requests that do
+    /// not concern a single object, where "not found" does not show which object is missing.
     pub(super) fn undecided(self) -> Self {
         if matches!(self, Self::Answered { .. }) { Self::Unusable(self.message()) } else { self }
     }
@@ -107,11 +108,12 @@ impl Failure {
     }
 }
 
-/// Texts that classify an answer, whatever its status. The first match counts. Matching is case-sensitive: netavark's
-/// "Address already in use" concerns the DNS server's port, not the container's.
+/// Texts that determine the kind of an answer, whatever its status. The first match counts. Matching is case-sensitive:
+/// netavark's "Address already in use" concerns the DNS server's port, not the container's.
 const WORDS: [(&str, ErrorKind); 11] = [
-    // The service was killed while it mounted. Its storage then considers the container mounted for good, and reports
-    // "no such file" for the mount's directory; that is no statement about a file of the container.
+    // The service was killed while it mounted the container's file system. Its storage considers the container mounted
+    // from then on, and reports "no such file" for the mount's directory. That message does not concern a file in the
+    // container.
     ("mounting storage for container", ErrorKind::HalfStarted),
     ("address already in use", ErrorKind::PortInUse),
     ("image not known", ErrorKind::ImageMissing),
@@ -160,8 +162,8 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     message
 }
 
-/// In podman-api, a fault inside a stream arrives wrapped in IO errors, and `source()` does not lead through them. Its
-/// `Error` must never be cloned either: that recurses endlessly.
+/// podman-api wraps a fault inside a stream in IO errors, and `source()` does not return the wrapped fault.
+/// podman-api's `Error` must never be cloned: its `clone` recurses endlessly.
 impl From<podman_api::Error> for Failure {
     fn from(error: podman_api::Error) -> Self {
         crate_failure(&error).unwrap_or_else(|| Self::Unusable(error.to_string()))
@@ -212,7 +214,7 @@ mod tests {
         Failure::Answered { status, message: message.to_owned() }.kind()
     }
 
-    /// The messages of 4.3.1, 5.4.2 and 5.8.6.
+    /// The messages of Podman 4.3.1, 5.4.2 and 5.8.6.
     #[test]
     fn podman_error_responses_map_to_error_kinds() {
         for (status, message, expected) in [
@@ -222,8 +224,8 @@ mod tests {
             (404, "no such image: x: image not known", ErrorKind::ImageMissing),
             (
                 404,
-                "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file or \
-                 directory: no such file or directory",
+                "mounting storage for container f4: lstat /var/lib/containers/storage/overlay/5/merged: no such file \
+                 or directory: no such file or directory",
                 ErrorKind::HalfStarted,
             ),
             (404, "no such image", ErrorKind::ImageMissing),
@@ -272,7 +274,7 @@ mod tests {
         );
     }
 
-    /// In podman-api, faults inside streams are nested.
+    /// podman-api nests faults inside streams in other errors.
     #[test]
     fn nested_podman_error_is_found_at_any_depth() {
         let fault = || podman_api::Error::Fault {

@@ -2,19 +2,20 @@
 //!
 //! Each line is a JSON object; the line feed is the only framing. Podman 4.3 sends the response head before it parses
 //! the request, so it answers an invalid request with status 200 and a line that contains the error. Versions 5.1 and
-//! 5.2 send the head only with the first event. There, a call without events runs into its deadline, and only the
-//! listings remain. Version 5.3 fixed both.
+//! 5.2 send the head only with the first event. With these two versions, a subscription times out unless an event
+//! occurs, and ostler then relies on its listings alone. Version 5.3 fixed both.
 //!
-//! The head does not prove that Podman already reads its events, because it starts reading in parallel. An event at
-//! that moment is reported only to a caller with an earlier `since`. With `since`, Podman reads its events file from
-//! the beginning, and an unreadable line there ends every such stream (according to its source; not observed). After an
-//! error, a request without `since` may succeed.
+//! The head does not prove that Podman already reads its events, because Podman starts reading them in parallel. An
+//! event that occurs before Podman reads is reported only if the request has an earlier `since`. With `since`, Podman
+//! reads its events file from the beginning, and an unreadable line there ends every such stream (according to its
+//! source; not observed). After an error, a request without `since` may succeed.
 //!
 //! Observed on 4.3.1 with the file logger: an exit is reported after 250 ms, the interval at which Podman polls the
 //! file. By then a listing and an inspection show the container as exited, with its exit code.
 //!
-//! Unreadable lines are skipped. A lost event costs time until the next listing. Ending the stream would cost the same,
-//! and a line of a later version would end it every time.
+//! Unreadable lines are skipped. The effect of a skipped event is noticed at the next listing. If an unreadable line
+//! ended the stream, the effect would be noticed no earlier, and a later Podman version with a new kind of line would
+//! end every stream.
 
 use std::{collections::BTreeMap, mem};
 
@@ -66,7 +67,7 @@ struct Actor {
     attributes: BTreeMap<String, String>,
 }
 
-/// A line that says why no events will follow.
+/// A line with the error because of which Podman sends no events.
 #[derive(Deserialize)]
 struct Refused {
     response: u16,
@@ -77,8 +78,8 @@ struct Refused {
 /// Path and query of the request.
 ///
 /// `since` is sent in whole seconds, rounded down: repeated events are harmless, and Podman parses fractions as
-/// floating point. Podman ORs the values of one filter. It has no filter for a label's key alone (it accepts one, but
-/// nothing matches), so without a value the reader below filters.
+/// floating point. Podman ORs the values of one filter. It accepts a filter with only a label's key, but then matches
+/// nothing; without a value, the events are therefore filtered by the reader below.
 pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -> String {
     // Podman calls the event `died`, and in Docker's format `die`; later versions accept both.
     let mut filters = json!({ "type": ["container"], "event": ["start", "died", "die", "remove"] });
@@ -161,14 +162,15 @@ fn parse(line: &[u8], key: &str, value: Option<&str>) -> Result<Option<Container
     Ok(Some(ContainerEvent { container, workspace, what, at }))
 }
 
-/// Its error kind is never one that callers decide by: it concerns the request, not a container.
+/// Parses a line that contains an error; `None` for other lines. The error has the kind
+/// [`Other`](super::super::ErrorKind::Other), because it concerns the request, not a container.
 fn refusal(line: &[u8]) -> Option<Failure> {
     let Refused { response, refusal } = serde_json::from_slice(line).ok()?;
     Some(Failure::Answered { status: response, message: refusal.words() }.undecided())
 }
 
 fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
-    // Logged without the line itself, whose labels may contain anything.
+    // The line itself is not logged, because its labels may contain secrets.
     tracing::debug!(%error, "unreadable event from Podman ignored");
     None
 }
@@ -177,7 +179,7 @@ fn left_out(error: &dyn std::error::Error) -> Option<ContainerEvent> {
 #[derive(Default)]
 struct Lines {
     pending: Vec<u8>,
-    /// The current line is too long: the rest of it is discarded.
+    /// Whether the current line is too long, so that the rest of it is discarded.
     skipping: bool,
 }
 
@@ -232,7 +234,7 @@ mod tests {
 
     fn events(pieces: Vec<Result<Bytes, Failure>>) -> Vec<EngineResult<ContainerEvent>> {
         let events = read(stream::iter(pieces), "k", None).collect::<Vec<_>>();
-        events.now_or_never().expect("nothing in here waits")
+        events.now_or_never().expect("the stream never has to wait")
     }
 
     #[test]
@@ -303,7 +305,7 @@ mod tests {
         assert_eq!(parse(b"no JSON\n", "k", None), Ok(None));
     }
 
-    /// The message of 4.3.1, which arrives with status 200.
+    /// The message of Podman 4.3.1, which arrives with status 200.
     #[test]
     fn error_in_event_stream_is_reported_as_kind_other() {
         let words = "unable to convert since time of x: no such container";

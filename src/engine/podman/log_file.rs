@@ -1,8 +1,9 @@
 //! A container's log file, read on this host instead of through Podman's service.
 //!
 //! Podman 4.3's service joins the partial records of a long line by copying, once for each record and once for each
-//! line of a requested tail. A tail of one 60 MB line keeps a core and gigabytes busy without end, even after the
-//! caller has disconnected. Every tail also leaks a goroutine. Reading the file costs the service nothing.
+//! line of a requested tail. A tail of one 60 MB line occupies a core and gigabytes of memory without end, even after
+//! the caller has disconnected. Every tail also leaks a goroutine. Reading the file instead does not involve the
+//! service.
 //!
 //! The file is read only if its path contains the container's id and it can be opened: the path comes from Podman and
 //! means nothing on another host or in another mount namespace. Otherwise the service is asked.
@@ -37,10 +38,11 @@ const BLOCK_BYTES: usize = 256 << 10;
 /// A tail starts at most this many bytes before the end of the file, even if it then has fewer lines.
 pub(super) const TAIL_MAX_BYTES: u64 = 16 << 20;
 
-/// conmon's records have up to 8 KiB of content. A longer record is not conmon's, and is skipped.
+/// conmon's records have up to 8 KiB of content. A record that is longer than this limit was not written by conmon, and
+/// is skipped.
 const RECORD_MAX_BYTES: usize = 1 << 20;
 
-/// Interval at which a followed file is checked for new data. Only while a caller follows.
+/// Interval at which a file is checked for new data while a caller follows it.
 const FOLLOW_EVERY: Duration = Duration::from_millis(200);
 
 /// An open log file.
@@ -87,8 +89,8 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Whether a log's path belongs to this container on this host. The path of another host or mount namespace could name
-/// an unrelated file here.
+/// Whether a log's path belongs to this container. If Podman runs on another host or in another mount namespace, the
+/// path could name an unrelated file here.
 fn belongs_to(path: &Path, container: &ContainerId) -> bool {
     path.is_absolute() && path.iter().any(|part| part == container.as_str())
 }
@@ -118,7 +120,8 @@ impl LogFile {
         Some(log)
     }
 
-    /// Finds the last `lines` lines before `end`. Starts with a small part, which mostly contains enough lines.
+    /// Finds the last `lines` lines before `end`. Searches a small part of the file first, which in most cases contains
+    /// enough lines, and then larger ones.
     fn seek_tail(&mut self, lines: u32, end: u64, max_bytes: u64) -> io::Result<()> {
         let mut window = (BLOCK_BYTES as u64).min(max_bytes);
         loop {
@@ -211,14 +214,14 @@ fn append(chunks: &mut Vec<LogChunk>, record: &Record<'_>) {
     }
 }
 
-/// Where the last lines of a log start.
+/// Offsets at which the last lines of a log start.
 #[derive(Debug, PartialEq, Eq)]
 struct Tail {
     /// Offset at which reading starts.
     from: u64,
     /// For each stream: records that start before this offset belong to lines outside the tail.
     begins: [u64; 2],
-    /// Whether it contains all requested lines from their start.
+    /// Whether the tail contains all requested lines, each from its first record.
     is_full: bool,
 }
 
@@ -231,7 +234,7 @@ impl Tail {
         file.seek(SeekFrom::Start(from))?;
         let mut reader = BufReader::with_capacity(BLOCK_BYTES, file.take(end - from));
         let (mut at, mut line) = (from, Vec::new());
-        // Reading most likely starts in the middle of a record.
+        // Unless it starts at the beginning of the file, reading probably starts in the middle of a record.
         let mut is_whole = from == 0;
         let mut inside = [false; 2];
         // For each stream: whether a record is known to start a line, and is not part of a line that started before
@@ -240,7 +243,7 @@ impl Tail {
         let mut starts: VecDeque<(u64, usize, bool)> = VecDeque::new();
         loop {
             line.clear();
-            // The excess of an oversized record is read as a separate record, and fails to parse.
+            // The part of a record beyond the limit is read as a separate record, which fails to parse.
             let length = (&mut reader).take(RECORD_MAX_BYTES as u64).read_until(b'\n', &mut line)?;
             if length == 0 {
                 break;
@@ -294,7 +297,7 @@ struct Reading {
 impl Reading {
     async fn next(mut self) -> EngineResult<Option<(LogChunk, Self)>> {
         loop {
-            // Checked before reading: a writer that has ended has written everything by then.
+            // Checked before reading: if the writer has already exited, this read gets everything that it wrote.
             let still_running = self.writer.as_ref().is_some_and(Conmon::is_alive) && self.log.end.is_none();
             let Self { mut log, call, .. } = self;
             let read =

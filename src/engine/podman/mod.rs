@@ -1,6 +1,6 @@
 //! Podman, over its unix socket.
 //!
-//! Most calls use podman-api; `raw` makes the calls that podman-api makes wrongly. podman-api misspells
+//! Most calls use podman-api; `raw` makes the calls that podman-api implements incorrectly. podman-api misspells
 //! `no_new_privileges` and the stop timeout, which Podman then silently ignores. It measures a container's size at
 //! every inspection, leaks anonymous volumes, and cannot start a command that the same handle did not prepare. Each
 //! defect has a test against the real server that fails once podman-api is fixed, so that the workaround can be
@@ -77,12 +77,12 @@ use crate::{
 /// Maximum response size, in bytes, of a call whose response body is not used.
 const ACKNOWLEDGEMENT_MAX_BYTES: usize = 1 << 20;
 
-/// Maximum number of attempts at a listing. A concurrent deletion makes a listing fail: one in a thousand failed beside
-/// a process that did nothing but create and delete volumes.
+/// Maximum number of attempts at a listing. A concurrent deletion makes a listing fail: in a measurement, one listing
+/// in a thousand failed while a process created and deleted volumes without a pause.
 const LISTING_TRIES: usize = 4;
 
-/// Number of checks, and the time between them, until a conmon process counts as one that stays. Exiting takes it tens
-/// of milliseconds, and some hundreds on a busy machine.
+/// Number of checks, and the time between them, after which a conmon process that still exists is not considered to be
+/// exiting (3 s in all). An exiting conmon takes tens of milliseconds, or some hundreds on a busy machine.
 const CONMON_CHECKS: u32 = 20;
 const CONMON_CHECK_INTERVAL: Duration = Duration::from_millis(150);
 
@@ -93,7 +93,7 @@ const USE_OVER: Duration = Duration::from_millis(300);
 const EXIT_CHECKS: u32 = 20;
 const EXIT_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Properties of Podman's host. They do not change while its service runs, so they are asked for once.
+/// Properties of Podman's host. They do not change while its service runs, so they are queried once.
 struct Host {
     rootless: bool,
     ignored_limits: Vec<&'static str>,
@@ -105,9 +105,9 @@ pub struct Podman {
     api: podman_api::Podman,
     raw: Raw,
     clock: SystemClock,
-    /// Asked for once: the host of a service does not change.
+    /// Queried once: the host of a service does not change.
     host: OnceCell<Host>,
-    /// Whether the processes that the service reports are visible from here. Also determined once.
+    /// Whether ostler can see the processes that the service reports. Also determined once.
     can_see_processes: OnceCell<bool>,
     /// First processes of containers, cached by container id.
     processes: Mutex<HashMap<ContainerId, Process>>,
@@ -192,7 +192,8 @@ impl Podman {
     pub fn connect(address: &SocketAddress) -> Self {
         Self {
             address: address.clone(),
-            // The default version prefix: with the prefix of Podman 5, podman-api cannot parse an inspection.
+            // Uses podman-api's default version prefix: under the prefix of Podman 5, podman-api cannot parse an
+            // inspection.
             api: podman_api::Podman::unix(address.path()),
             raw: Raw::new(address.path()),
             clock: SystemClock::start(),
@@ -219,7 +220,7 @@ impl Podman {
     /// Takes a listing, and repeats it if a volume or container deleted meanwhile made it fail. Podman then fails the
     /// whole listing, even if the deleted object does not match the filter.
     ///
-    /// "Not found" is never returned as [`ErrorKind::Absent`], because it concerns some other object.
+    /// "Not found" is never returned as [`ErrorKind::Absent`], because it concerns the deleted object.
     async fn listing<T, F: Future<Output = podman_api::Result<T>>>(
         &self,
         call: &str,
@@ -235,13 +236,13 @@ impl Podman {
         }
     }
 
-    /// Sends a request of which only success or failure matters.
+    /// Sends a request and discards the response body.
     async fn order(&self, method: Method, target: &str) -> Result<(), Failure> {
         self.raw.send(method, target, None, ACKNOWLEDGEMENT_MAX_BYTES).await.map(drop)
     }
 
-    /// Whether a process that Podman reports has ended, as far as it is visible from here. If ostler itself runs in a
-    /// container, no such process is visible, and the result is `false`.
+    /// Whether a process that Podman reports has ended, as far as ostler can see. If ostler itself runs in a container,
+    /// it sees no such process, and the result is `false`.
     async fn seems_ended(&self, process: Option<i64>) -> bool {
         let Some(process) = process.filter(|process| *process > 0) else { return false };
         if processes::is_alive(process) {
@@ -250,14 +251,14 @@ impl Podman {
         self.can_see_processes().await
     }
 
-    /// Whether the processes that Podman reports are visible from here.
+    /// Whether ostler can see the processes that Podman reports.
     async fn can_see_processes(&self) -> bool {
         let lookup = async { Ok::<_, std::io::Error>(self.service_process().await?.is_some()) };
         self.can_see_processes.get_or_try_init(|| lookup).await.is_ok_and(|sees| *sees)
     }
 
-    /// Id of the process that serves the socket; `None` if it is not visible here. Under systemd's socket activation
-    /// this is systemd until the service has been started.
+    /// Id of the process that serves the socket; `None` if ostler cannot see it. Under systemd's socket activation this
+    /// is systemd until the service has been started.
     async fn service_process(&self) -> std::io::Result<Option<i32>> {
         let stream = UnixStream::connect(self.address.path()).await?;
         Ok(stream.peer_cred()?.pid().filter(|pid| *pid > 0))
@@ -290,7 +291,8 @@ impl Podman {
     }
 
     /// Whether the process of a container has ended without a reported exit, confirmed by Podman's runtime. The runtime
-    /// refuses a signal if there is no process to receive it; SIGCONT does not harm a live process.
+    /// refuses a signal if there is no process to receive it. The signal is SIGCONT, which does not affect a running
+    /// process.
     async fn confirms_exit(&self, id: &ContainerId) -> bool {
         let asked = self.order(Method::POST, &format!("/libpod/containers/{id}/kill?signal=SIGCONT")).await;
         asked.is_err_and(|failure| failure.is_already_stopped())
@@ -303,7 +305,7 @@ impl Podman {
             && self.order(Method::POST, &format!("/libpod/containers/{id}/unpause")).await.is_ok()
     }
 
-    /// Whether the conmon of a container that Podman does not consider running keeps existing for the whole check.
+    /// Whether the conmon of a container that Podman does not consider running still exists after all checks.
     async fn conmon_stays(&self, id: &ContainerId) -> bool {
         for _ in 0..CONMON_CHECKS {
             self.clock.sleep(CONMON_CHECK_INTERVAL).await;
@@ -342,8 +344,9 @@ impl Podman {
     /// Output of a container as the service sends it, for logs whose file cannot be read here.
     ///
     /// The service computes a tail in time quadratic in the length of a line and in the number of lines. It continues
-    /// after the caller has disconnected, and leaks a goroutine. It reads a whole log in linear time and stops on
-    /// disconnect, so the tail is cut here. Only the tail of a followed log is left to the service.
+    /// after the caller has disconnected, and leaks a goroutine. The service sends a whole log in linear time, and
+    /// stops when the caller disconnects. The whole log is therefore requested, and cut to its tail here. A tail is
+    /// requested from the service only for a followed log.
     fn logs_by_service(&self, id: &ContainerId, request: LogRequest, call: String) -> LogStream {
         let LogRequest { tail, follow, max_bytes } = request;
         let options = ContainerLogsOpts::builder().stdout(true).stderr(true).follow(follow);
@@ -373,7 +376,7 @@ impl Podman {
         Ok((volume.mountpoint.into(), volume.labels.into_iter().collect()))
     }
 
-    /// Whether a file of a volume has this content, as far as this host can see. `false` proves nothing.
+    /// Whether a file of a volume is visible on this host and has this content. `false` proves nothing.
     async fn is_seen_to_hold(&self, id: &ContainerId, path: &str, content: &[u8]) -> bool {
         let Some((target, file)) = path.rsplit_once('/') else { return false };
         let inspection = self.raw.json(Method::GET, &format!("/libpod/containers/{id}/json"), None).await;
@@ -414,7 +417,7 @@ fn plain<'a>(call: &str, name: &'a str) -> EngineResult<&'a str> {
     }
 }
 
-/// Whether this can name an image and be part of an address unescaped.
+/// Whether this is a valid image reference that can be part of an address unescaped.
 fn is_image_reference(image: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '/' | ':' | '@');
     image.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -490,7 +493,7 @@ fn last_lines(log: LogStream, lines: u32, max_bytes: usize) -> LogStream {
     Box::pin(kept.try_flatten_stream())
 }
 
-/// The last chunks of a log. The flag says whether a line starts with the chunk.
+/// The last chunks of a log, each with a flag: whether a line starts with the chunk.
 #[derive(Default)]
 struct LogTail {
     chunks: VecDeque<(LogChunk, bool)>,
@@ -501,7 +504,7 @@ struct LogTail {
 impl LogTail {
     fn push(&mut self, chunk: LogChunk, begins: bool, lines: u32, max_bytes: usize) {
         if !begins && self.chunks.is_empty() {
-            // The rest of a line that was discarded.
+            // The chunk continues a line whose start was discarded.
             return;
         }
         self.lines += usize::from(begins);
@@ -517,7 +520,7 @@ impl LogTail {
         while self.bytes > max_bytes {
             self.pop();
             match self.chunks.front_mut() {
-                // The remainder of the first line starts with this chunk now.
+                // This chunk is now the start of what remains of the first line.
                 Some((_, begins)) if !*begins => *begins = true,
                 Some(_) | None => self.lines -= 1,
             }
@@ -540,7 +543,7 @@ fn log_chunk(piece: TtyChunk) -> LogChunk {
 
 /// Evaluates one report of a pull. `Some` ends the pull.
 fn pull_step(report: LibpodImagesPullReport, progress: Progress<'_>) -> Option<Result<(), String>> {
-    // podman-api returns a registry's refusal as a success that contains an error.
+    // If the registry refuses the pull, podman-api returns a success that contains an error.
     if let Some(error) = report.error.filter(|error| !error.is_empty()) {
         return Some(Err(error));
     }
@@ -595,7 +598,8 @@ impl Engine for Podman {
             return Ok(false);
         }
         let Some(process) = Process::find(pid) else { return Ok(false) };
-        // Inspected again after `Process::find`: the id may by now belong to another process.
+        // Inspected again after `Process::find`: if the command ended before that, the id may have been reused, and
+        // `process` is then another process.
         if !self.exec_inspection(call, exec).await?.running || !process.signal(Signal::TERM) {
             return Ok(self.exec_inspection(call, exec).await.is_ok_and(|seen| !seen.running));
         }
@@ -609,7 +613,7 @@ impl Engine for Podman {
     }
 
     /// A ping returns the version within 1 to 2 ms. Podman's `info` and `version` run other programs and take a hundred
-    /// times as long, so the properties that only they return are asked for once.
+    /// times as long, so the properties that only they return are queried once.
     async fn describe(&self) -> EngineResult<EngineInfo> {
         let call = "query Podman's version";
         let version = self.api.ping().await.map_err(self.failed(call))?.libpod_api_version;
@@ -667,7 +671,7 @@ impl Engine for Podman {
         let found = self.raw.json(Method::GET, &target, None).await;
         let call = format!("inspect container {}", id.short());
         let (mut seen, process, conmon) = found.map(convert::inspected).map_err(self.failed(call))?;
-        // While conmon lives, it can still report the exit.
+        // While conmon is running, it can still report the exit.
         if seen.state.may_run()
             && self.seems_ended(process).await
             && self.seems_ended(conmon).await
@@ -685,7 +689,7 @@ impl Engine for Podman {
         let created = self.raw.json(Method::POST, "/libpod/containers/create", Some(&body)).await;
         let Created { id, warnings } = created.map_err(self.failed(call))?;
         if let Some(warnings) = warnings.filter(|warnings| !warnings.is_empty()) {
-            // In rootless mode on cgroup v1 the limits are ignored; this warning is the only sign of it.
+            // In rootless mode on cgroup v1 the limits are ignored, and only this warning reports that.
             let warnings = one_line(&warnings.join("; "));
             tracing::warn!(container = %spec.name, warnings, "container created with warnings");
         }
@@ -700,10 +704,11 @@ impl Engine for Podman {
             other => return other,
         };
         error.kind = if processes::has_conmon(id) {
-            // The conmon of a container that has just ended is about to exit too, and then releases the port.
+            // If the container has just exited, its conmon will exit shortly and release the port.
             if self.conmon_stays(id).await { ErrorKind::HalfStarted } else { ErrorKind::Conflict }
         } else if self.is_port_free_again(id).await {
-            // The container has ended since, or the port was held only briefly: no lasting cause to report.
+            // The port was held only briefly, or by this container's own process, which has ended since. `PortInUse`
+            // would report a lasting cause.
             ErrorKind::Conflict
         } else {
             ErrorKind::PortInUse
@@ -720,7 +725,7 @@ impl Engine for Podman {
             stopped = self.order(Method::POST, &target).await;
         }
         let stopped = match stopped {
-            // The stop was carried out. Callers of a stop verify the container's state afterwards.
+            // The stop took effect. Callers verify the container's state after a stop.
             Err(failure) if failure.is_exit_code_lost() => Ok(()),
             other => other,
         };
@@ -763,7 +768,8 @@ impl Engine for Podman {
     async fn repair_volume(&self, name: &str, owner: User) -> EngineResult<()> {
         let call = format!("repair volume {name}");
         if self.describe().await?.rootless {
-            // User ids inside map to other ids outside; only the namespace of Podman's user can set the owner.
+            // Rootless Podman maps user ids in containers to different ids on the host. The owner can be set only in
+            // the user namespace of Podman's user.
             let next = format!("create it with `podman unshare`, owned by {owner}");
             let why = format!("its directory is missing, and rootless Podman cannot restore it: {next}");
             return Err(EngineError::new(ErrorKind::Other, call, why));
@@ -809,8 +815,8 @@ impl Engine for Podman {
     }
 
     /// Compares the file in the volume's directory if it can be read on this host. This avoids the service, whose
-    /// archive of one file takes 0.15 s of a core. Any other finding there proves nothing, because the directory could
-    /// belong to another storage; the service is asked then.
+    /// archive of one file takes 0.15 s of a core. If the file is missing or different there, that proves nothing,
+    /// because the directory could belong to another storage. The service is then asked.
     async fn file_holds(&self, id: &ContainerId, path: &str, content: &[u8]) -> EngineResult<bool> {
         if self.is_seen_to_hold(id, path, content).await {
             return Ok(true);
@@ -829,7 +835,7 @@ impl Engine for Podman {
             Err(error) if error.kind == ErrorKind::Absent => {}
             other => return other,
         }
-        // podman-api: unlike the command line, the API leaves DNS disabled, and aliases do not work without it.
+        // Unlike the command line, the API leaves DNS disabled by default, and aliases do not work without DNS.
         let options = NetworkCreateOpts::builder().name(name).labels(labels).dns_enabled(true);
         let options = if isolate { options.options([("isolate", "true")]) } else { options };
         let created = self.api.networks().create(&options.build()).await;
@@ -879,7 +885,7 @@ impl Engine for Podman {
                     Some(Err(why)) => return missing(&why),
                     None => {}
                 },
-                // Any answer of Podman other than an image means that the image is not available.
+                // Every error response of Podman means that the image is not available.
                 Err(failure @ Failure::Answered { .. }) => return missing(&failure.message()),
                 Err(failure) => return Err(self.failed(call.as_str())(failure)),
             }
@@ -905,8 +911,8 @@ impl Engine for Podman {
 
     /// Reads the log's file if it is readable here, without the service; see `log_file`.
     ///
-    /// podman-api sends its log request only when first polled, and a follower of a silent container would never learn
-    /// that the container does not exist. The container is therefore inspected first.
+    /// podman-api sends its log request only when first polled, so that this call could not report a missing container.
+    /// The container is therefore inspected first.
     async fn logs(&self, id: &ContainerId, request: LogRequest) -> EngineResult<LogStream> {
         let call = format!("read the log of container {}", id.short());
         let target = format!("/libpod/containers/{id}/json");
@@ -970,7 +976,7 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
-    /// podman-api panics on a name with a space; a name with `?` or `..` requests something else.
+    /// podman-api panics on a name with a space; a name with `?` or `..` would change the request.
     #[test]
     fn name_with_unsafe_characters_is_refused() {
         for good in ["v", "ostler-6f1c_x.y-work", "0"] {

@@ -1,9 +1,9 @@
-//! Processes that Podman reports, or should report, as seen on this host.
+//! Processes of Podman and its containers, as seen on this host.
 //!
 //! Podman learns of a container's exit from conmon, the process that monitors it. If conmon was killed, Podman never
-//! learns of it: it reports the container as running, or as stopping, for good, and neither a stop nor a start changes
-//! that. The missing process is visible here only if this process sees the same processes. Even then it is only a
-//! suspicion, which [`super`] lets Podman's runtime confirm.
+//! learns of the exit. It then reports the container as running or stopping forever, and neither a stop nor a start
+//! changes that. ostler can detect that the process is missing only if it sees the same processes as Podman. Even then,
+//! [`super`] asks Podman's runtime for confirmation.
 
 use std::{fs, time::Duration};
 
@@ -19,7 +19,8 @@ pub(super) fn is_alive(process: i64) -> bool {
 /// Start time of a live process, in clock ticks since the boot. Together with the process id it is unique.
 fn begun_at(process: i64) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The second field is the name in parentheses, which may contain spaces and parentheses: count from after it.
+    // The second field is the process name in parentheses, which may itself contain spaces and parentheses. Fields are
+    // therefore counted after the last closing parenthesis.
     let mut fields = stat.rsplit(')').next()?.split_whitespace();
     let state = fields.next()?;
     if matches!(state, "Z" | "X") { None } else { fields.nth(18).map(str::to_owned) }
@@ -54,7 +55,8 @@ impl Process {
     /// `false` if it cannot be signalled.
     pub(super) fn signal(&self, signal: Signal) -> bool {
         let Some(pid) = i32::try_from(self.number).ok().and_then(Pid::from_raw) else { return false };
-        // The descriptor is opened before the check, so that the id cannot pass to another process before the signal.
+        // The descriptor is opened before the check. A signal through it reaches the checked process, even if another
+        // process gets the same id in between. A signal to the process group uses the id.
         let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
         if !self.is_alive() {
             return false;
@@ -84,21 +86,21 @@ pub(super) fn used_by(process: i32) -> Option<(Duration, u64)> {
 pub(super) struct Conmon(Process);
 
 impl Conmon {
-    /// The process with this id, if it is visible here and is the conmon of this container.
+    /// The process with this id, if ostler can see it and it is the conmon of this container.
     pub(super) fn find(process: i64, container: &ContainerId) -> Option<Self> {
         let found = Process::find(process)?;
         let command = fs::read(format!("/proc/{process}/cmdline")).ok()?;
         holds(&command, container).then_some(Self(found))
     }
 
-    /// Whether the process is running. Its log is complete once it is not.
+    /// Whether the process is running. After it has exited, the log is complete.
     pub(super) fn is_alive(&self) -> bool {
         self.0.is_alive()
     }
 }
 
-/// Whether this container has a conmon, whatever Podman reports. A service that is killed after starting a conmon and
-/// before recording it leaves one that Podman does not know.
+/// Whether this container has a conmon, whatever Podman reports. If the service is killed after it starts a conmon and
+/// before it records that, Podman does not know of the conmon.
 pub(super) fn has_conmon(container: &ContainerId) -> bool {
     let Ok(processes) = fs::read_dir("/proc") else { return false };
     processes.flatten().any(|process| {

@@ -1,8 +1,8 @@
-//! A plain HTTP client for Podman's socket, for requests that podman-api sends wrongly or not at all.
+//! A plain HTTP client for Podman's socket, for requests that podman-api sends incorrectly or not at all.
 //!
 //! Each request uses its own connection, as in podman-api: there is no pool whose stale connection could fail a request
-//! before it is sent. A connection is driven by the call or stream that uses it, not by a task, so that dropping the
-//! call or stream closes it. There are no timeouts here; the caller's deadline drops the call.
+//! before it is sent. A connection is polled by the call or stream that uses it, not by a task of its own, so that
+//! dropping the call or stream closes it. There are no timeouts here; the caller's deadline drops the call.
 
 use std::{
     error::Error as StdError,
@@ -28,7 +28,7 @@ use tokio::net::UnixStream;
 
 use super::errors::{Failure, chain};
 
-/// Version prefix of every path. Podman 5 answers it in the formats of version 4, which podman-api can parse.
+/// Version prefix of every path. For this prefix, Podman 5 uses the formats of version 4, which podman-api can parse.
 const PREFIX: &str = "/v4.3.1";
 
 /// Maximum size of a JSON response, in bytes. An inspection of one container has a few kB.
@@ -99,7 +99,7 @@ impl Raw {
     ) -> Result<impl Stream<Item = Result<Bytes, Failure>> + Send + use<>, Failure> {
         let request = request(Method::GET, target, None)?;
         let (mut sender, connection) = self.connect().await?;
-        // Fused, because the connection may end while received data is still being read.
+        // Fused, because the connection may end, and is then polled again, while received data is still being read.
         let mut connection = Box::pin(connection.fuse());
         let response = driven(&mut connection, async {
             accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await
@@ -146,8 +146,8 @@ impl Raw {
 
 type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
 
-/// Runs an exchange and drives its connection meanwhile. If the connection ends first, the exchange continues and
-/// reports the result.
+/// Runs a request and polls its connection meanwhile. If the connection ends first, the request continues and reports
+/// the result.
 async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
     let mut exchange = pin!(exchange);
     tokio::select! {

@@ -1,11 +1,12 @@
 //! Address of Podman's socket.
 //!
-//! An address given in ostler's configuration or in `CONTAINER_HOST` is used as it is. Whether a service answers there
-//! shows at the first call, and no other address is tried: falling back to another engine would look like "every
-//! container is gone". Only if no address is given is the socket searched where Podman's own units put it.
+//! An address given in ostler's configuration or in `CONTAINER_HOST` is used as it is. The first call shows whether a
+//! service answers there. If none answers, no other address is tried: in another engine, all of ostler's containers
+//! would seem to be gone. If no address is given, ostler looks for the socket at the paths that Podman's own systemd
+//! units use.
 //!
-//! `active_service` of containers.conf is not read: the `podman` command uses it with `--remote` only, and it mostly
-//! names another machine.
+//! `active_service` of containers.conf is not read: the `podman` command uses it only with `--remote`, and in most
+//! cases it names another machine.
 
 use std::{
     fmt, io,
@@ -89,7 +90,7 @@ pub enum SocketError {
         /// Source of the address.
         origin: &'static str,
     },
-    /// No socket in any of the usual places.
+    /// No socket exists at any of the usual paths.
     #[error(
         "no Podman socket was found: {}. Start Podman's service with `{enable}` or `podman system service --time=0 \
          {SCHEME}{}`, or set `engine.socket`",
@@ -110,7 +111,7 @@ pub enum SocketError {
 /// for this user.
 ///
 /// # Errors
-/// [`SocketError`] with the paths that were tried and how to get a socket.
+/// [`SocketError`] with the paths that were tried, and with commands that start Podman's service.
 pub fn find(
     configured: Option<&str>,
     environment: impl Fn(&str) -> Option<String>,

@@ -1,8 +1,8 @@
 //! TCP sockets of this host and of containers, from the kernel's tables.
 //!
-//! Connections to a published port do not pass through ostler. The port is published on loopback, so the client is on
-//! this host, and its end is in this network namespace's table, with and without root. A connection that the container
-//! closed first appears only in the container's own table.
+//! Connections to a published port do not pass through ostler. The port is published on loopback, so every client is on
+//! this host. The client's end of the connection is in the table of this network namespace, whether Podman runs with or
+//! without root. If the container closed a connection first, only the container's own table shows it.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -68,7 +68,7 @@ pub(super) fn listens(tables: &str, port: u16) -> bool {
     })
 }
 
-/// Socket tables of the network namespace of this process id; `self` for the own one.
+/// Socket tables of the network namespace of this process id; `self` selects ostler's own namespace.
 pub(super) fn tables(process: &str) -> Option<String> {
     let directory = Path::new("/proc").join(process).join("net");
     let mut tables = fs::read_to_string(directory.join("tcp")).ok()?;
@@ -159,7 +159,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let tables = tables("self").unwrap();
-        // The kernel may remember recently closed connections of other processes to this port.
+        // Only `.0` is checked: for `.1`, the kernel may remember recently closed connections of other processes to
+        // this port.
         assert!(clients(&tables, port, &BTreeSet::new()).0);
         assert!(!clients(&tables, port, &own()).0);
     }

@@ -1,18 +1,18 @@
-//! Meaning of every Podman container state: one table, with a test for each word.
+//! Meaning of every Podman container state. The tests check each word in this table.
 //!
-//! | Podman's word | state | process alive | a stop | a start |
+//! | Podman's word | state | process alive | effect of a stop | effect of a start |
 //! |---|---|---|---|---|
-//! | `configured`, `created` | `Created` | no | nothing to do | starts it |
-//! | `initialized` (`podman init`) | `Created` | the runtime's, not yet the agent's | ends that process | starts it |
-//! | `running` | `Running` | yes | TERM, then KILL after the grace period | refused: not started by this call |
-//! | `paused` (`podman pause`) | `Paused` | yes, frozen | unpaused, then stopped | refused: not started by this call |
-//! | `stopping` | `Stopping` | perhaps | stopped once more | refused; a new container if conmon and process are gone |
-//! | `stopped`, `exited` | `Exited` | no | nothing to do | starts it |
-//! | `removing` | `Removing` | no: Podman stops first | nothing to do | never: needs a new container |
-//! | `dead` (Docker's word for a failed deletion) | `Removing` | no | nothing to do | never: needs a new container |
-//! | `unknown`, and any other word | `Unknown` | perhaps | tried, but its success is never assumed | refused |
+//! | `configured`, `created` | `Created` | no | none | starts it |
+//! | `initialized` (`podman init`) | `Created` | only the OCI runtime's | ends that process | starts it |
+//! | `running` | `Running` | yes | TERM, then KILL after the grace period | refused: it runs already |
+//! | `paused` (`podman pause`) | `Paused` | yes, frozen | unpaused, then stopped | refused: it runs already |
+//! | `stopping` | `Stopping` | perhaps | stopped again | refused; a new container if conmon and process are gone |
+//! | `stopped`, `exited` | `Exited` | no | none | starts it |
+//! | `removing` | `Removing` | no: Podman stops first | none | never: needs a new container |
+//! | `dead` (Docker's word for a failed deletion) | `Removing` | no | none | never: needs a new container |
+//! | `unknown`, and any other word | `Unknown` | perhaps | tried; the state is checked afterwards | refused |
 //!
-//! `Unknown` counts as running wherever a decision depends on absence; it never counts as not running.
+//! `Unknown` counts as possibly running: no decision that requires a stopped container treats it as stopped.
 
 use crate::domain::observed::ContainerState;
 

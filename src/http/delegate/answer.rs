@@ -1,8 +1,8 @@
 //! Reads an agent's response to a delegated task.
 //!
-//! A response may be as large as one to a message, but a delegation stores only a short preview. So the response is
-//! read as a stream and little of it is kept in memory: long strings are truncated, and of a response that is still too
-//! long only the beginning is read.
+//! A response may be as large as the response to a message, but a delegation stores only a short preview. So the
+//! response is read as a stream and little of it is kept in memory: long strings are truncated. If a response is still
+//! too long, only its beginning is read.
 
 use axum::{http::StatusCode, response::Response};
 use http_body_util::BodyExt;
@@ -18,7 +18,8 @@ use crate::{
 
 /// Most bytes of a response in memory.
 ///
-/// Up to this size no memory is reserved, as for all small responses; the limit on concurrent delegations bounds it.
+/// Memory up to this size is not reserved, as for all small responses. The limit on concurrent delegations bounds the
+/// total.
 const KEPT_BYTES: usize = 64 << 10;
 
 /// Most bytes kept of one string; more than [`PREVIEW_BYTES`].
@@ -33,7 +34,7 @@ pub(super) enum Ended {
     Answered(String),
     /// The task was stored for an agent that polls.
     Queued,
-    /// There was no successful response; the reason.
+    /// There was no successful response. Contains the reason.
     Failed(String),
 }
 
@@ -115,8 +116,8 @@ fn outcome_of(status: StatusCode, gist: &Gist) -> Ended {
         && let Some(value) = value
     {
         return match judged(&value) {
-            // The part that was read is a successful response. The prefix shows that the rest is unknown: a failed
-            // task's status may come there.
+            // The part that was read is a successful response. The prefix shows that the rest is unknown. The rest may
+            // contain the status of a failed task.
             Ended::Answered(text) if !is_whole => Ended::Answered(format!("{CUT}{text}")),
             ended @ (Ended::Answered(_) | Ended::Queued | Ended::Failed(_)) => ended,
         };
@@ -127,8 +128,8 @@ fn outcome_of(status: StatusCode, gist: &Gist) -> Ended {
 
 /// Parses the beginning of a truncated JSON text by closing its open strings, arrays and objects.
 ///
-/// If the text ends within an escape sequence, it is closed before that sequence; within a name or a number, after the
-/// last complete value.
+/// If the text ends within an escape sequence, it is closed before that sequence. If it ends within a name or a number,
+/// it is closed after the last complete value.
 fn closed(beginning: &[u8]) -> Option<Value> {
     const LONGEST_ESCAPE: usize = r"\ud83d\ude00".len();
     let text = String::from_utf8_lossy(beginning);
@@ -139,7 +140,7 @@ fn closed(beginning: &[u8]) -> Option<Value> {
     [whole].into_iter().chain(earlier).find_map(|text| serde_json::from_str(&text).ok())
 }
 
-/// The text with everything open in it closed, and the position of its last comma.
+/// Returns the text with its open strings, arrays and objects closed, and the position of its last comma.
 fn close(text: &str) -> (String, usize) {
     let (mut open, mut in_string, mut escaped, mut comma) = (Vec::new(), false, false, 0);
     for (at, byte) in text.bytes().enumerate() {
@@ -159,7 +160,7 @@ fn close(text: &str) -> (String, usize) {
     (text.chars().chain(closing).collect(), comma)
 }
 
-/// Whether a response is successful, a JSON-RPC error, or a failed task.
+/// Determines whether a response is successful, a JSON-RPC error, or a failed task.
 fn judged(answer: &Value) -> Ended {
     if let Some(error) = answer.get("error").filter(|error| !error.is_null()) {
         let message = error["message"].as_str().map_or_else(|| error.to_string(), ToOwned::to_owned);
@@ -200,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn response_text_is_read_from_every_response_form() {
+    fn response_text_is_read_from_every_response_format() {
         for (answer, well, text) in [
             (
                 json!({ "result": { "parts": [{ "text": "a" }, { "kind": "data" }, { "text": "b" }] } }),
@@ -284,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn truncated_json_is_closed_into_valid_json() {
+    fn truncated_json_is_completed_to_valid_json() {
         for (cut, value) in [
             (r#"{"a":[1,{"b":"c"#, json!({ "a": [1, { "b": "c" }] })),
             (r#"{"a":[1,{"b":"c\u00"#, json!({ "a": [1, { "b": "c" }] })),

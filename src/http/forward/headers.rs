@@ -21,7 +21,8 @@ pub(super) const TIMEOUT: HeaderName = HeaderName::from_static("x-timeout");
 
 /// Whether a request header is forwarded to the agent.
 ///
-/// All others are dropped: credentials of any kind, headers about the connection, and headers about proxies on the way.
+/// All other headers are dropped: credentials of any kind, headers about the connection, and headers that other proxies
+/// have added.
 fn passes_to_agent(name: &str) -> bool {
     matches!(
         name,
@@ -39,8 +40,9 @@ fn passes_to_agent(name: &str) -> bool {
 
 /// Whether a response header is forwarded to the caller.
 ///
-/// All others are dropped. The response leaves from ostler's own origin, so other headers could redirect the caller and
-/// its token (`Location`, `Refresh`), ask for credentials, set cookies, or change which origins may read the response.
+/// All other headers are dropped. The caller receives the response from ostler's own origin, so other headers could
+/// redirect the caller and its token (`Location`, `Refresh`), ask for credentials, set cookies, or change which origins
+/// may read the response.
 fn passes_to_caller(name: &str) -> bool {
     matches!(
         name,
@@ -88,7 +90,7 @@ pub(super) fn to_agent(
     Ok(request)
 }
 
-/// A request for the agent's card (wire protocol, §1). Every agent responds to it in some way, and it has no side
+/// A request for the agent's card (wire protocol, §1). Every agent sends some response to it, and it has no side
 /// effects.
 pub(super) fn card_request(target: &Target) -> Result<Request<Full<Bytes>>, ForwardError> {
     let mut request = request_to(target, Method::GET, Bytes::new())?;
@@ -129,7 +131,8 @@ fn unencodable(what: &str) -> ForwardError {
 /// Removes the response headers that are not forwarded.
 pub(super) fn clean_answer(headers: &mut HeaderMap) {
     let named = named_by_connection(headers);
-    // With `Transfer-Encoding`, the length is ignored when the end of a message is determined, so it is not forwarded.
+    // If `Transfer-Encoding` is present, it determines the end of the message and `Content-Length` is ignored, so the
+    // latter is not forwarded.
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
     let stays = |name: &&HeaderName| {
         !passes_to_caller(name.as_str())

@@ -24,8 +24,8 @@ impl From<serde_json::Error> for NotJson {
     }
 }
 
-/// The top-level members that a message needs. A duplicate member is an error, because two parsers could read two
-/// different messages.
+/// The top-level members that a message needs. A duplicate member is an error, because two parsers could interpret the
+/// message differently.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -53,13 +53,13 @@ struct Inner<'a> {
 /// The members of an object; values keep their original text.
 type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-/// Adds the missing ones of `jsonrpc`, `id` and `params.message.messageId`; `null` counts as missing.
+/// Adds those members of `jsonrpc`, `id` and `params.message.messageId` that are missing; `null` counts as missing.
 ///
 /// A complete message is returned as the same bytes. Otherwise the untouched values are copied with their original
 /// text. Only these three levels are parsed: deeper values are skipped without building them and without recursion.
 ///
 /// # Errors
-/// When it is not a JSON object.
+/// When the message is not a JSON object.
 pub(crate) fn complete_message(
     bytes: &Bytes,
     mut fresh_id: impl FnMut() -> String,
@@ -98,8 +98,8 @@ pub(crate) fn complete_message(
     Ok(serde_json::to_vec(&whole)?.into())
 }
 
-/// The id of a JSON-RPC 2.0 request: a string, a number or null. `None` if the bytes are not such a request. A
-/// notification has no id, so it is not one.
+/// The id of a JSON-RPC 2.0 request: a string, a number or null. `None` if the bytes are not such a request. For a
+/// notification, which has no id, the result is `None` too.
 pub(crate) fn call_id(bytes: &[u8]) -> Option<Box<RawValue>> {
     #[derive(Deserialize)]
     struct Call<'a> {

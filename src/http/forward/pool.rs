@@ -24,8 +24,8 @@ use tokio_util::either::Either;
 use super::{ForwardError, broken};
 use crate::{clock::SharedClock, domain::time::Awake};
 
-/// How long an idle connection is kept. The servers that agents are built with close idle connections after five
-/// seconds, and a connection that is about to be closed must not be used.
+/// How long an idle connection is kept. The HTTP servers in agents close idle connections after five seconds, and a
+/// connection that is about to be closed must not be used.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(4);
 
 /// Most idle connections per target, and in all.
@@ -67,7 +67,7 @@ impl Upstream {
         }
     }
 
-    /// Whether another message can be sent on it.
+    /// Whether another message can be sent on this connection.
     pub(super) fn is_free(&self) -> bool {
         self.connection.is_some() && self.sender.is_ready()
     }
@@ -120,7 +120,7 @@ impl Pool {
                 kept.count -= 1;
                 taken
             };
-            // An idle connection is not polled, so this is where a close by the agent is noticed.
+            // An idle connection is not polled. So this call detects whether the agent has closed the connection.
             upstream.drive(cx);
             if upstream.is_free() && self.clock.awake().since(since) < KEPT_FOR {
                 return Some(upstream);

@@ -23,8 +23,8 @@ use crate::{
 
 /// The time limits of one response.
 ///
-/// One timer serves both limits: when it fires, the remaining time is computed and it is armed again. Received bytes
-/// only store their time.
+/// One timer serves both limits: when it fires, the remaining time is computed and it is armed again. When bytes are
+/// received, only the time is stored.
 pub(super) struct Watch {
     clock: SharedClock,
     end: Awake,
@@ -78,7 +78,8 @@ pub(super) struct Streamed {
     watch: Watch,
     /// Bytes that the body may still have.
     left: u64,
-    /// Set when the response is cut short. Returned at the next poll, so that earlier data is written out first.
+    /// Set when the response is cut short. The next poll returns this error, so that earlier data is written to the
+    /// caller first.
     cut: Option<io::Error>,
 }
 
@@ -108,7 +109,7 @@ impl Streamed {
     /// Cuts the response short: closes the agent's connection now and the caller's at the next poll.
     ///
     /// Until then the server writes out the head and the bytes received so far: they show the caller that the agent
-    /// responded and then broke off.
+    /// began a response and did not complete it.
     fn cut(&mut self, cx: &Context<'_>, error: io::Error) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         self.upstream = None;
         self.cut = Some(error);

@@ -378,7 +378,7 @@ async fn idle_connection_is_not_reused_if_closed_or_expired() {
         assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
         if closes {
             drop(caller);
-            // The runtime has to process the close, as it does continuously under load.
+            // The async runtime has to process the close first. Under load it does so continuously.
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -510,7 +510,8 @@ async fn refused_connection_is_distinguished_from_missing_response() {
     assert_eq!(forwarder.forward(&target, &message, &limits).await.unwrap_err(), ForwardError::Refused);
 }
 
-/// The limit that ends the wait for a missing response, and the time until then in seconds of the test clock.
+/// Returns the limit that ended the wait for a response that never comes, and the duration of the wait in seconds of
+/// the test clock.
 async fn exceeded_limit(
     request: ForwardRequest,
     limits: ForwardLimits,
@@ -622,7 +623,7 @@ async fn forwarder_dials_the_checked_address_without_resolving_again() {
     }
 }
 
-/// An agent behind https, and a forwarder that trusts its certificate.
+/// Returns an https agent, and a forwarder that trusts the agent's certificate.
 async fn https(name: &str) -> (Agent, tokio_rustls::TlsAcceptor, Arc<ManualClock>, Forwarder) {
     let issued = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     let mut roots = RootCertStore::empty();
@@ -716,7 +717,7 @@ fn missing_message_fields_are_added_and_others_kept() {
     ] {
         assert_eq!(completed(text).unwrap(), expected, "{text}");
     }
-    // Numbers beyond any machine type keep their original text.
+    // A number that fits into no machine type keeps its original text.
     let large = Bytes::from_static(br#"{"id":1,"n":123456789012345678901234567890.10}"#);
     let large = complete_message(&large, || "m".into()).unwrap();
     assert_eq!(large, r#"{"id":1,"jsonrpc":"2.0","n":123456789012345678901234567890.10}"#);

@@ -1,4 +1,4 @@
-//! Holds a message until its target is up.
+//! Holds a message until its target can receive it.
 
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ use crate::{
 
 /// Longest time for which a message is held.
 const HOLD: Duration = Duration::from_mins(1);
-/// Delay after which the sender may retry if its target did not come up in time, in seconds.
+/// Delay after which the sender may retry if the target was not ready in time, in seconds.
 pub(super) const TRY_AGAIN: u64 = 15;
 
-/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` without it.
+/// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` if the header is missing or not
+/// a number.
 pub(super) fn patience(headers: &HeaderMap) -> Duration {
     let asked = headers.get("x-timeout").and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
     asked.map_or(HOLD, |seconds| HOLD.min(Duration::from_secs(seconds.max(1))))
@@ -43,7 +44,7 @@ pub(super) async fn hold(
     if let Some(ready) = can_forward(api, from, to)? {
         return Ok(ready);
     }
-    // Subscribed before the next check, so that no change between the two is missed.
+    // The subscription begins before the target's state is checked, so that no later change is missed.
     let mut feed = api.0.store.subscribe();
     let mut starts_ended = api.0.ops.accepted_starts().ends();
     let mut waking: Option<oneshot::Receiver<OpError>> = None;
@@ -79,7 +80,7 @@ pub(super) async fn hold(
     }
 }
 
-/// The error for a message whose target did not come up in time.
+/// The error for a message whose target was not ready in time.
 async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     if api.0.store.pause(to, |_| false) != Pause::None {
         return paused();
@@ -96,7 +97,8 @@ async fn not_up(api: &Api, to: WorkspaceId) -> HttpError {
     later("workspace is waking up").with("waking", true).with("retry_after", TRY_AGAIN)
 }
 
-/// Resolves when the wake has failed, and never otherwise: a successful wake shows in the status.
+/// Resolves when the wake has failed. It never resolves otherwise: the caller detects a successful wake by the target's
+/// status.
 async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
     if let Some(outcome) = waking
         && let Ok(error) = outcome.await
@@ -104,7 +106,8 @@ async fn failure(waking: &mut Option<oneshot::Receiver<OpError>>) -> OpError {
         *waking = None;
         return error;
     }
-    // The wake succeeded. Its receiver must not be polled again, and a target that hibernates again needs another wake.
+    // The wake succeeded. Its receiver must not be polled again. If the target hibernates again, another wake is
+    // needed.
     *waking = None;
     std::future::pending().await
 }
@@ -129,17 +132,18 @@ fn wake(api: &Api, from: Option<WorkspaceId>, to: WorkspaceId) -> HttpResult<one
     Ok(outcome)
 }
 
-/// Whether the message can be forwarded now; `None` means not yet.
+/// Returns the target and the guard of the in-flight message if the message can be forwarded now; `None` if it cannot
+/// be forwarded yet.
 fn can_forward(
     api: &Api,
     from: Option<WorkspaceId>,
     to: WorkspaceId,
 ) -> HttpResult<Option<(Member, InFlightRequest)>> {
-    // Counted as in flight before the status is read, so that the target is not hibernated in between. `None` while it
-    // is being hibernated.
+    // The message is counted as in flight before the status is read, so that the target is not hibernated in between.
+    // The result is `None` while the target is being hibernated.
     let in_flight = api.0.ops.traffic().begin(from, to);
     let member = api.0.store.member(to).ok_or_else(HttpError::gone)?;
-    // The operator's start order was accepted, so a message waits for the start instead of being refused.
+    // After a start order was accepted, a message waits for the start instead of being refused.
     let starts = api.0.ops.accepted_starts();
     let pause = api.0.store.pause(to, |id| starts.has(id));
     if pause == Pause::Lasts {

@@ -1,4 +1,4 @@
-//! Messages to an agent that polls: they are stored, and the response is "queued".
+//! Stores messages to an agent that polls, and responds "queued" to their senders.
 
 use axum::{
     Json,
@@ -72,7 +72,7 @@ pub(super) async fn queue(
         }
         Queued::Full => {
             let why =
-                "the mailbox is full: the workspace's agent has not polled its messages. Retry after it has";
+                "the mailbox is full: the workspace's agent has not polled it. Retry after the next poll";
             Err(HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why)
                 .with("status", "mailbox_full")
                 .retry_after(TRY_AGAIN))

@@ -10,8 +10,8 @@ use crate::domain::{ids::WorkspaceId, time::Awake};
 
 /// Limit of wakes per hour, for each pair of sender and target.
 ///
-/// Without it, two agents that happen to greet each other every hour would never stay hibernated. Messages that arrive
-/// while their target is being woken wait for the same wake and are not counted.
+/// Without this limit, two agents that happen to greet each other every hour would never stay hibernated. Messages that
+/// arrive while their target is being woken wait for the same wake and are not counted.
 #[derive(Default)]
 pub(in crate::http) struct WakeBudget {
     wakes: Mutex<Wakes>,

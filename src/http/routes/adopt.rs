@@ -1,4 +1,4 @@
-//! Adoption: adds containers and volumes to the registry that it does not know.
+//! Adoption: adds unknown containers and volumes to the registry.
 
 use axum::{Json, extract::State};
 
@@ -104,7 +104,7 @@ fn planned(request: &AdoptRequest, spec: Option<&LabelledSpec>) -> AdoptItem {
             (None, None, _) => {
                 "only volumes remain: there is no container to rebuild the workspace from".into()
             }
-            (None, Some(_), None) => "its container's labels contain no readable spec".into(),
+            (None, Some(_), None) => "the labels of the container contain no readable specification".into(),
             (None, Some(_), Some(_)) => format!("can be adopted; {NOT_IN_LABELS}"),
         },
     }
@@ -124,15 +124,15 @@ async fn become_instance(api: &Api, instance: &str) -> HttpResult<Json<AdoptOutc
                 volumes: Vec::new(),
                 adopted: true,
                 detail:
-                    "this registry takes over the identity of the instance when the daemon starts again. Restart the \
+                    "this registry takes over the instance's identity at the next start of the daemon. Restart the \
                      daemon, then run `ostler adopt --dry-run`"
                         .into(),
             }],
             recovering: true,
         })),
         Ok(false) => Err(HttpError::conflict(
-            "this registry is not empty: only a new one can become another instance. Start a daemon with another \
-             --data-dir",
+            "this registry is not empty: only an empty one can take over an instance's identity. Start a \
+             daemon with another --data-dir",
         )),
         Err(error) => Err(HttpError::conflict(error.to_string())),
     }

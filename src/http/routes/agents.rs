@@ -31,7 +31,7 @@ use crate::{
     store::{Activity, ActivityPage, NewActivity, Summary, TokenSubject},
 };
 
-/// The largest report of activity.
+/// The largest activity report, in bytes.
 const ACTIVITY_MAX_BYTES: usize = 16 << 10;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub(in super::super) async fn state(
                 api.0.buckets.requests.check(token_owner.workspace).map_err(HttpError::too_many)?;
                 Principal::Workspace(token_owner).require_workspace(id)?;
             }
-            // A token of a removed workspace still gets the answer that the workspace is gone.
+            // A request with a token of the removed workspace gets the response that the workspace is gone.
             None if api.0.ops.removed_token_owner(token).await? == Some(id) => {}
             None => return Err(auth::invalid()),
         },
@@ -71,7 +71,7 @@ pub(in super::super) async fn state(
     Ok(Json(state).into_response())
 }
 
-/// An agent's report of activity. Keys that are not in the protocol are ignored.
+/// An activity report of an agent. Keys that are not in the protocol are ignored.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Report {
@@ -148,7 +148,7 @@ pub(in super::super) struct Filters {
     since_id: Option<String>,
 }
 
-/// The longest time that `since_secs` looks back.
+/// The greatest age of rows that `since_secs` can select.
 const SINCE_MAX: Duration = Duration::from_hours(30 * 24);
 
 const UNKNOWN_CURSOR: &str = "since_id cursor not found: retry without it";
@@ -199,12 +199,13 @@ pub(in super::super) async fn activity(
     own: Own,
     Query(filters): Query<Filters>,
 ) -> HttpResult<Json<Vec<ActivityView>>> {
-    // A list for an admin is no poll and does not move the agent's read position.
+    // A list that an admin requests is not a poll: it does not move the agent's read position.
     let query = ActivityQuery { is_poll: !own.by_admin, ..filters.into_query(api.0.clock.now())? };
     let _permit = api.list_permit().await;
     api.write_gathered().await;
     let page = api.0.store.activity(own.id, query.clone()).await?;
-    // A cursor acknowledges that the rows up to it have arrived: they no longer count as waiting.
+    // The cursor is the id of a row that the agent has received. So all rows up to that row have arrived, and no longer
+    // count as waiting.
     if query.is_poll
         && query.after.is_some()
         && let Some(up_to) = api.0.store.waiting_up_to(own.id, query.clone()).await?

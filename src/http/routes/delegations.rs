@@ -1,4 +1,4 @@
-//! Delegations (wire protocol, §12): created, listed, updated.
+//! Creates, lists and updates delegations (wire protocol, §12).
 
 use axum::{
     Json,
@@ -28,11 +28,11 @@ use crate::{
     store::{Delegated, Delegation, NewDelegation, Waiting},
 };
 
-/// The largest request, which includes the task.
+/// The largest request, in bytes. It includes the task.
 const TASK_MAX_BYTES: usize = 64 << 10;
 /// The longest idempotency key, in bytes.
 const KEY_MAX: usize = 256;
-/// The longest summary of a task, in bytes. The store returns at most as many characters of the task.
+/// The longest summary of a task, in bytes. The store returns at most this many characters of the task.
 const SUMMARY_MAX: usize = 200;
 /// The most rows in one response.
 const ROWS_MAX: usize = 50;
@@ -68,11 +68,11 @@ fn too_many() -> HttpError {
 
 /// The error for an id that is in use. It does not reveal which workspace uses it.
 fn taken() -> HttpError {
-    HttpError::conflict("delegation_id is in use: record the delegation under a new one")
+    HttpError::conflict("delegation_id is in use: record the delegation under another id")
 }
 
-/// Delegates a task. Whether the caller may reach the target is checked when it is sent; a refusal is the delegation's
-/// result.
+/// Delegates a task. Whether the caller may send messages to the target is checked only when the task is sent. If it
+/// may not, the delegation fails with this reason.
 pub(in super::super) async fn delegate(
     State(api): State<Api>,
     own: Own,
@@ -156,7 +156,7 @@ struct Update {
     response_preview: Option<String>,
 }
 
-/// Stores the result of a task that the agent has sent by itself. A result that is already stored stays.
+/// Stores the result of a task that the agent has sent by itself. A result that is already stored is not replaced.
 pub(in super::super) async fn update(
     State(api): State<Api>,
     own: Own,
@@ -210,7 +210,7 @@ fn rows_of(one: &Delegation) -> Vec<(Timestamp, Value)> {
     // The result has an id of its own, which is the same at every poll.
     id[15] ^= 1;
     let summary = format!("Delegation to {name} {}{twice}", one.status.as_str());
-    // Never older than its delegation, even if the clock was set back in between.
+    // The time of the result is never before that of its delegation, even if the clock was set back in between.
     let at = finished_at.max(one.created_at);
     vec![row(Uuid::from_bytes(id), "delegate_result", summary, at), delegate]
 }

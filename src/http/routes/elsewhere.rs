@@ -1,25 +1,26 @@
-//! Routes that comparable servers have and ostler does not. Each answers 501 with one sentence, so that a client learns
-//! that the request was understood and will never work.
+//! Routes that comparable servers have and ostler does not have. Each responds with 501 and one sentence. So the client
+//! learns that ostler knows the route, and that a retry cannot succeed.
 
 use axum::{Router, http::StatusCode, routing::any};
 
 use super::super::{Api, auth::Principal, error::HttpError};
 
-/// The paths, each standing for everything below it too, and what they serve elsewhere.
+/// The paths, and the feature that comparable servers provide at each path. A path also covers all paths below it. The
+/// response is "ostler has no" followed by the feature.
 const MISSING: &[(&str, &str)] = &[
     ("/approvals", "approvals"),
     ("/bundles", "bundles"),
-    ("/canvas", "a canvas"),
+    ("/canvas", "canvas"),
     ("/templates", "templates"),
     ("/plugins", "plugins"),
-    ("/ws", "a web socket: use /events/stream"),
+    ("/ws", "web socket: use /events/stream"),
     ("/workspaces/{reference}/approvals", "approvals"),
     ("/workspaces/{reference}/checkpoints", "checkpoints"),
     ("/workspaces/{reference}/secrets", "secrets: set environment variables when you create a workspace"),
-    ("/workspaces/{reference}/memory", "a key-value memory: use /memories"),
+    ("/workspaces/{reference}/memory", "key-value memory: use /memories"),
     ("/workspaces/{reference}/chat", "uploads"),
     ("/workspaces/{reference}/instructions", "instructions"),
-    ("/workspaces/{reference}/shared-context", "a shared context"),
+    ("/workspaces/{reference}/shared-context", "shared context"),
     ("/workspaces/{reference}/github-installation-token", "tokens for code hosts"),
     ("/workspaces/{reference}/schedules", "schedules"),
     ("/workspaces/{reference}/files", "file access: use /workspace inside the container"),

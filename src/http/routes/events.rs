@@ -70,7 +70,8 @@ struct Following {
     feed: Receiver<Event>,
     /// The feed of transient events, if the client wants them.
     transient: Option<Receiver<TransientEvent>>,
-    /// Whether the client is ahead of the registry, so that a `reset` event has to be sent first.
+    /// Whether the client has seen events that the registry does not have, so that a `reset` event has to be sent
+    /// first.
     ahead: bool,
     /// Sequence number of the last event sent. Events from the feed up to this one are skipped.
     last: i64,
@@ -135,7 +136,7 @@ impl Following {
             tokio::select! {
                 biased;
                 event = self.feed.recv() => match event {
-                    // The next read of the store returns this event too, in its position.
+                    // The next read of the store returns this event too, in the order of the sequence numbers.
                     Ok(_) if self.behind => {}
                     Ok(event) => self.read.push_back(event),
                     Err(RecvError::Lagged(_)) => self.behind = true,
@@ -151,8 +152,8 @@ impl Following {
     async fn catch_up(&mut self) -> bool {
         match self.api.0.store.events_after(self.last, LIMIT_MAX).await {
             Ok(missed) => {
-                // A page may be short because its events are large. Only an empty page is the end; from there on the
-                // feed delivers everything.
+                // A page may be short because its events are large. So only an empty page shows that the last stored
+                // event was read. All later events come from the feed.
                 self.behind = !missed.is_empty();
                 self.read.extend(missed);
                 true

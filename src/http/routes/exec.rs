@@ -30,7 +30,7 @@ use crate::{
     store::{Pause, Scope},
 };
 
-/// How long a command waits for an accepted start, the same as for messages.
+/// Longest time that a command waits for an accepted start. The limit for messages is the same.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 pub(in super::super) async fn create(
@@ -81,7 +81,7 @@ async fn row_after_start(api: &Api, row: Workspace) -> HttpResult<Workspace> {
             ends.next().await;
         }
     };
-    // If the time is over, the caller reports that the container does not run.
+    // If the start takes longer, the caller reports that the container does not run.
     let _in_time = within(&*api.0.clock, START_LIMIT, carried_out).await;
     api.0.store.workspace(row.id).await?.ok_or_else(HttpError::gone)
 }
@@ -96,8 +96,8 @@ fn exec_id(id: String) -> HttpResult<ExecId> {
 pub(in super::super) struct StartQuery {
     #[serde(default)]
     tty: bool,
-    /// Whether the client keeps its side of the stream open until it disconnects. Otherwise it closes its side when its
-    /// input ends, and a disconnect is detected only when output is written.
+    /// Whether the client keeps its side of the stream open until it disconnects. Otherwise the client closes its side
+    /// when its input ends, and ostler detects a disconnect only when it writes output.
     #[serde(default)]
     stays: bool,
 }
@@ -123,7 +123,7 @@ pub(in super::super) async fn start(
     let inside = api.0.engine.start_exec(&exec, query.tty).await?;
     let engine = Arc::clone(&api.0.engine);
     api.0.spawn.spawn(Box::pin(async move {
-        // Keeps the workspace awake for as long as the command runs.
+        // Prevents hibernation of the workspace while the command runs.
         let _open = open;
         let end = match upgrade.await {
             Ok(outside) => pass_on(TokioIo::new(outside), inside, query.stays).await,
@@ -162,16 +162,16 @@ async fn pass_on(
                 }
             }
         }
-        // A failure here loses nothing: the client gets the command's result from the exit code.
+        // A failure of this call has no effect: the client gets the command's result from the exit code.
         let _gone = to_client.shutdown().await;
         StreamEnd::Command
     };
     let input = async {
-        // A command may close its stdin and go on, so a failed copy does not end the session.
+        // A command may close its standard input and continue to run, so a failed copy does not end the session.
         let _broken = copy(&mut from_client, &mut to_command).await;
         let _closed = to_command.shutdown().await;
         if stays {
-            // The rest of the input is discarded; its end means that the client has disconnected.
+            // The rest of the input is discarded. The end of the input means that the client has disconnected.
             let _left = copy(&mut from_client, &mut sink()).await;
             return StreamEnd::Client;
         }
@@ -184,15 +184,15 @@ async fn pass_on(
     }
 }
 
-/// Ends a command whose client has disconnected: its output goes nowhere, and Podman keeps memory for its stream as
-/// long as it runs.
+/// Ends a command whose client has disconnected. No client reads its output any more, and Podman uses memory for its
+/// stream as long as the command runs.
 async fn kill_abandoned(engine: &dyn Engine, exec: &ExecId) {
     match engine.end_exec(exec).await {
         Ok(true) => tracing::info!(exec = %exec.0, "command ended: its client disconnected"),
         Ok(false) => {
             tracing::warn!(
                 exec = %exec.0,
-                "client of a command disconnected; its process is not visible here and keeps running"
+                "client of a command disconnected; the command's process is not visible to ostler and keeps running"
             );
         }
         Err(error) => {

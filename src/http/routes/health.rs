@@ -1,4 +1,4 @@
-//! `/health` (the daemon answers) and `/ready` (it does its work).
+//! `/health` reports that the daemon answers. `/ready` reports whether it can do its work.
 
 use axum::{
     Json,

@@ -8,8 +8,8 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-/// Keys that existing clients send. A type that does not read one of them ignores it: it is never taken for a misspelt
-/// key, even if it is similar to one.
+/// Keys that existing clients send. A type that does not read such a key ignores it. The key is never treated as a
+/// misspelt one, even if it is similar to a key that the type reads.
 const EXISTING_CLIENT_KEYS: [&str; 12] = [
     "canvas",
     "x",
@@ -38,7 +38,7 @@ pub(super) fn misspelt(key: &str, known: &[&'static str]) -> Option<&'static str
     if EXISTING_CLIENT_KEYS.contains(&key) {
         return None;
     }
-    // Two errors in a word of three letters or fewer leave too little to recognise it.
+    // Two errors in a word of three letters or fewer are too many to recognise the word.
     let near = |word: &&'static str| match distance(key, word) {
         1 => true,
         2 => word.len() > 3 && key.len() > 3,

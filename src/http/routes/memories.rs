@@ -26,7 +26,7 @@ use crate::{
     store::{Memory, MemoryQuery, Remembered},
 };
 
-/// The largest request. JSON may escape one byte as six.
+/// The largest request, in bytes. JSON may encode one byte of the content as six bytes.
 const BODY_MAX_BYTES: usize = 6 * CONTENT_MAX + 1024;
 
 #[derive(Default, Deserialize)]

@@ -1,4 +1,4 @@
-//! The request handlers, one file for each noun.
+//! The request handlers, one file for each kind of resource.
 
 pub(super) mod adopt;
 pub(super) mod agents;
@@ -50,7 +50,8 @@ impl<T: DeserializeOwned> FromRequest<Api> for Body<T> {
         let most = if by_admin { BODY_MAX_BYTES } else { AGENTS_BODY_MAX_BYTES };
         let bytes = read_body(body, most, BODY_LIMIT, &*state.0.clock).await?;
         let bytes = if bytes.is_empty() { "{}".into() } else { bytes };
-        // Invalid UTF-8 and unpaired surrogates are replaced: agents send them, and are not refused for it.
+        // Invalid UTF-8 and unpaired surrogates are replaced: agents send them, and their requests must not be refused
+        // for this.
         let bytes = match lenient::repaired(&bytes) {
             Cow::Borrowed(text) => bytes.slice_ref(text.as_bytes()),
             Cow::Owned(text) => text.into(),
@@ -108,9 +109,9 @@ impl<T: DeserializeOwned> FromRequest<Api> for LenientBody<T> {
     }
 }
 
-/// The largest body of an admin's request.
+/// The largest body of an admin's request, in bytes.
 const BODY_MAX_BYTES: usize = 4 << 20;
-/// The largest body of a workspace's request to change itself.
+/// The largest body, in bytes, of a request by which a workspace changes itself.
 const AGENTS_BODY_MAX_BYTES: usize = 16 << 10;
 /// How long a body may take to arrive.
 const BODY_LIMIT: Duration = Duration::from_secs(30);

@@ -25,7 +25,7 @@ use crate::{
     store::{NewActivity, Summary},
 };
 
-/// The largest request with a notice.
+/// The largest request with a notice, in bytes.
 const NOTICE_MAX_BYTES: usize = 64 << 10;
 /// The most attachments of a notice.
 const ATTACHMENTS_MAX: usize = 32;

@@ -1,7 +1,7 @@
 //! Registration, heartbeats and discovery of agents (wire protocol, §4).
 //!
 //! A runtime ignores the response to its heartbeat; the responses are for other clients. If the store cannot write, the
-//! response is 503. It is never turned into a 4xx refusal or a change of status.
+//! response is 503. This failure never leads to a 4xx response or to a change of the workspace's status.
 
 use std::time::Duration;
 
@@ -62,10 +62,10 @@ struct AgentReport {
     request: &'static str,
 }
 
-/// Returns the owner of the presented token, `None` if it is not valid, and the token.
+/// Returns the token of a request and its owner. The owner is `None` if the token is not valid.
 ///
 /// # Errors
-/// 401 without a token, and for an admin, which is not an agent and sends no heartbeats.
+/// 401 if there is no token, or if the caller is an admin: an admin is not an agent and sends no heartbeats.
 fn report_owner<'a>(api: &Api, parts: &'a Parts) -> HttpResult<(Option<TokenOwner>, &'a str)> {
     let own_socket = parts.extensions.get::<OwnSocket>().is_some();
     let Presented::Token(token) = presented(&parts.headers, own_socket) else { return Err(auth::missing()) };
@@ -88,7 +88,8 @@ async fn report(api: &Api, request: Request, route: &'static str) -> HttpResult<
 }
 
 impl AgentReport {
-    /// Returns the error for an unusable body. Only the owner of a valid token learns that the body is the reason.
+    /// Returns the error for an unusable body. Without a valid token, it is the error for an invalid token and does not
+    /// mention the body.
     fn refused(&self, api: &Api) -> HttpError {
         match self.token_owner {
             Some(token_owner) => {
@@ -136,8 +137,8 @@ fn answered(result: ReportResult) -> HttpResult<()> {
     }
 }
 
-/// Converts the error of a failed write, which resets the liveness windows: a heartbeat that could not be stored must
-/// not count as missed.
+/// Returns a function that converts the error of a failed write. The function also resets the liveness windows, because
+/// a heartbeat that could not be stored must not count as missed.
 fn reset_liveness(api: &Api) -> impl FnOnce(StoreError) -> HttpError + '_ {
     |error| {
         api.0.listening.interrupted(api.0.clock.awake());
@@ -237,12 +238,13 @@ fn bounded(heartbeat: Heartbeat) -> Heartbeat {
     }
 }
 
-/// Parses a malformed heartbeat leniently: returns the workspace that it names, and the fields that can be used.
-/// `None` if it names no workspace, unless the reason is that the body was cut off.
+/// Parses a malformed heartbeat leniently: returns the workspace that it names, and the fields that can be used. `None`
+/// if the complete body names no workspace. If the body was cut off before the workspace's id, the result is
+/// [`Named::ByToken`].
 ///
-/// A heartbeat that arrives proves that the agent is alive, whatever is wrong with its fields. Runtimes cut texts in
-/// the middle of an emoji and divide by zero, and ignore the response. An unusable field leaves its stored value
-/// unchanged.
+/// Any heartbeat proves that the agent is alive, even if its fields are invalid. Runtimes truncate texts in the middle
+/// of an emoji, send the result of a division by zero, and ignore the response. An unusable field leaves its stored
+/// value unchanged.
 fn lenient_heartbeat(body: &[u8], cut: bool) -> Option<(Named, Heartbeat)> {
     const NAMES: [&str; 9] = [
         "workspace_id",
@@ -282,13 +284,14 @@ fn lenient_heartbeat(body: &[u8], cut: bool) -> Option<(Named, Heartbeat)> {
 
 /// How a report names its workspace.
 enum Named {
-    /// By this text in the body.
+    /// By this id in the body.
     InBody(String),
     /// By its token alone: the body was cut off before the workspace's id.
     ByToken,
 }
 
-/// Returns how a body names its workspace. `None` if the id is missing or not a string.
+/// Returns how a body names its workspace. `None` if the id is not a string, or is missing although the body was not
+/// cut off.
 fn named(fields: &lenient::Fields, name: &str, cut: bool) -> Option<Named> {
     match fields.get(name) {
         lenient::Field::Value(Value::String(id)) => Some(Named::InBody(id)),
@@ -347,7 +350,7 @@ impl Unfit<'_> {
 
 pub(in super::super) async fn heartbeat(State(api): State<Api>, request: Request) -> HttpResult<Response> {
     let report = report(&api, request, "heartbeat").await?;
-    // Strict parsing first: it is faster, and succeeds for nearly every heartbeat.
+    // Strict parsing is tried first, because it is faster and succeeds for nearly every heartbeat.
     let strict =
         || serde_json::from_slice::<HeartbeatBody<'_>>(&report.body).ok().and_then(HeartbeatBody::clamped);
     let strict = if report.cut { None } else { strict() };
@@ -378,7 +381,7 @@ struct Registering {
 }
 
 /// Parses a registration leniently. An unusable card does not fail the registration, because a runtime registers only
-/// once. A missing card field makes the body invalid (wire protocol, §4); `None` then.
+/// once. A missing card field makes the body invalid (wire protocol, §4). The result is then `None`.
 fn registering(body: &[u8], cut: bool) -> Option<Registering> {
     let text = lenient::repaired(body);
     let names = ["id", Field::Url.as_str(), Field::AgentCard.as_str(), "delivery_mode"];
@@ -448,7 +451,8 @@ struct Reached {
     url: Option<String>,
     /// The delivery mode to store; `None` keeps the stored one.
     delivery: Option<Delivery>,
-    /// The delivery mode in the response: only if the agent named one, or if messages will not be sent to it.
+    /// The delivery mode in the response. Present only if the agent named one, or if ostler will not send messages to
+    /// the agent.
     answered_delivery: Option<Delivery>,
     /// Why the URL in the request is not used, although the registration succeeds.
     url_refused: Option<String>,
@@ -490,8 +494,8 @@ async fn reached(
         (Delivery::Push, None) if without_url => return Err(body_is_invalid()),
         (Delivery::Push, Some(url)) if !url.is_empty() => match api.check_url(&url).await {
             Ok(_) => (Some(url), None),
-            // A runtime registers only once, and a DNS failure at that moment is not the agent's fault: the
-            // registration succeeds and the stored URL stays.
+            // A runtime registers only once, and a DNS failure at that moment must not exclude the agent: the
+            // registration succeeds, and the stored URL is kept.
             Err(error @ UrlError::Unresolved { .. }) => {
                 tracing::warn!(workspace = %token_owner.workspace, %error, "registered without a url");
                 (None, Some(error.to_string()))
@@ -512,7 +516,7 @@ pub(in super::super) async fn update_card(State(api): State<Api>, request: Reque
     let token_owner = report.verified_owner(&api, &id).await?;
     api.0.buckets.cards.check(token_owner.workspace).map_err(HttpError::too_many)?;
     let mut unfit = Unfit { fields: &fields, unknown: Fields::default(), refused: Fields::default() };
-    // The request carries only the card and does not count as a heartbeat, so without a usable card it is refused.
+    // The request carries only the card and does not count as a heartbeat. So it is refused if the card is not usable.
     let card = unfit.object(Field::AgentCard, CARD_MAX_BYTES).ok_or_else(|| report.refused(&api))?;
     answered(api.0.store.note_card(token_owner, card, api.0.clock.now()).await?)?;
     Ok(json(r#"{"status":"updated"}"#))
@@ -575,7 +579,7 @@ pub(in super::super) async fn peers(
     let wanted = query.q.unwrap_or_default().to_lowercase();
     let matches = |text: &str| text.to_lowercase().contains(&wanted);
     let platform_url = auth::platform_url(&api, &headers);
-    // Held until the rows have been converted into the response.
+    // The permit is held until the rows have been converted into the response.
     let _permit = api.list_permit().await;
     let peers = api.0.store.peers(id, api.access().root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {

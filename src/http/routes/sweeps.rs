@@ -1,4 +1,4 @@
-//! Sweep passes: listed, run; held plans: approved.
+//! Lists and runs sweep passes, and approves held plans.
 
 use axum::{Json, extract::State};
 

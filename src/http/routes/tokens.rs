@@ -1,4 +1,5 @@
-//! Tokens: listed with their prefix, issued (the secret is returned only then), revoked by the id of their row.
+//! Lists, issues and revokes tokens. A list shows only their prefixes; the complete token is returned only when it is
+//! issued. A token is revoked by the id of its row.
 
 use std::time::Duration;
 
@@ -122,7 +123,7 @@ fn which(reference: &str, live: &[TokenRow]) -> HttpResult<TokenId> {
             Err(HttpError::conflict(format!("`{reference}` is ambiguous: use a longer prefix of the id")))
         }
         (None, _) => Err(HttpError::not_found(format!(
-            "no live token of this workspace matches `{reference}`. List them with `ostler token ls`"
+            "no valid token of this workspace matches `{reference}`. List them with `ostler token ls`"
         ))),
     }
 }

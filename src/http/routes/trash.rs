@@ -1,4 +1,4 @@
-//! The trash: listed, restored, emptied.
+//! Lists the trash, restores its entries, and deletes them permanently.
 
 use axum::{Json, extract::State};
 
@@ -45,8 +45,8 @@ pub(in super::super) async fn empty(
         let named = body.entries.iter().map(|reference| which(reference, &entries).cloned());
         named.collect::<Result<_, _>>()?
     };
-    // Entries with a container first: Podman does not delete a volume that a container mounts, and that container may
-    // be in another entry.
+    // Entries with a container are deleted first: Podman does not delete a volume that a container mounts, and that
+    // container may be in another entry.
     meant.sort_by_key(|entry| entry.contents.container.is_none());
     let mut outcomes = Vec::new();
     for entry in meant {

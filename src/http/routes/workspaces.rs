@@ -1,4 +1,4 @@
-//! Workspaces: listed, shown, created, changed, started, stopped and removed.
+//! Lists, shows, creates, changes, starts, stops and removes workspaces.
 
 use std::{future::Future, os::unix::fs::MetadataExt as _};
 
@@ -59,7 +59,8 @@ pub(in super::super) async fn list(
     Ok(Json(all.into_iter().map(|one| view::workspace(one, &api.0.ops)).collect()))
 }
 
-/// Shows a workspace to an admin, to itself, and without private fields to workspaces that may communicate with it.
+/// Shows a workspace. An admin and the workspace itself see all fields. Workspaces that may communicate with it do not
+/// see its private fields.
 pub(in super::super) async fn show(
     State(api): State<Api>,
     principal: Principal,
@@ -103,8 +104,8 @@ pub(in super::super) async fn show(
         && api.ask_engine(api.0.ops.listens(&row)).await.flatten() == Some(false)
     {
         view.port_note = Some(format!(
-            "its agent sends heartbeats, but no process in its container accepts connections on port {AGENT_PORT}: \
-             messages to it fail"
+            "the agent sends heartbeats, but no process in the container accepts connections on port {AGENT_PORT}: \
+             messages to the agent fail"
         ));
     }
     if principal.is_admin() && row.kind == Kind::Container {
@@ -161,18 +162,18 @@ fn closed_directory(
     closed(&shared, access, runtime.user, service)
 }
 
-/// Notes on the parts of a change that do not work as requested, or perhaps not as expected.
+/// Notes on the parts of a change that do not work as requested, or whose effect may be unexpected.
 async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) -> Vec<String> {
     let spec = &patch.spec;
     let mut notes = Vec::new();
     let absent = |key: &&String| !row.spec.env.contains_key(*key);
     let removed = spec.env.iter().filter(|(_, value)| value.is_none()).map(|(key, _)| key);
     for key in removed.filter(absent) {
-        notes.push(format!("its environment had no variable {key}"));
+        notes.push(format!("the workspace's environment had no variable {key}"));
     }
     if spec.config.is_some() {
         notes.push(
-            "its next start overwrites the configuration file, including changes made in the container"
+            "the workspace's next start overwrites the configuration file, including changes made in the container"
                 .into(),
         );
     }
@@ -197,14 +198,15 @@ struct Shared<'a> {
     mode: u32,
 }
 
-/// Returns why the user of a container cannot work in the directory and what to do, `None` if it can.
+/// Returns the reason why the user of a container cannot work in the directory, with advice. `None` if the user can.
 ///
-/// `service` is the host's user of a rootless Podman. The ids in its containers are subordinate ids: only root in the
-/// container is that host user, and only Podman knows the host ids of the other users. So in the rootless case nothing
-/// is reported about directories that belong to another user.
+/// `service` is the uid as which a rootless Podman runs on the host; `None` if Podman runs as root. In rootless
+/// containers, only root is that host user. The other users have subordinate ids on the host, which only Podman knows.
+/// So in the rootless case nothing is reported about directories that belong to another user.
 fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>) -> Option<String> {
     let Shared { path, owner, group, mode } = *shared;
-    // Only the bits of the user's own class count: an owner without the write bit cannot write even if others can.
+    // Only the permission bits of the user's own class (owner, group or others) apply: an owner without the write bit
+    // cannot write, even if others can.
     let bits = match service {
         Some(service) if user.uid == 0 || owner != service => return None,
         None if user.uid == 0 => return None,
@@ -218,18 +220,18 @@ fn closed(shared: &Shared<'_>, access: Access, user: User, service: Option<u32>)
         (true, Access::ReadWrite) if !writes => "cannot write to",
         (true, Access::ReadWrite | Access::ReadOnly) => return None,
     };
-    let why = format!("its user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
+    let why = format!("the container's user {user} {cannot} {path} (mode {:04o})", mode & 0o7777);
     Some(match (service, enters) {
         (Some(_), true) => format!(
-            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+            "{why}: with rootless Podman this user differs from yours on the host. Make it the owner with \
              `podman unshare chown {user} {path}`, or share it read-only as {path}:ro"
         ),
         (Some(_), false) => format!(
-            "{why}: with rootless Podman this user differs from yours on the host. Give it the directory with \
+            "{why}: with rootless Podman this user differs from yours on the host. Make it the owner with \
              `podman unshare chown {user} {path}`, or let all users read it with `chmod o+rx {path}`"
         ),
         (None, true) => format!("{why}: run `chown {user} {path}`, or share it read-only as {path}:ro"),
-        (None, false) => format!("{why}: share another directory, or give that user access to this one"),
+        (None, false) => format!("{why}: share another directory, or give this user access to the directory"),
     })
 }
 
@@ -338,8 +340,8 @@ fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>
     }
 }
 
-const NEVER_IDLE: &str = "it is not hibernated automatically: ostler cannot see connections to its port. Run ostler \
-                          on the same host as Podman's service, in the same process and network namespaces";
+const NEVER_IDLE: &str = "the workspace is not hibernated automatically: ostler cannot detect connections to its port. \
+                          Run ostler on the same host as Podman's service, in the same process and network namespaces";
 
 /// Limits the length of a role, which is shown to operators and sent to every peer.
 fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
@@ -365,9 +367,9 @@ pub(in super::super) async fn create(
     notes.extend(notes_for(&api, &request).await);
     let ops = api.0.ops.clone();
     let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
-    notes.extend(
-        waits.map(|why| format!("it is started when Podman answers. Podman does not answer now ({why})")),
-    );
+    notes.extend(waits.map(|why| {
+        format!("the workspace is started when Podman answers. Podman does not answer now ({why})")
+    }));
     let status = api.0.store.workspace(id).await?.map_or(Status::Removed, |row| row.status);
     let connection = token.map(|token| {
         let platform_url = api.0.ops.settings().platform_url();
@@ -470,8 +472,8 @@ fn yes() -> bool {
     true
 }
 
-/// Runs an operation on the workspace named by `reference` and returns its outcome, or that it was accepted if `wait`
-/// is false.
+/// Runs an operation on the workspace named by `reference` and returns its outcome. If `wait` is false, it only returns
+/// that the operation was accepted.
 async fn ordered<W>(
     api: &Api,
     (reference, scope): (&str, Scope),
@@ -511,7 +513,7 @@ where
 
 /// Starts an operation and waits only until it is queued, so that operations requested later run after it.
 ///
-/// Returns `None` once it is queued, and its result if it ended before that.
+/// Returns `None` once the operation is queued. If the operation ended before that, returns its result.
 async fn queued<W>(
     api: &Api,
     id: WorkspaceId,
@@ -665,7 +667,7 @@ pub(in super::super) async fn restart(
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
-    // This route also applies changes since the container was created, by recreating it.
+    // If the settings have changed since the container was created, this route recreates the container to apply them.
     let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
     if principal.is_admin() {
         let order = |ops: Ops, id| ops.bring_up(id, how);
@@ -718,7 +720,7 @@ pub(in super::super) async fn remove(
         Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
             detail: waits.map(|error| {
                 format!(
-                    "its container is stopped and moved to the trash when Podman answers. Podman does not answer now \
+                    "the container is stopped and moved to the trash when Podman answers. Podman does not answer now \
                      ({error})"
                 )
             }),
@@ -735,7 +737,7 @@ pub(in super::super) async fn remove(
                 .into_iter()
                 .map(|(id, name)| Child { id: id.to_string(), name: name.to_string() })
                 .collect();
-            // Exactly these keys (wire protocol, §5): nothing was removed, so there is no count of removals.
+            // The protocol requires exactly these keys (§5). Nothing was removed, so there is no count of removals.
             let outcome = json!({
                 "status": "confirmation_required",
                 "children_count": children.len(),
@@ -799,7 +801,7 @@ mod tests {
         assert_eq!(
             closed_note(user, 100_999, 0o700, Access::ReadWrite),
             None,
-            "the owner may be the container's uid"
+            "the owner may be the user with this uid in the container"
         );
     }
 }

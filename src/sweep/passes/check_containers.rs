@@ -1,7 +1,7 @@
-//! `check_containers`: records in the rows what containers did by themselves.
+//! `check_containers`: updates rows whose container has exited or become ready without an order from ostler.
 //!
-//! A status changes only after two observations: this listing, and an inspection under the actor of the workspace. If
-//! the engine gives no answer, no status changes.
+//! A status changes only after two observations: this listing, and an inspection by the actor of the workspace. If the
+//! engine does not answer, no status changes.
 
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use crate::domain::plan::{self, Plan};
 
 /// See the module documentation.
 pub(super) struct CheckContainers {
-    /// Time between scheduled runs. Events trigger a check earlier; this finds containers whose events were lost.
+    /// Time between scheduled runs. Events trigger a check earlier; the scheduled runs find containers whose events
+    /// were lost.
     pub(super) period: Duration,
 }
 
@@ -33,7 +34,7 @@ impl Pass for CheckContainers {
     async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
         let seen = snapshot.seen()?;
         let mut rows = sweeper.store.up_rows().await?;
-        // Starts that this process did not carry out are repeated by `settle`: this process has not verified that
+        // Only starts that this process began. `settle` repeats all others, because this process has not verified that
         // their containers hold the right token.
         let starting = sweeper.store.provisioning_rows().await?;
         rows.extend(starting.into_iter().filter(|row| sweeper.ops.has_begun(row.id, row.incarnation)));

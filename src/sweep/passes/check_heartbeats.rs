@@ -1,7 +1,7 @@
 //! `check_heartbeats`: handles workspaces with missing heartbeats.
 //!
-//! Missing heartbeats do not prove a failure: the container may run well. So the workspace is degraded first, and
-//! restarted only later, within its restart budget. An external workspace awaits its agent again.
+//! Missing heartbeats do not prove a failure: the container may run well. So the workspace is marked degraded first,
+//! and restarted only later, within its restart budget. An external workspace gets the status `awaiting_agent`.
 
 use std::time::Duration;
 

@@ -1,7 +1,8 @@
 //! `empty_trash`: permanently deletes trash entries whose retention has passed.
 //!
-//! Each entry is claimed first, checked again, and never deleted by force: a volume that is mounted stays. Removed
-//! rows that own nothing any more are deleted here too, so that they do not accumulate.
+//! Before a deletion, the entry is claimed and its conditions are checked again. Deletions are never forced: the engine
+//! keeps a volume that is mounted. This pass also deletes old rows of removed workspaces that own no container, volume
+//! or trash entry any more, so that they do not accumulate.
 
 use std::time::Duration;
 
@@ -35,8 +36,8 @@ impl Pass for EmptyTrash {
         Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
     }
 
-    /// Uses the run's own snapshot: another one, moments later, would count as the second observation for every grace
-    /// period.
+    /// Uses the snapshot that was planned on. A new listing only moments later would count as the second observation,
+    /// which every grace period requires.
     async fn housekeep(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<(), SweepError> {
         let now = snapshot.asked_at();
         let owning = snapshot.seen()?.inventory.workspaces();

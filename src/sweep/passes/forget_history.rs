@@ -1,7 +1,7 @@
 //! `forget_history`: deletes events older than the retention.
 //!
-//! It requires the store only, so history stays bounded by age while the engine is unavailable or not trusted. Its
-//! size is bounded where events are written.
+//! The pass requires only the store, so it deletes old events even while the engine is unavailable or not trusted. The
+//! total size of the events is limited by the code that writes them.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::{
     mutation::{Mutation, is},
 };
 
-/// Maximum number of events that one transaction deletes: heartbeats wait for it.
+/// Maximum number of events that one transaction deletes. The limit keeps transactions short, because heartbeats wait
+/// until a transaction ends.
 const BATCH: u32 = 2000;
 /// Maximum number of transactions of one run.
 const BATCHES_MAX: u32 = 50;

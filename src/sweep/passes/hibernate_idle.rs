@@ -1,9 +1,9 @@
 //! `hibernate_idle`: hibernates workspaces that allow it and are idle.
 //!
-//! A heartbeat alone is no activity. A proxied request, an open command or shell, and a connection to the published
-//! port keep a workspace awake. Connections to the port do not pass through ostler. They are read once a minute from
-//! the kernel's tables, which also keep closed connections for one minute. If the tables cannot be read, the workspace
-//! stays awake.
+//! A heartbeat alone does not count as activity. A proxied request, an open command or shell, and a connection to the
+//! published port prevent hibernation. Connections to the port do not pass through ostler: this pass reads them once a
+//! minute from the kernel's tables, which keep closed connections for one more minute. If the tables cannot be read,
+//! the workspace is not hibernated.
 
 use std::time::Duration;
 
@@ -49,7 +49,8 @@ impl Pass for HibernateIdle {
         Ok(plan)
     }
 
-    /// Stores the activity seen since the last run, so that it is shown to operators and a plan is rarely outdated.
+    /// Stores the activity since the last run, so that operators see it and the next plan already excludes workspaces
+    /// with recent activity.
     async fn housekeep(&self, sweeper: &Sweeper, _snapshot: &Snapshot) -> Result<(), SweepError> {
         let seen = sweeper.ops.traffic().take_fresh();
         if !seen.is_empty() {

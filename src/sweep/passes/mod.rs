@@ -20,7 +20,7 @@ use super::Pass;
 /// How often containers are checked without an event; events trigger a check earlier.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Every pass, in the order in which due ones are begun.
+/// Every pass. Passes that are due at the same time begin in this order.
 #[must_use]
 pub fn all() -> Vec<Arc<dyn Pass>> {
     all_with_interval(CHECK_INTERVAL)

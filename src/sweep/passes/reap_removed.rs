@@ -1,7 +1,8 @@
-//! `reap_removed`: moves what removed workspaces still own to the trash.
+//! `reap_removed`: moves containers and volumes that removed workspaces still own to the trash.
 //!
-//! A removal does that itself. This pass finds what the removal missed: a failed stop, a crash in between, a container
-//! that was started late. The row decides, not the state of the container.
+//! A removal normally does this itself. This pass finds the containers and volumes that a removal left: after a failed
+//! stop, after a crash, or when a container was started later. The status in the row decides, not the state of the
+//! container.
 
 use std::time::Duration;
 

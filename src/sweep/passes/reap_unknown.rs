@@ -1,7 +1,8 @@
-//! `reap_unknown`: moves containers and volumes with our labels that no row knows to the trash, after a grace period.
+//! `reap_unknown`: moves containers and volumes that have ostler's labels, but no row in the registry, to the trash
+//! after a grace period.
 //!
-//! Holds entirely while the registry is recovering: after the loss of the database everything looks unknown, and an
-//! operator decides, one by one or for all at once.
+//! While the registry is recovering, all actions of this pass are held: after a loss of the database every container is
+//! unknown. An operator then decides about each workspace or about all at once.
 
 use std::time::Duration;
 

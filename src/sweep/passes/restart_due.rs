@@ -1,9 +1,9 @@
 //! `restart_due`: restarts containers after an unexpected exit, when their back-off has passed.
 //!
-//! The due time was decided and stored when the container exited. The order that stored it also requested a wake-up of
-//! this pass for that time (`wake.rs`), and every run of the pass requests one for the next due time in the store, so
-//! restarts are on time even if the daemon was restarted meanwhile. Workspaces due at the same time are started
-//! parents first.
+//! The due time was computed and stored when the exit was recorded. The order that stored it also requested a run of
+//! this pass at that time (`wake.rs`). In addition, every run of the pass requests another run at the next due time in
+//! the store, so restarts are on time even if the daemon was restarted meanwhile. Parents are started before their
+//! descendants.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! `revoke_stale_tokens`: revokes instance tokens whose container is gone, after a grace period.
 //!
-//! It cannot race with a restart. The listing is taken before the query, a start makes its container visible in every
-//! listing before it issues a token, and the age of the token is a condition of the revoking UPDATE itself. So a token
-//! issued after the listing was taken cannot match, whatever happened in between. API tokens and external workspaces
-//! are never touched.
+//! A restart at the same time cannot lose its new token, for three reasons. The listing is taken before the query. A
+//! start creates its container, which every later listing shows, before it issues a token. The age of the token is a
+//! condition of the revoking UPDATE itself, so a token that was issued after the listing cannot match. Tokens of other
+//! kinds and tokens of external workspaces are never revoked here.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! `settle`: brings the engine to the state in the rows.
+//! `settle`: makes the containers in the engine match the rows.
 //!
-//! Intent is stored before it is carried out, so after a crash, a failed stop or a manual change in the engine the two
-//! differ. This pass stops what must not run, moves second containers to the trash, repeats interrupted starts, and
-//! finishes interrupted restores and hibernations.
+//! Each operation stores its goal in the row before it changes the engine. After a crash, a failed stop or a manual
+//! change in the engine, row and container can therefore differ. This pass stops containers that must not run, moves
+//! second containers of a workspace to the trash, repeats interrupted starts, and finishes interrupted restores and
+//! hibernations.
 
 use std::time::Duration;
 
@@ -32,11 +33,13 @@ impl Pass for Settle {
         let seen = snapshot.seen()?;
         let listed = seen.inventory.workspaces();
         let rows = sweeper.store.sweep_rows(listed).await?;
-        // Read before the provisioning rows: an order that ends in between has changed its row by then.
+        // Read before the provisioning rows: an order that ends between the two reads has changed its row before the
+        // second one.
         let busy = sweeper.ops.busy();
         let mut interrupted = sweeper.store.provisioning_rows().await?;
         interrupted.retain(|row| !sweeper.ops.has_begun(row.id, row.incarnation));
-        // Also for containers with a regular name: one in the trash may have been renamed back.
+        // Includes workspaces whose listed containers have regular names: a user may have given a container in the
+        // trash its old name.
         let entries = sweeper.store.relevant_trash(seen.inventory.with_container()).await?;
         let hibernating = sweeper.store.hibernating_rows().await?;
         let input = SettleInput {
@@ -47,7 +50,8 @@ impl Pass for Settle {
             busy: &busy,
         };
         let mut plan = plan::settle(&seen.inventory, &input);
-        // They include starts that were interrupted by a crash of the host.
+        // After a crash of the host, the plan may contain starts of many workspaces: parents start before their
+        // descendants.
         plan.parents_first(&|workspace| sweeper.parent(workspace));
         Ok(plan)
     }

@@ -1,4 +1,4 @@
-//! `time_out_provisioning`: marks starts as failed whose first heartbeat did not arrive in time.
+//! `time_out_provisioning`: marks a start as failed if its first heartbeat did not arrive in time.
 //!
 //! The container is left running: a heartbeat of the same incarnation still brings the workspace online.
 

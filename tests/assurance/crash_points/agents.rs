@@ -1,4 +1,4 @@
-//! Agents' requests, and the consequences of missing ones.
+//! Agents' requests, and what ostler does when they are missing.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use crate::support::{
     hasty::{creation, make},
 };
 
-/// Speed of the clock: so many minutes of silence pass in as many seconds.
+/// Speed of the clock, as a multiple of real time: a minute of silence passes in a second.
 const PACE: u32 = 60;
 
 /// Id and token that a stage keeps.

@@ -1,4 +1,4 @@
-//! Creation of workspaces: created, pulled, given up, adopted, restored from unknown containers.
+//! Creation of workspaces, with and without a pull; a start that fails; adoption and restoration of unknown workspaces.
 
 use super::{SCENARIO, Scenario, Stage};
 use crate::support::{
@@ -8,7 +8,7 @@ use crate::support::{
     podman::{image, podman_output},
 };
 
-/// Whether the registry has the row; it has none if it was killed before the creation.
+/// Whether the registry has the workspace's row. It has none if the daemon was killed before the creation.
 fn is_created(point: &str) -> bool {
     point != "before create workspace"
 }
@@ -79,7 +79,7 @@ pub(super) const ALL: &[Scenario] = &[
         },
         check: |stage, point| {
             ends_online(stage, point);
-            // Without the name, Podman removes all names of the image.
+            // `podman untag` without the name would remove all names of the image.
             podman_output(["untag", image(), &pulled_image(stage)]);
         },
         ..SCENARIO
@@ -137,7 +137,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// Keeps it from being reaped before it is adopted.
+/// Lengthens the grace, so that no sweep moves the unknown workspace to the trash before it is adopted.
 fn long_grace(config: &str) -> String {
     config.replace("unknown_grace = \"1s\"", "unknown_grace = \"1h\"")
 }

@@ -2,8 +2,9 @@
 //!
 //! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each place is hit
 //! once, in a [`Scenario`] that passes it. The daemon is started with the place in its environment, receives a
-//! command, and kills itself there by SIGKILL. The next daemon is started without the place. Everything has to
-//! converge, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not hit is a failure.
+//! command, and kills itself by SIGKILL when it reaches the place. The next daemon is started without the place.
+//! Everything has to converge, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not
+//! hit is a failure.
 
 mod agents;
 mod beginnings;
@@ -80,12 +81,12 @@ impl Stage {
         self.site.has_ended().is_some()
     }
 
-    /// Repeats a command until the daemon dies of it.
+    /// Repeats a command until the daemon has killed itself.
     fn repeat(&mut self, arguments: &[&str]) {
         self.repeat_until_dead(|stage| drop(stage.order(arguments)));
     }
 
-    /// Repeats an action until the daemon dies of it.
+    /// Repeats an action until the daemon has killed itself.
     fn repeat_until_dead(&mut self, mut act: impl FnMut(&mut Self)) {
         let begun = now();
         while !self.is_dead() {
@@ -133,7 +134,7 @@ impl Stage {
         let _died = stream.read_to_string(&mut String::new());
     }
 
-    /// Runs a command with the place in its own environment: the command dies there, not the daemon.
+    /// Runs a command with the place in the command's own environment: the command kills itself there, not the daemon.
     #[track_caller]
     fn command_dies(&self, point: &str, arguments: &[&str]) {
         let ended = self.site.command().args(arguments).env(VARIABLE, point).stdin(Stdio::null()).output();
@@ -147,21 +148,21 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// A course of events that passes durable steps.
+/// A sequence of actions that passes durable steps.
 #[derive(Clone, Copy)]
 struct Scenario {
     /// Description for the report.
     name: &'static str,
-    /// The steps it passes, each with its ordinal if it is not the first of its name.
+    /// The steps that it passes. When a step is passed for the second time, `2nd` stands before its name.
     steps: &'static [&'static str],
     /// More keys for the section `sweep`, as lines.
     sweep: &'static str,
     /// More keys for the runtime `plain`, and sections after that.
     more: &'static str,
-    /// Any other change of the configuration.
+    /// Returns the configuration with any other changes.
     change: fn(&str) -> String,
-    /// Most places per site. Small batches keep all workers busy to the end, and the breaker limits what sweeps of one
-    /// registry may reap within an hour.
+    /// Maximum number of places that are tested on one site. Small batches keep all workers busy to the end, and the
+    /// breaker limits what sweeps of one registry may reap within an hour.
     places_per_site: usize,
     /// Runs once for each site. The daemon has to be up afterwards, except in scenarios about its start.
     set: fn(&mut Stage),
@@ -171,7 +172,7 @@ struct Scenario {
     meanwhile: fn(&mut Stage),
     /// Triggers the step at which the daemon dies; it may have died at its start already.
     act: fn(&mut Stage),
-    /// The command that dies instead, if it is not the daemon that dies.
+    /// Runs the command that kills itself at the place, in scenarios in which the daemon does not.
     instead: Option<fn(&Stage, &str)>,
     /// Removes obstacles to the next start.
     mend: fn(&mut Stage),
@@ -214,7 +215,7 @@ fn assert_died(point: &str, status: ExitStatus, log: &str) {
     );
 }
 
-/// Kills at one place and checks that the next daemon recovers.
+/// Kills the process at one place and checks that the next daemon recovers.
 fn hit(stage: &mut Stage, scenario: &Scenario, point: &str) {
     (scenario.prepare)(stage);
     stage.site.stop();

@@ -233,7 +233,7 @@ pub(super) const ALL: &[Scenario] = &[
         set: |stage| {
             stage.site.serve();
             stage.site.ostler(["create", "phone", "--external"]).well();
-            // The token from its creation.
+            // Revokes the token that the creation issued.
             for id in tokens_of(stage, "phone") {
                 stage.site.ostler(["token", "revoke", "phone", &id]).well();
             }
@@ -261,7 +261,7 @@ pub(super) const ALL: &[Scenario] = &[
             assert_eq!(
                 [left[0].len(), left[1].len()],
                 wanted,
-                "killed {point}, the workspace's and the admins' tokens"
+                "killed {point}, wrong numbers of tokens of the workspace and of admins"
             );
             for (owner, ids) in ["phone", "--admin"].iter().zip(left) {
                 for id in ids {

@@ -1,4 +1,4 @@
-//! Starts of the daemon: the first one, and with an old, a lost or a copied database, or another instance id.
+//! Starts of the daemon: the first start, and starts with an old, a lost or a copied database, or another instance id.
 
 use std::{fs, path::PathBuf, process::Command};
 
@@ -130,8 +130,8 @@ pub(super) const ALL: &[Scenario] = &[
             fs::rename(stage.site.data_dir().join("ostler.db"), moved_away(stage)).expect("it is moved away");
             stage.repeat(&["create", &stage.named("refused"), "--external"]);
         },
-        // Follows the advice in the log: the saved copy replaces the database, without the other one's log. Without a
-        // copy, the moved database is moved back.
+        // Follows the advice in the log: puts the saved copy in the place of the database, and removes the log that is
+        // there. If there is no copy, moves the original database back.
         mend: |stage| {
             let own = stage.site.data_dir().join("ostler.db");
             let saved = saved_copy(stage);
@@ -224,11 +224,11 @@ pub(super) const ALL: &[Scenario] = &[
             stage.repeat(&["adopt", "--instance", &other]);
         },
         check: |stage, point| {
-            // The command was not answered, so either identity is correct, and it must be possible to change to the
-            // other.
+            // Before the transaction, the registry has its old identity, and the command must succeed when it is
+            // repeated. After the transaction it has the new one.
             let own = stage.site.instance();
             if point.starts_with("before become") {
-                assert_ne!(own, stage.kept, "the identity changed before that was committed");
+                assert_ne!(own, stage.kept, "the identity changed before the transaction was committed");
                 stage.site.ostler(["adopt", "--instance", &stage.kept]).well();
                 stage.site.stop();
                 stage.site.serve();

@@ -1,4 +1,5 @@
-//! Actions of sweeps: settle, mark, restart, give up, hold and act on approval, revoke, forget.
+//! Actions of sweeps: repairs, status changes, restarts, timeouts, held plans and their approval, revocation of tokens,
+//! and deletion of old data.
 
 use serde_json::Value;
 
@@ -50,7 +51,7 @@ fn reap_unknown(stage: &Stage) {
 
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
-        name: "a container that runs while paused is stopped, and a second one is moved to the trash",
+        name: "the running container of a paused workspace is stopped, and a second one is moved to the trash",
         steps: &["sweep: apply an action", "2nd sweep: apply an action", "emit event"],
         set: set_stopped,
         prepare: |stage| drop(stage.order(&["trash", "empty", "--yes"])),
@@ -65,7 +66,7 @@ pub(super) const ALL: &[Scenario] = &[
             assert_eq!(entries.len(), 1, "killed {point}, the second container is not in the trash");
             stage.site.ostler(["trash", "empty", "--yes"]).well();
         },
-        // A sweep moves a second container of each to the trash.
+        // For each place a sweep moves a second container to the trash, which counts towards the breaker's limit.
         places_per_site: 3,
         ..SCENARIO
     },
@@ -98,20 +99,20 @@ pub(super) const ALL: &[Scenario] = &[
         ..SCENARIO
     },
     Scenario {
-        name: "a start without a heartbeat in time is given up",
+        name: "a start times out because no heartbeat arrives",
         steps: &["change status under guard"],
         more: "[runtimes.slow]\nreadiness = \"heartbeat\"\nprovisioning_limit = \"1s\"\nstop_grace = \"1s\"\n",
         act: |stage| {
             stage.order(&creation(&stage.named("slow"), &["--runtime", "slow", "--no-wait"]));
             stage.repeat(&["sweep", "run", "time_out_provisioning"]);
         },
-        // Its container keeps running: a heartbeat may still arrive.
+        // The container keeps running after the timeout, because a heartbeat may still arrive. So it is stopped here.
         then: |stage| drop(stage.site.ostler(["stop", &stage.named("slow")]).well()),
         check: |stage, _| stage.purge(&stage.named("slow")),
         ..SCENARIO
     },
     Scenario {
-        name: "a plan that exceeds the breaker is held, approved and applied",
+        name: "a plan that exceeds the breaker's limit is held, approved and applied",
         steps: &["hold plan", "approve plan", "drop held plan"],
         places_per_site: 1,
         meanwhile: |stage| {

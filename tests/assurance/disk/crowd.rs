@@ -1,7 +1,8 @@
 //! Concurrent writers to a store, and a ledger of the answers.
 //!
-//! The ledger decides every disk fault test. Changes answered as done are there, changes refused with certainty are
-//! not, and changes without an answer may be either, but never half.
+//! Every disk fault test compares the database with the ledger. Changes that were answered as done must be present.
+//! Changes that were certainly refused must be absent. Changes without an answer may be present or absent, but never
+//! incomplete.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,7 +68,7 @@ enum Fate {
     Refused,
 }
 
-/// Heartbeats of one agent. Each carries its number, and is sent when the one before was answered.
+/// Heartbeats of one agent. Each heartbeat carries its number, and is sent when the previous one was answered.
 #[derive(Clone, Debug, Default)]
 struct Heartbeats {
     sent: i64,
@@ -222,7 +223,8 @@ impl Crowd {
             self.open().strange.push(format!("the token of agent {index} is not accepted any more"));
             return;
         };
-        // The task text is in another table; only one of the two present means half a heartbeat.
+        // The number and the task text are in different tables. If only one of them is stored, the heartbeat is
+        // incomplete.
         let heartbeat =
             Heartbeat { uptime_seconds: number, current_task: task(number), ..Heartbeat::default() };
         let answer = store.record_heartbeat(token_owner, heartbeat, at).await;
@@ -309,8 +311,8 @@ fn workspace(name: &str, ballast: usize) -> NewWorkspace {
     }
 }
 
-/// The errors of a database that must contain everything answered in `before`, and nothing that was not requested by
-/// `after`. Changes between the two were in flight.
+/// Returns the errors of a database. It must contain every change that is answered in the ledger `before`, and no
+/// change that was not requested by the time of the ledger `after`. Changes between the two were in flight.
 pub(crate) fn wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> Vec<String> {
     read_wrongs(sql, before, after)
         .unwrap_or_else(|error| vec![format!("the database cannot be read: {error}")])
@@ -364,7 +366,7 @@ fn read_wrongs(sql: &Connection, before: &Ledger, after: &Ledger) -> rusqlite::R
             wrongs.push(format!("heartbeat {found} is stored with the task of another: {stored_task:.20}"));
         }
     }
-    // Changes of one transaction are present together.
+    // Changes of one transaction must be present together.
     for (query, what) in [
         (
             "SELECT (SELECT generation FROM registry) - (SELECT count(*) FROM workspaces)

@@ -1,7 +1,8 @@
 //! Damaged files: a log truncated at every byte, a log with one flipped bit, a truncated database.
 //!
-//! The database either opens in the exact state after the transactions that are complete, or is refused with a message
-//! and left unchanged: never a mixture of two states, never an empty registry in place of one with data.
+//! The database either opens in exactly the state after the last complete transaction, or is refused with a message and
+//! left unchanged. It never opens with a mixture of two states, and never as an empty registry in place of one with
+//! data.
 
 use std::{
     fs,
@@ -35,8 +36,8 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     let directory = tempfile::tempdir().map_err(error_text)?;
     let memory = Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
     let location = memory.at();
-    // Every byte of a short log of heartbeats; of a log with every kind of transaction, around every frame and
-    // between.
+    // A short log with heartbeats is cut at every byte. A longer log with every kind of transaction is cut around every
+    // frame, and at regular distances.
     let short = Origin::grown(runtime, &location.join("short"), &["heartbeat"; 3])?;
     let grown =
         Origin::grown(runtime, &location.join("grown"), &["heartbeat", "token", "creation"].repeat(3))?;
@@ -53,13 +54,13 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     for (what, origin, cuts) in [
         ("short logs cut at every byte", &short, (0..=short.log.len()).collect::<Vec<_>>()),
         (
-            "longer logs cut around every frame and between",
+            "longer logs cut around every frame and in between",
             &grown,
             (0..=grown.log.len()).filter(around).collect(),
         ),
     ] {
         let cut = |at: &usize| Damage {
-            what: format!("the log cut at {at}"),
+            what: format!("the log truncated at byte {at}"),
             database: origin.database.clone(),
             log: Some(origin.log[..*at].to_vec()),
             state: origin.commits_in(*at),
@@ -95,13 +96,13 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
         // loss.
         lengths.retain(|length| *length > 0 || with_log);
         let shorten = |length: &usize| Damage {
-            what: format!("the database cut at {length}, log {with_log}"),
+            what: format!("the database truncated to {length} bytes, with its log: {with_log}"),
             database: bytes[..*length].to_vec(),
             log: with_log.then(|| grown.log.clone()),
             state: 0,
             may_refuse: true,
         };
-        try_all(section, location, "databases cut", &lengths, &shorten, last);
+        try_all(section, location, "truncated databases", &lengths, &shorten, last);
     }
     lose_all_but_the_mirror(runtime, section, location, &grown)?;
     cut_new_registry(runtime, section, location)?;
@@ -151,8 +152,9 @@ impl Origin {
         Ok(Self { database, log, checkpointed, mirror, states })
     }
 
-    /// Number of complete transactions in the first bytes of the log. The last frame of each holds the size of the
-    /// database after it, all other frames hold zero there. The first is the log's own mark, which changes no row.
+    /// Number of complete transactions in the first bytes of the log. The last frame of each transaction holds the size
+    /// of the database after it; all other frames hold zero there. The first transaction is not counted: it writes the
+    /// mark of the log and changes no row.
     fn commits_in(&self, bytes: usize) -> usize {
         commits(&self.log).take_while(|end| *end <= bytes).count().saturating_sub(1)
     }
@@ -286,7 +288,8 @@ fn write_files(data: &Path, damage: &Damage) {
     }
 }
 
-/// A registry with all files emptied except the mirror: the store sees a new one, the daemon a lost one.
+/// A registry with all files emptied except the mirror. The store takes it for a new registry; the daemon has to detect
+/// that the registry was lost.
 fn lose_all_but_the_mirror(
     runtime: &Runtime,
     section: &mut Section,
@@ -307,7 +310,7 @@ fn lose_all_but_the_mirror(
     Ok(())
 }
 
-/// Writes the mirror as if it had always been here; a copied one is refused for another reason.
+/// Writes the mirror with the location of this directory. Otherwise the daemon would refuse it as a copy.
 fn put_mirror(data: &Path, bytes: &[u8]) -> Result<(), String> {
     let record: ostler::store::MirrorRecord = serde_json::from_slice(bytes).map_err(error_text)?;
     let mirror = Mirror::Directory(data.to_owned());
@@ -355,7 +358,7 @@ fn cut_new_registry(runtime: &Runtime, section: &mut Section, location: &Path) -
     for at in frames.flat_map(|frame| [frame - 1, frame, frame + 1]).filter(|at| *at <= log.len()) {
         let data = location.join("new-cut");
         let damage = Damage {
-            what: format!("the log of a new registry cut at {at}"),
+            what: format!("the log of a new registry truncated at byte {at}"),
             database: database.clone(),
             log: Some(log[..at].to_vec()),
             state: 0,

@@ -34,7 +34,7 @@ pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section)
     let mut refusals = Refusals::new();
     for room in rooms {
         let more = refuse_writes(runtime, section, room)
-            .map_err(|error| format!("{room} KiB of medium: {error}"))?;
+            .map_err(|error| format!("a medium with {room} KiB: {error}"))?;
         add_refusals(&mut refusals, more);
     }
     print_refusals(section, "Answers to writers on a failing disk", refusals);
@@ -95,7 +95,7 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     Ok(ledger.refusals)
 }
 
-/// Exit status 0 means a replayed journal, 1 a corrected error; anything else is not explained by a failed write.
+/// Exit status 0 means a replayed journal, 1 a corrected error. A failed write does not explain any other status.
 fn check_file_system(image: &Path) -> Result<(), String> {
     let image = image.to_str().expect("temp directories have plain names");
     match run_program("e2fsck", &["-f", "-y", image]) {
@@ -124,7 +124,7 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     runtime.block_on(writing).map_err(error_text)?;
-    // The files as after a kill, with the log.
+    // Copies the files as a kill leaves them, with the log.
     let killed = disk.at().join("killed");
     super::copy_database(&data, &killed).map_err(error_text)?;
     drop(store);
@@ -147,7 +147,7 @@ fn lose_reads(runtime: &Runtime, section: &mut Section, places: u64) -> Result<(
                 refused += 1;
             }
             disk.leave()?;
-            // The end is restored, and everything has to be there again.
+            // The end of the device is restored. Then all content has to be readable again.
             restore_end(&whole, &image, (IMAGE_MIB << 20) * place / places)?;
             check_file_system(&image)?;
             let disk = Mounted::image(&image, &directory.path().join("disk"))?;
@@ -213,7 +213,8 @@ fn forget_cached(data: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Restores the end of the medium, except what was written there meanwhile: writes reached it, reads did not.
+/// Restores the end of the medium, except where data was written after it was cut off. Only reads failed there; writes
+/// succeeded.
 fn restore_end(whole: &Path, image: &Path, from: u64) -> Result<(), String> {
     let whole = fs::read(whole).map_err(error_text)?;
     let file = File::options().read(true).write(true).open(image).map_err(error_text)?;

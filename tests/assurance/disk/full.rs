@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Settings, report::Section};
 
-/// Refusals of those that create rows after which a disk counts as full.
+/// A disk counts as full when the tasks that create rows have been refused this many times.
 const REFUSALS: u32 = 25;
 
 pub(super) fn run(runtime: &Runtime, settings: &Settings, section: &mut Section) -> Result<(), String> {
@@ -52,7 +52,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
         .expect(memory == Ok(true), || format!("on a full disk, memory differs from the tables: {memory:?}"));
     check_answers(section, &data, &full, &full, &format!("{kib} KiB, full, still open"));
 
-    // The files as after `kill -9`.
+    // Copies the files as `kill -9` leaves them.
     let killed = directory.path().join("killed");
     copy_database(&data, &killed).map_err(error_text)?;
     reopen_full(section, &killed, directory.path())?;
@@ -69,7 +69,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     });
     drop(reopened);
 
-    // Space again, for the same store.
+    // The same store gets free space again.
     disk.remount(&format!("size={}k", kib * 2 + 4000))?;
     if let Err(error) = runtime.block_on(crowd.write_once(&store)) {
         section.broke(format!("{kib} KiB: with free space again, the store does not accept writes: {error}"));
@@ -77,7 +77,7 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     let freed = crowd.ledger();
     check_answers(section, &data, &freed, &freed, &format!("{kib} KiB, with free space again"));
 
-    // Full once more, and closed: files that it cannot clean up stay unchanged.
+    // The disk is filled again and the store is closed. Files that the store cannot clean up have to stay unchanged.
     let ballast = fill(disk.at()).map_err(error_text)?;
     drop(store);
     open_on_full(section, &data, "closed while full");

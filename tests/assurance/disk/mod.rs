@@ -1,7 +1,7 @@
 //! Failures below SQLite: full disks, failing disks, truncated files, lost power.
 //!
-//! Every part uses the same checks (`crowd`): a write that was answered is there afterwards, a refused one is not, and
-//! an unreadable database is refused with a message and never replaced by an empty one.
+//! Every part uses the same checks (`crowd`): a write that was answered as done is present afterwards, a refused write
+//! is not, and an unreadable database is refused with a message and never replaced with an empty one.
 
 pub(crate) mod crowd;
 mod cuts;

@@ -1,8 +1,8 @@
 //! A power cut: everything that has not reached the medium is lost, whatever the order of writes.
 //!
 //! The simulated machine consists of three nested file systems. The store writes to `disk`, ext4 on an image. That
-//! image is in `cache`, ext4 on another image; its page cache acts as the write cache of a drive: it holds data until
-//! a flush, and writes the rest in an order of its own. The second image, the *medium*, is in `vault`. A cut freezes
+//! image is in `cache`, ext4 on another image; its page cache acts as the write cache of a drive: it holds data until a
+//! flush, and may write other data earlier, in any order. The second image, the *medium*, is in `vault`. A cut freezes
 //! the vault, which completes the writes in progress and starts none, and copies the medium. The copy is mounted,
 //! journals are replayed, and the store is opened.
 //!
@@ -145,7 +145,8 @@ fn cut_the_store(runtime: &Runtime, section: &mut Section, cuts: u64) -> Result<
     tried
 }
 
-/// The same cuts under SQLite that answers before a flush. They must lose data; otherwise the test proves nothing.
+/// The same cuts with SQLite settings under which a write is answered before it is flushed. These cuts must lose data;
+/// otherwise the test proves nothing.
 fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), String> {
     let machine = Machine::new()?;
     let path = machine.disk.at().join("control.db");
@@ -154,7 +155,7 @@ fn control(section: &mut Section, synchronous: &str, cuts: u64) -> Result<(), St
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE writes (number INTEGER)",
     )
     .map_err(error_text)?;
-    // A checkpoint would flush answered writes, even where nothing else does.
+    // Checkpoints are disabled, because a checkpoint would flush answered writes even with these settings.
     sql.pragma_update(None, "wal_autocheckpoint", 0).map_err(error_text)?;
     sql.pragma_update(None, "synchronous", synchronous).map_err(error_text)?;
     let (answered, stop) = (AtomicI64::new(0), AtomicBool::new(false));

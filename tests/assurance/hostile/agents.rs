@@ -113,8 +113,8 @@ impl Agent {
     }
 }
 
-/// Starts the heartbeats; resolves once each agent has had its first one. The returned future resolves when all have
-/// stopped.
+/// Starts the heartbeats; resolves once the first heartbeat of each agent was answered. The returned future resolves
+/// when all agents have stopped.
 pub(super) async fn begin(
     agents: Vec<Agent>,
     to: SocketAddr,
@@ -130,7 +130,10 @@ pub(super) async fn begin(
     let mut interval = tokio::time::interval(Duration::from_millis(50));
     while up.load(Ordering::Acquire) < count {
         interval.tick().await;
-        assert!(first.elapsed() < PATIENCE, "not all agents had a heartbeat answered before the attack");
+        assert!(
+            first.elapsed() < PATIENCE,
+            "before the attack, the first heartbeat of some agents was not answered"
+        );
     }
     async move { tasks.join_all().await }
 }

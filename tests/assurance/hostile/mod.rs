@@ -40,7 +40,7 @@ const SPEED: u32 = 4;
 /// Duration of the attack: several times the silence limit on its clock.
 const SHORT: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// The first seed of hostile requests; each task that sends some has its own.
+/// The first seed of hostile requests. Each task that sends such requests has its own seed.
 const SEED: u64 = 20_261_201;
 /// Number of tasks that send hostile requests.
 const NOISY: u64 = 4;
@@ -94,7 +94,7 @@ impl Notes {
     }
 }
 
-/// A loopback address; attackers use other ones than most agents.
+/// Returns a loopback address of this group. The attackers' groups differ from those of most agents.
 fn loopback(group: u8, number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, group, 1 + u8::try_from(number % 250).expect("below 250"))
 }
@@ -147,7 +147,7 @@ async fn attack(settings: &Settings, served: &Served, section: &mut Section) {
     let agents: Vec<_> =
         served.agents.iter().enumerate().map(|(number, caller)| Agent::new(number, caller)).collect();
     for caller in &served.silent {
-        // Each sends one heartbeat and no more.
+        // Each of these agents sends one heartbeat and no more.
         let first = Ask::post("/registry/heartbeat")
             .token(&caller.token)
             .json(caller.heartbeat_body())
@@ -298,7 +298,7 @@ fn print_heartbeats(results: Vec<AgentResult>, section: &mut Section) {
 fn print_crowds(notes: &Notes, section: &mut Section) {
     for (what, least) in [(crowds::OPENED, 1000), (crowds::DRIPPED, 100), (crowds::CUT, 10)] {
         let count = notes.counted(what);
-        // A repeated seed runs without crowds.
+        // A run with `--seed` has no crowds, which are slow and idle connections.
         let none = notes.counted(crowds::OPENED) == 0 && notes.counted(crowds::DRIPPED) == 0;
         section.expect(none || count >= least, || format!("only {count} {what}"));
     }
@@ -324,7 +324,7 @@ struct Seen {
     used: Used,
 }
 
-/// Fields of an agent that heartbeats alone may change.
+/// Fields of an agent's row that its heartbeats change. All other fields must stay the same.
 const MOVES: [&str; 3] = ["last_heartbeat_at", "last_activity_at", "uptime_seconds"];
 
 impl Seen {

@@ -20,10 +20,10 @@ use crate::support::rng::Rng;
 
 /// Limit for an answer. Requests that may be held ask for a shorter time.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Most requests on one connection.
+/// Maximum number of requests on one connection.
 const PER_LINE: u64 = 50;
 
-/// Each seed makes at least so many requests, however long that takes.
+/// Minimum number of requests for each seed, however long they take.
 const AT_LEAST: u64 = 1000;
 
 /// The server and the workspaces that requests are about.
@@ -382,7 +382,7 @@ fn names(body: &[u8], key: &str) -> Result<Option<String>, serde_json::Error> {
     Ok(named)
 }
 
-/// Of a longer body, the server reads only so many bytes of an agent's report.
+/// Number of bytes that the server reads of an agent's report. It ignores the rest of a longer body.
 const REPORT_READ: usize = 64 << 10;
 
 /// Whether that id is the caller's; ids are compared without regard to case.
@@ -390,8 +390,9 @@ fn is_caller(id: Option<&str>, caller: &str) -> bool {
     id.is_some_and(|id| id.eq_ignore_ascii_case(caller))
 }
 
-/// Whether a heartbeat or registration may count as the caller's own. It names the caller's id; or it is invalid and
-/// names that id; or it is too long and the part that is read names no id, and then the token decides.
+/// Whether the server may accept a heartbeat or registration as the caller's own. This is so if it names the caller's
+/// id, even if it is not valid JSON. It is also so if it is too long and the part that is read names no id: then the
+/// token determines the workspace.
 fn reports_of(caller: &str, body: &[u8], key: &str) -> bool {
     let read = String::from_utf8_lossy(&body[..body.len().min(REPORT_READ)]);
     let is_unnamed = body.len() > REPORT_READ && !read.contains(&format!("\"{key}\""));
@@ -476,7 +477,7 @@ fn to_a_route(rng: &mut Rng, target: &Target) -> Request {
         0 => rng.pick(&TEXTS).to_owned(),
         1 => caller.id.to_uppercase(),
         2 => stale.id.clone(),
-        // An admin may do this to an agent; it is not an attack, so it is not part of the noise.
+        // With the admin token such a request would be allowed and would change a watched agent, so it is not sent.
         3..=5 if credential != Credential::Admin => victim.clone(),
         _ => caller.id.clone(),
     };
@@ -560,13 +561,14 @@ fn nowhere(rng: &mut Rng, target: &Target) -> Request {
     Request { kind, bytes, head: false, whole: true, may_succeed: false }
 }
 
-/// Bytes that are no request, several requests, or one that never ends.
+/// Bytes that are not a request, or are several requests, or a request that never ends.
 fn malformed(rng: &mut Rng, target: &Target) -> Request {
     let (caller, victim) = (rng.pick(&target.noisy), rng.pick(&target.agents));
     let auth = format!("Authorization: Bearer {}\r\n", caller.token);
     let head = format!("POST /registry/heartbeat HTTP/1.1\r\nHost: noise\r\n{auth}");
     let heartbeat = format!("{{\"workspace_id\":\"{}\"}}", caller.id);
-    // A request to smuggle: only an admin may make it, and its effect would be noticed.
+    // A request that is hidden in another one (request smuggling). Only an admin may send it, and its effect would be
+    // noticed.
     let inner = format!("DELETE /workspaces/{} HTTP/1.1\r\nHost: x\r\n\r\n", victim.id);
     let length = heartbeat.len();
     let bytes: Vec<u8> = match rng.below(26) {
@@ -670,7 +672,7 @@ pub(super) fn answered(status: u16) -> String {
     format!("answers of {status}")
 }
 
-/// Makes requests until then, and at least `AT_LEAST`.
+/// Sends requests until `until`, and at least [`AT_LEAST`] of them.
 pub(super) async fn make(seed: u64, target: Target, notes: Notes, until: Instant) {
     let (mut number, mut line) = (0, None);
     // A busy machine makes fewer requests in that time, and still has to cover all kinds.

@@ -42,7 +42,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// The body of a heartbeat, always the same, so that its row does not change.
+    /// The body of a heartbeat. It is always the same, so that the workspace's row does not change.
     pub(super) fn heartbeat_body(&self) -> Value {
         json!({ "workspace_id": self.id, "error_rate": 0.0, "active_tasks": 0, "uptime_seconds": 60 })
     }

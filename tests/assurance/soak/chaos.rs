@@ -52,7 +52,7 @@ const FAULTS: [(Fault, usize, &str); 14] = [
     (Fault::ConmonAndProcessKilled, 5, "kill -9 of a conmon, then of its container's process"),
     (Fault::ServiceKilled, 5, "kill -9 of the Podman service"),
     (Fault::DaemonKilled, 6, "kill -9 of the daemon"),
-    (Fault::BothKilled, 2, "kill -9 of both; the daemon is restarted first"),
+    (Fault::BothKilled, 2, "kill -9 of the Podman service and the daemon; the daemon is restarted first"),
     (Fault::ConfigurationWiped, 8, "configuration and token file wiped"),
     (Fault::ContainerRemoved, 9, "container removed by hand"),
     (Fault::EverythingButWorkRemoved, 3, "container and configuration volume removed by hand"),
@@ -103,7 +103,7 @@ impl<'a> Chaos<'a> {
         Self { site, service, operator, record, rng, instance, effects: Effects::default(), added: 0 }
     }
 
-    /// Injects faults for that long; leaves service and daemon running.
+    /// Injects faults for the given time; at the end, the Podman service and the daemon run.
     pub(super) fn inject(mut self, lasts: Duration) -> Effects {
         let began = Instant::now();
         let mut losers = LOSERS.iter();

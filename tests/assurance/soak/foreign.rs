@@ -6,9 +6,9 @@ use ostler::entropy::{Entropy as _, SystemEntropy};
 
 use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_output};
 
-/// What must not change of a container, as a template.
+/// Template of the fields of a container that must not change.
 const CONTAINER: &str = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
-/// What must not change of a volume, as a template.
+/// Template of the fields of a volume that must not change.
 const VOLUME: &str = "{{.Name}} {{.CreatedAt}} {{.Labels}}";
 const TREASURE: &str = "not yours";
 
@@ -28,7 +28,7 @@ impl Foreign {
             (format!("copy-{neighbour}"), format!("kept-{neighbour}"), format!("saved-{neighbour}"));
         let bystander = format!("bystander-{neighbour}");
         let (container, work) = (format!("ostler-{theirs}-1"), format!("ostler-{theirs}-work"));
-        // Registered before anything is created, so that it is removed however this ends.
+        // The cleanup is registered before anything is created, so that a panic leaves no objects behind.
         let cleanup = [&copy, &kept, &volume, &bystander, &container, &work]
             .into_iter()
             .fold(Cleanup::of_label(format!("ostler.instance={neighbour}")), Cleanup::and_name);

@@ -44,8 +44,8 @@ use users::{MemberKind, Tree, User};
 /// Duration of the chaos.
 const CI: Duration = Duration::from_mins(1);
 const LONG: Duration = Duration::from_mins(10);
-/// Number of operators with recorded commands, each with workspaces of its own. One more gives commands to a tree
-/// without a record.
+/// Number of operators whose commands are recorded. Each has its own workspaces. One additional operator gives commands
+/// to a tree without a record.
 const USERS: usize = 3;
 /// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
@@ -58,12 +58,12 @@ const PLAIN_AGENT: &str =
     "trap 'exit 0' TERM; cat /configs/.auth_token > /tmp/held; while :; do sleep 3600 & wait $!; done";
 /// A workspace with a process that always exits.
 const CRASHER: &str = "crasher";
-/// Workspaces that lose their work volume to the chaos.
+/// Workspaces whose work volume is deleted during the chaos.
 const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
 /// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
 fn configuration() -> String {
-    // Outside the port range of the tests, which may run at the same time.
+    // Above the port windows of `support/ports.rs`, whose tests may run at the same time.
     let first = 29_000 + std::process::id() % 14 * 200;
     format!(
         "ports = \"{first}-{}\"\n\
@@ -81,7 +81,7 @@ fn any<'a, T>(rng: &mut Rng, of: &'a [T]) -> Option<&'a T> {
     (!of.is_empty()).then(|| &of[rng.below(of.len())])
 }
 
-/// Sleeps about so many milliseconds; without pauses, the campaign would use two cores completely.
+/// Sleeps for about this many milliseconds. Without pauses, the campaign would use two cores completely.
 fn pause(rng: &mut Rng, milliseconds: usize) {
     let span = milliseconds / 2 + rng.below(milliseconds);
     thread::sleep(Duration::from_millis(span as u64));
@@ -184,7 +184,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let record = Record::new();
     let lasts = if settings.long { LONG } else { CI };
     let mut service = Service::start();
-    // Dropped last, however this ends.
+    // `sweeper` removes the objects after the site was dropped, even after a panic.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());

@@ -32,15 +32,16 @@ const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
 /// Average uptime of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
 const MEAN_UPTIME: usize = 1_500;
-/// Every other daemon gives up to so many answers first; on a slow machine no command would be answered otherwise.
+/// About half of the daemons are killed only after 1 to this many answers. Otherwise no command would be answered on a
+/// slow machine.
 const ANSWERS: usize = 8;
-/// Time limit for those answers; the daemon is killed then.
+/// Time limit for these answers. After it the daemon is killed without them.
 const MAX_UPTIME: Duration = Duration::from_secs(20);
 /// Average interval between two commands, in milliseconds.
 const BETWEEN_COMMANDS: usize = 120;
 /// Trees of a parent and its child, so that stops and starts affect another workspace.
 const TREES: usize = 3;
-/// Time limit for finishing what was begun: two periods of the slowest pass concerned.
+/// Time limit for completing all started work: two periods of the slowest pass that this work needs.
 const PATIENCE: Duration = Duration::from_mins(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -57,7 +58,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let seed = seed_of(settings);
     let record = Record::new();
     let service = Service::start();
-    // Dropped last, however this ends.
+    // `sweeper` removes the objects after the site was dropped, even after a panic.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
     let mut site = Site::on(&service.socket(), &configuration());
@@ -83,7 +84,7 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: true,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: false,
-                // The others converge without further commands.
+                // The workspaces of the other operators have to converge without further commands.
                 makes_sure: number == 0,
             };
             threads.spawn(move || user.run());
@@ -163,7 +164,7 @@ fn kill_repeatedly(site: &mut Site, record: &Record, rng: &mut Rng, kills: usize
     refused
 }
 
-/// What is in progress, held, or different from its row; `None` if all is at rest.
+/// Describes everything that is in progress, held, or different from its row; `None` if everything is at rest.
 fn unfinished(site: &Site, operator: &Operator) -> Option<String> {
     let mut unfinished = String::new();
     let rows = rows(operator, false);

@@ -32,15 +32,15 @@ const TOKEN_CHARS: usize = 43;
 const CHECK_INTERVAL: Duration = Duration::from_millis(400);
 
 /// The invariants, in the order of the report's table.
-const ONE_RUNS: &str = "a workspace that is up runs once, in its row's container";
-const NONE_RUNS: &str = "a workspace that is not up runs no container";
-const ONE_TOKEN: &str = "file, process and store agree on one live token";
+const ONE_RUNS: &str = "a workspace that is up has one running container, the one that its row names";
+const NONE_RUNS: &str = "a workspace that is not up has no running container";
+const ONE_TOKEN: &str = "the token file, the process and the store have the same single live token";
 const WORK: &str = "a live workspace keeps its work volume and the content";
 const TRASH: &str = "a removed workspace is in the trash, stopped, with its work volume";
 const KNOWN: &str = "every object of ours belongs to a row or to the trash";
-const AT_REST: &str = "every status is possible and final";
+const AT_REST: &str = "every status is one that a workspace may keep when nothing is in progress";
 const ANSWERS: &str = "every answer to an operator is true";
-const HISTORY: &str = "events have no gap, are legal transitions, and end in the status";
+const HISTORY: &str = "events have no gap, report allowed transitions, and end in the current status";
 const NO_PANIC: &str = "the daemon never panicked";
 const FOREIGN: &str = "foreign objects are unchanged";
 const LOST: &str = "a workspace with a lost work volume waits for an operator";
@@ -294,7 +294,7 @@ impl Truth<'_> {
         if external {
             return;
         }
-        // Ours by label and name: copies that a user made have the labels too.
+        // A container is ours only by label and name, because a user's copies have our labels too.
         let ours = |container: &&Container| {
             container.workspace == id && container.name.starts_with(&format!("ostler-{id}-"))
         };
@@ -374,8 +374,9 @@ impl Truth<'_> {
     ) {
         let ids: BTreeSet<_> = live.iter().map(|row| text(&row["id"])).collect();
         for entry in trash {
-            checks
-                .that(TRASH, entry["state"] == "kept", || format!("a trash entry is not settled: {entry:#}"));
+            checks.that(TRASH, entry["state"] == "kept", || {
+                format!("a trash entry is not in its final state: {entry:#}")
+            });
         }
         for container in containers.iter().filter(|container| container.name.starts_with("ostler-")) {
             let known = match container.name.strip_prefix("ostler-trash-") {
@@ -458,7 +459,8 @@ impl Truth<'_> {
         digests
     }
 
-    /// Events: one sequence without gaps, and for each workspace legal transitions that end in its row's status.
+    /// Checks the events: one sequence without gaps, and for each workspace allowed transitions that end in the status
+    /// of its row.
     fn check_history(&self, checks: &mut Checks<'_>) {
         let database = self.database();
         let (count, first, last): (i64, i64, i64) = database
@@ -504,7 +506,7 @@ impl Truth<'_> {
             let is = Status::parse(&status, failure.as_deref());
             let known_state = now.get(&name).copied().unwrap_or_default();
             checks.that(HISTORY, is.is_some_and(|is| known_state.contains(&is)), || {
-                format!("{name} is {status}, but its last event leads to {known_state:?}")
+                format!("{name} is {status}, but its last event allows only {known_state:?}")
             });
         }
     }
@@ -581,7 +583,7 @@ fn holds(entry: &Value, volume: &str) -> bool {
     entry["volumes"].as_array().is_some_and(|held| held.iter().any(|held| held == volume))
 }
 
-/// Whether file, process and store agree on one token.
+/// Checks that the token file, the process and the store have the same single live token.
 fn one_token(container: &Container, row: &Value, live: &[Vec<u8>]) -> Result<(), String> {
     let root = format!("/proc/{}/root", container.pid);
     let file = fs::read_to_string(format!("{root}/configs/.auth_token"));

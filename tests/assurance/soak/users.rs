@@ -1,8 +1,8 @@
 //! Simulated operators: each gives commands to a tree of its own and remembers the answers.
 //!
-//! No other operator commands those workspaces, so the result of the last answered command must hold in the end,
-//! whatever failed meanwhile. Without a clear answer (the daemon was killed, the engine was unavailable), either result
-//! is accepted.
+//! No other operator gives commands to those workspaces. So the final state must agree with the last answered command,
+//! whatever failed in the meantime. If a command got no clear answer (the daemon was killed, the engine was
+//! unavailable), the states before and after it are both accepted.
 
 use std::sync::atomic::Ordering;
 
@@ -14,13 +14,13 @@ use crate::support::{
     rng::Rng,
 };
 
-/// Most members of a tree.
+/// Maximum number of members of a tree.
 const MOST_MEMBERS: usize = 20;
 /// Time limit of a command, in seconds.
 const LIMIT: u32 = 60;
 /// Exit code of a command that no daemon answered.
 const NOT_ANSWERED: i32 = 5;
-/// Most repetitions, at the end, of a command without a clear answer.
+/// Maximum number of repetitions, at the end, of a command without a clear answer.
 const TRIES: usize = 10;
 
 /// The kind of a workspace.
@@ -106,7 +106,7 @@ impl Tree {
         below
     }
 
-    /// Whether all ancestors are up or hibernated; below one that is stopped, or may be, nothing starts.
+    /// Whether all ancestors are up or hibernated. Below an ancestor that is or may be stopped, nothing starts.
     fn is_free(&self, at: usize) -> bool {
         let mut above = self.members[at].parent;
         while let Some(parent) = above {
@@ -156,7 +156,7 @@ impl User<'_> {
         }
     }
 
-    /// Stops each workspace of unclear state, until that is answered.
+    /// Stops each workspace whose state is unclear; repeats the command until it is answered.
     fn make_sure(&mut self) {
         for at in 0..self.tree.members.len() {
             for _ in 0..TRIES {
@@ -244,7 +244,7 @@ impl User<'_> {
         let below = self.tree.below(at);
         let has_children =
             below.iter().any(|child| self.tree.members[*child].known_state != KnownState::Removed);
-        // The higher in the tree, the rarer are commands that affect descendants.
+        // On a workspace with descendants, commands that affect them are given four times less often.
         let seldom = below.is_empty() || self.rng.below(4) == 0;
         match (known_state, self.rng.below(10)) {
             (KnownState::Up, 0..=2) => drop(self.run_command(&["restart", &name])),
@@ -296,7 +296,7 @@ impl User<'_> {
             let member = &mut self.tree.members[below];
             member.known_state = match member.known_state {
                 KnownState::Removed => KnownState::Removed,
-                // It stays attributed to the stop that stopped it.
+                // A member that was already stopped keeps the record of the earlier stop.
                 KnownState::Stopped(with) if stopped => KnownState::Stopped(with),
                 KnownState::Up | KnownState::Hibernated if stopped => KnownState::Stopped(Some(at)),
                 KnownState::Up | KnownState::Hibernated | KnownState::Stopped(_) | KnownState::Unclear => {

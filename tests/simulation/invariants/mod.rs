@@ -1,5 +1,5 @@
-//! The invariants: after every step, whatever failed ([`Witness::check`]), and once all faults have stopped
-//! ([`at_rest`]). Each function names the promise of the design that it guards.
+//! The invariants: those that hold after every step, whatever failed ([`Witness::check`]), and those that hold once all
+//! faults have stopped ([`at_rest`]). The comment of each function names the promise of the design that it checks.
 
 mod rest;
 mod rules;
@@ -53,7 +53,8 @@ pub(crate) struct Witness {
     pub(crate) listening_since: Awake,
     /// Workspaces that were up when the host rebooted and have not been restarted since.
     pub(crate) rebooted: BTreeSet<WorkspaceId>,
-    /// Whether it receives operator actions and the times at which ostler receives heartbeats, as from a scenario.
+    /// Whether the test reports to the witness every operator action and when ostler receives heartbeats, as a scenario
+    /// does. If not, the rules that depend on this are not checked.
     pub(crate) is_informed: bool,
     /// Passes that were running at the last clock jump: their decisions date from before it.
     pub(crate) across_jump: BTreeSet<&'static str>,
@@ -406,14 +407,16 @@ impl Witness {
         !self.lost_work.contains(&id) && !self.elsewhere.contains(&id)
     }
 
-    /// Lesson from the field: neighbours' containers were reaped. Foreign containers stay as they were found.
+    /// Lesson from the field: containers of other installations on the same engine were reaped. Foreign containers must
+    /// stay as they were at the beginning.
     fn foreign_containers_are_untouched(&self, site: &Installation) -> Result<(), Broken> {
         let now = foreign(site);
         if now == self.foreign {
             Ok(())
         } else {
             let before = &self.foreign;
-            Err(Rule::ForeignIsUntouched.broken(format!("they were {before:?} and are {now:?}")))
+            Err(Rule::ForeignIsUntouched
+                .broken(format!("foreign containers were {before:?} and are {now:?}")))
         }
     }
 
@@ -517,9 +520,9 @@ impl Witness {
             .broken(format!("entry {} was reported permanently deleted, and {left:?} still exist", entry.id)))
     }
 
-    /// When a start issues its token, no process of an older incarnation may run: two would work on one volume. Exempt
-    /// are containers that a user started at the engine and calls that arrive late; both may start anything at any
-    /// time.
+    /// When a start issues its token, no process of an older incarnation may run: two would work on one volume.
+    /// Containers that a user starts at the engine and calls that arrive late are exempt, because both may start a
+    /// container at any time.
     fn one_token_owner(&mut self, site: &Installation, before: &[Workspace]) -> Result<(), Broken> {
         let began = |row: &&Workspace| {
             let known = before.iter().find(|known| known.id == row.id);
@@ -552,7 +555,8 @@ impl Witness {
         Ok(())
     }
 
-    /// The start's transaction issues one token and revokes the others. Tokens that operators made are not concerned.
+    /// The start's transaction issues one token and revokes the other instance tokens. It keeps tokens that operators
+    /// issued.
     fn one_live_token(
         &mut self,
         site: &Installation,
@@ -566,8 +570,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Promise 4, it stops and asks when healing would affect too much at once: within an hour, sweeps affect no more
-    /// workspaces than the breaker's limit, not counting approved plans.
+    /// Promise 4: ostler stops and asks when healing would affect too much at once. Within an hour, sweeps affect no
+    /// more workspaces than the breaker's limit, not counting approved plans.
     fn the_breaker_held(&mut self, site: &Installation, event: &Event) -> Result<(), Broken> {
         // The breaker limits neither operator commands nor stops of containers that must not run. After the clock was
         // set back, those may have affected more within the past hour than a sweep is allowed to.
@@ -586,7 +590,8 @@ impl Witness {
         self.coverage.count(Rule::BreakerHolds, 1);
         let hour_ago = event.created_at - Duration::from_hours(1);
         let affected = now_or_panic(site.reader.swept_since(hour_ago)).expect("the store answers").len();
-        // Upper bound: rows that are not removed plus unknown workspaces, here every workspace that was ever known.
+        // The limit depends on the number of rows that are not removed plus unknown workspaces. Every workspace that
+        // was ever known is an upper bound of that number.
         let mut known: BTreeSet<_> = site.rows().into_iter().map(|row| row.id.to_string()).collect();
         known.extend(
             site.world
@@ -618,7 +623,7 @@ impl Witness {
         let Some(id) = event.workspace_id.filter(|_| reported_status_of(event).is_some()) else {
             return Ok(());
         };
-        // The first other transition (a start at the engine or by a command) ends the exemption.
+        // Any transition of the workspace ends its exemption, for example a start at the engine or by a command.
         if !self.rebooted.remove(&id) || event.event_type != "WORKSPACE_OFFLINE" || self.late_starts {
             return Ok(());
         }
@@ -659,8 +664,8 @@ impl Witness {
     }
 }
 
-/// Whether a container was inspected, with an answer that arrived, since its process began; true if it was never
-/// inspected.
+/// Whether ostler received the answer to an inspection of the container since its process began. Also true if the
+/// container was never inspected.
 fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool {
     let is_answered = |(at, call): &(usize, &Call)| {
         call.method == "inspect_container" && call.object == id.as_str() && !state.lost_exits.contains(at)
@@ -669,8 +674,8 @@ fn was_seen(state: &State, id: &ContainerId, container: &FakeContainer) -> bool 
     last.is_none_or(|(inspected, _)| inspected >= container.started_after)
 }
 
-/// The limits of the design, repeated here: for the `agent` runtime, and the shortest idle time that any workspace is
-/// given.
+/// The design's limits, repeated here independently of the code: those of the `agent` runtime, and the shortest idle
+/// time that any workspace is given.
 const SILENT_AFTER: Duration = Duration::from_mins(3);
 const PROVISIONING_LIMIT: Duration = Duration::from_mins(12);
 const LEAST_IDLE: Duration = Duration::from_mins(10);

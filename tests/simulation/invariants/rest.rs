@@ -64,7 +64,7 @@ fn running_containers_match_the_row(
         Status::Online => {
             let [(id, container)] = running.as_slice() else { return Err(what) };
             if row.container.as_ref() != Some(*id) {
-                return Err(format!("{what}, none of them the row's"));
+                return Err(format!("{what}, and none of them is the one that the row names"));
             }
             let file = state.token_file(container);
             if file != container.held_token || !is_live(site, row, file.as_deref()) {
@@ -76,7 +76,7 @@ fn running_containers_match_the_row(
             }
             Ok(())
         }
-        // The first heartbeat rescues a start that timed out; by now every running agent has sent one.
+        // A late first heartbeat brings a start that timed out online; by now every running agent has sent one.
         Status::Hibernated
         | Status::Paused
         | Status::Removed
@@ -91,15 +91,15 @@ fn running_containers_match_the_row(
     }
 }
 
-/// Whether its token was wiped and its container started by hand: no valid heartbeat can arrive, so the status is
-/// right.
+/// Whether its token was wiped and its container started by hand. Then no valid heartbeat can arrive, so the status may
+/// stay as it is.
 fn cannot_recover(site: &Installation, state: &State, row: &Workspace) -> bool {
     let holds_live_token = |container: &FakeContainer| is_live(site, row, container.held_token.as_deref());
     row.status == Status::Failed(Failure::ProvisionTimeout)
         && containers_of(state, row.id).iter().all(|(_, container)| !holds_live_token(container))
 }
 
-/// No strays: every container of a workspace is the one its row names, or is in the trash.
+/// Every container of a workspace is the one that its row names, or is in the trash.
 fn every_container_is_the_rows_or_in_the_trash(
     state: &State,
     row: &Workspace,
@@ -110,8 +110,11 @@ fn every_container_is_the_rows_or_in_the_trash(
         let in_trash =
             trash.iter().any(|entry| entry.contents.container.as_ref().is_some_and(|c| c.id == *id));
         if is_rows == in_trash {
-            let where_ =
-                if is_rows { "the row's and in the trash" } else { "neither the row's nor in the trash" };
+            let where_ = if is_rows {
+                "named by the row and in the trash"
+            } else {
+                "neither named by the row nor in the trash"
+            };
             let how = format!("container {} of {} ({}) is {where_}", container.name, row.name, row.status);
             return Err(Rule::ItHeals.broken(how));
         }

@@ -71,7 +71,7 @@ async fn answer(mut wire: DuplexStream, own: String, proof: Option<Proof>, book:
         let mut book = open(&book);
         book.arrived += 1;
         let carried: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("x-ostler-proof: ")).collect();
-        // If its volume was wiped, only its process knows the token.
+        // If its volume was wiped, only its process knows the token, and the proof is not checked.
         if proof.is_some_and(|proof| carried != [proof.expose()]) {
             book.broke(Rule::MessagesArrive.broken(format!(
                 "a message arrived at {own} with {} proofs, and not with exactly the one of its token",

@@ -23,7 +23,7 @@ pub(super) struct Book {
     pub(super) checks: usize,
     /// Tokens seen so far: of agents that ran, and of external ones.
     pub(super) tokens: Vec<Token>,
-    /// Tokens that an operator made, with their workspace.
+    /// Tokens that an operator issued, with their workspace.
     pub(super) operator_tokens: Vec<(WorkspaceId, Token)>,
     /// A violation found in a task.
     pub(super) broken: Option<Broken>,
@@ -56,13 +56,13 @@ impl Book {
         self.history.push(what.into());
     }
 
-    /// An operator orders that these workspaces' trash may be permanently deleted; returns the index of the order.
+    /// Records an operator's order to delete the trash of these workspaces permanently; returns the order's index.
     pub(super) fn order_purge(&mut self, order: PurgeOrder) -> usize {
         self.purge_orders.push(order);
         self.purge_orders.len() - 1
     }
 
-    /// The order was answered: a later undelete cancels it. A refused order has no effect.
+    /// Records the answer to a purge order. From now on an undelete cancels the order. A refused order has no effect.
     pub(super) fn purge_answered(&mut self, index: usize, status: u16) {
         let order = &mut self.purge_orders[index];
         order.answered = Some(self.checks + 1);
@@ -71,7 +71,7 @@ impl Book {
         }
     }
 
-    /// The daemon was killed: open requests will never be answered.
+    /// Records that the daemon was killed, so that open requests will never be answered.
     pub(super) fn cut_off(&mut self) {
         self.command_history.interrupt(self.checks);
         for order in &mut self.purge_orders {

@@ -1,5 +1,5 @@
-//! Limits on growth caused by agents, and confusion of names with ids. Checked at the end of a run, without other
-//! activity.
+//! Checks at the end of a run, without other activity: agents cannot make stored data grow without limit, and a name is
+//! never taken for an id.
 
 use ostler::{
     domain::{

@@ -130,8 +130,8 @@ impl Scenario {
     }
 
     /// Points the socket back to our engine, after the other engine has answered all its requests, however late. If
-    /// the socket pointed away and back within one snapshot, the sentinel would be there before and after, and nothing
-    /// could detect the change.
+    /// the socket pointed away and back within one snapshot, the sentinel would exist before and after it, and the
+    /// daemon could not detect the change.
     pub(super) fn lead_back(&mut self) {
         let mut left = faults::LATEST_ANSWER;
         for _ in 0..2000 {
@@ -144,7 +144,8 @@ impl Scenario {
             left -= next;
             self.site.sim.fire_next_timer();
         }
-        // A registry that owned nothing at that time may have accepted that engine; what it made is there.
+        // A registry that owned nothing at that time may have accepted the other engine. Whatever it created then is in
+        // that engine.
         self.witness.elsewhere.extend(self.site.rows().into_iter().map(|row| row.id));
         self.site.world.lead_here();
         self.note("the socket points to our engine again");
@@ -166,7 +167,7 @@ impl Scenario {
 
     /// Stops the daemon's process for a while; both clocks continue.
     pub(super) fn freeze(&mut self) {
-        // A daemon that has just started has not announced a tick yet.
+        // A daemon that has just started announces its next tick only when its tasks run.
         self.site.sim.run_ready();
         let minutes = self.site.sim.choose(|rng| rng.pick(&[1, 4, 10, 14, 30]));
         self.count("freezes of the daemon");

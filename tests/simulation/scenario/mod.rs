@@ -1,8 +1,9 @@
 //! Random scenarios, each from a seed: operator commands, agents' requests and messages, sweeps, crashes, an engine
 //! and a disk with all kinds of faults, manual changes at the engine and the clock, in any order.
 //!
-//! Each step draws its choices from the seed and its own number. So a scenario can be run without some of its steps
-//! while the others stay the same. [`ScenarioRun::shorten`] uses this to reduce a scenario that violates an invariant.
+//! The choices of a step depend only on the seed and the step's number. So a scenario can be run without some of its
+//! steps while the others stay the same. [`ScenarioRun::shorten`] uses this to reduce a scenario that violates an
+//! invariant.
 
 mod behind_ports;
 mod book;
@@ -39,7 +40,7 @@ use manual_actions::ManualAction;
 /// Steps of a scenario.
 pub(crate) const STEPS: usize = 200;
 
-/// Longest delay of a restart.
+/// Longest allowed delay of a restart after its due time.
 const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
 /// Streams of random numbers; each step has its own.
@@ -181,7 +182,8 @@ impl Scenario {
         for (id, status, since) in std::mem::take(&mut book.reported_statuses) {
             self.witness.coverage.count(Rule::AnswersAreTrue, 1);
             if !self.witness.was(id, &status, since) {
-                let how = format!("{id} was reported {status}, and was not since check {since}");
+                let how =
+                    format!("{id} was reported {status}, but has not had that status since check {since}");
                 return Err(Rule::AnswersAreTrue.broken(how));
             }
         }
@@ -214,8 +216,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// Operations in progress end, no requests arrive for a while, and the passes about agents run. Where containers
-    /// exit, one may exit repeatedly.
+    /// A while in which operations in progress end, no requests arrive, and the passes about agents run. In scenarios
+    /// in which containers exit, one of them may exit repeatedly.
     fn quiet_period(&mut self) -> Result<(), Broken> {
         let deadly = self.parameters.deaths > 0;
         let times = if deadly && self.site.sim.choose(|rng| rng.permille(300)) { 7 } else { 1 };
@@ -229,7 +231,7 @@ impl Scenario {
             let minutes = self.site.sim.choose(|rng| rng.pick(waits));
             self.note(format!("{minutes} minutes pass in a quiet period"));
             let mut left = Duration::from_mins(minutes);
-            // Check a driven daemon often: by the end of a minute it has caught up with everything.
+            // A daemon with a driver is checked often, because after a minute it has already corrected every delay.
             let slice = if self.parameters.driven { Duration::from_secs(7) } else { left };
             while !left.is_zero() {
                 let time = slice.min(left);
@@ -278,7 +280,7 @@ impl Scenario {
     }
 
     fn until_nothing_is_due(&mut self) -> Result<(), Broken> {
-        // A driver always has another timer.
+        // With a driver there is always another timer, so the loop would not end by itself.
         let most = if self.parameters.driven { 150 } else { 2000 };
         for _ in 0..most {
             self.site.sim.run_ready();
@@ -351,7 +353,7 @@ impl Scenario {
         }
     }
 
-    /// One of the held effects; one of the slow side only rarely.
+    /// Chooses one of the held effects, but only rarely one of the slow side.
     fn next_of(&self, held: &[Seen]) -> Seen {
         let slow = self.parameters.slow_side.filter(|_| self.site.sim.choose(|rng| rng.permille(900)));
         let quick: Vec<_> = held.iter().filter(|held| Some(held.side) != slow).copied().collect();

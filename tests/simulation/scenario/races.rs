@@ -98,7 +98,8 @@ impl Scenario {
         self.check()
     }
 
-    /// Operators give several commands in turn to a workspace and to a child of it, and wait for no answer or for all.
+    /// Operators give several commands in turn to a workspace and to a child of it. They wait for every answer, or for
+    /// none.
     fn change_commands_in_a_tree(&mut self) -> Result<(), Broken> {
         let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.parent.is_some()).collect();
         if below.is_empty() {

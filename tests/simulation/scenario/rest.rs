@@ -43,8 +43,8 @@ impl Scenario {
         self.witness.approving = true;
         self.report_all_healthy();
         if self.parameters.driven {
-            // From here on the seed runs the passes, as in every other scenario; the checks of the driver are
-            // complete.
+            // The checks of the driver are complete. From here on the test runs the passes, as in scenarios without a
+            // driver.
             self.site.stop_driver();
         }
         self.converge_at_end()?;

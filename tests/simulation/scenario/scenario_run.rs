@@ -68,8 +68,8 @@ impl ScenarioRun {
         }
     }
 
-    /// The same violation in fewer steps: leaves out parts, smaller and smaller ones, as long as the same rule is
-    /// violated.
+    /// Finds fewer steps that violate the same rule. It omits smaller and smaller groups of steps as long as the rule
+    /// is still violated.
     pub(crate) fn shorten(&self, rule: &str, most: usize) -> Self {
         let breaks = |steps: &[u64]| {
             let scenario_run = Self { seed: self.seed, steps: steps.to_vec() };
@@ -140,7 +140,7 @@ fn number(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Number that a debug build runs in a few seconds; `tests/assurance` runs the rest.
+/// Number of seeds, which a debug build runs in a few seconds; `tests/assurance` runs more.
 const SEEDS: u64 = 60;
 
 #[test]
@@ -163,7 +163,7 @@ fn random_scenarios_violate_no_invariant() {
     let missed: Vec<_> = Status::ALL.into_iter().filter(|status| !reached.contains(status)).collect();
     assert!(
         seeds.len() < 60 || missed.is_empty(),
-        "in {} scenarios no workspace ever was {missed:?}",
+        "in {} scenarios no workspace ever had one of the statuses {missed:?}",
         seeds.len()
     );
 }
@@ -172,6 +172,6 @@ fn random_scenarios_violate_no_invariant() {
 fn scenario_history_is_identical_for_the_same_seed() {
     for seed in 0..6 {
         let (once, again) = (ScenarioRun::of(seed).live(), ScenarioRun::of(seed).live());
-        assert_eq!(once.history, again.history, "seed {seed}");
+        assert_eq!(once.history, again.history, "two runs of seed {seed} differ");
     }
 }
