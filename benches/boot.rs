@@ -67,7 +67,7 @@ fn inspected(containers: &[String], what: &str) -> Vec<String> {
     output.lines().map(str::to_owned).collect()
 }
 
-/// `podman start` of all of them: in one command, or one after the other.
+/// Runs `podman start` for all containers, in one command or one after the other; returns the time that it took.
 fn bare_starts(containers: &[String], at_once: bool) -> Duration {
     let began = Instant::now();
     let each = if at_once { containers.len() } else { 1 };

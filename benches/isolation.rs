@@ -32,7 +32,7 @@ const WATCHED: Duration = Duration::from_secs(30);
 
 /// Cost of one network setup.
 struct Cost {
-    /// Creation time per workspace in the first batch of eight and in the last but one, in seconds.
+    /// Creation time per workspace, in seconds, in the first batch of eight and in the last batch but one.
     first: f64,
     last: f64,
     create_all: f64,
@@ -88,8 +88,8 @@ fn count(number: usize) -> f64 {
 /// Processor time of a process, in seconds, including threads that have ended.
 fn processor(process: u32) -> f64 {
     let text = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    // After the name, which may contain anything: state is the 3rd field, the times are the 14th and the 15th, in
-    // 1/100 s.
+    // The fields are counted after the name, which may contain spaces and brackets. The state is the 3rd field; the
+    // times are the 14th and the 15th, in 1/100 s.
     let fields = text.rsplit(')').next().unwrap().split_whitespace();
     fields.skip(11).take(2).map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
 }

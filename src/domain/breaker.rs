@@ -53,7 +53,8 @@ pub fn judge(
         return Verdict::Clear;
     }
     let reason = format!(
-        "the plan affects {} workspaces, {} were affected in the last hour, and the limit is {limit} of {known} known",
+        "the plan affects {} workspaces, {} were affected in the last hour, and the limit is {limit} of the {known} \
+         known workspaces",
         hit.len(),
         before.len()
     );

@@ -108,7 +108,7 @@ fn push(text: &mut String, more: &str) {
     writeln!(text, "{more}").expect("writing to a string cannot fail");
 }
 
-/// Separates groups of three digits by a narrow space.
+/// Separates groups of three digits with a narrow space.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();

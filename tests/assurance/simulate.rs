@@ -27,7 +27,7 @@ const SEEDS: u64 = 20_000;
 const LONG: u64 = 1_000_000;
 /// Maximum number of runs that are used to shorten a scenario that violates an invariant.
 const TRIES: usize = 400;
-/// Number of violations reported in full; the first ones explain most.
+/// Number of violations that are reported in full. Later violations often have the same cause as the first ones.
 const SHOWN_IN_FULL: usize = 3;
 
 /// Number of cores, 2 if unknown: the smallest supported machine. More cores run more scenarios in the same time.

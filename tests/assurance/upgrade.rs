@@ -252,7 +252,7 @@ impl Old {
             let data = directory.path().join("data");
             self.put(&data)?;
             let daemon = Daemon::start(directory.path(), &data)?;
-            // The first third is killed during the copy, the second during the upgrade, the rest afterwards.
+            // The first third of the daemons is killed during the copy, the second during the upgrade, the rest later.
             let share = number * 3 % times;
             let size = self.bytes.len() as u64 * share / times;
             let file = match number * 3 / times {
@@ -454,7 +454,7 @@ impl Daemon {
             command.env_remove(name);
         }
         let config = directory.join("config.toml");
-        // Keeps old rows: the daemon must not delete any by retention.
+        // With these settings the daemon keeps old rows, which it would otherwise delete after their retention.
         let keep = "[sweep]\nevent_retention = \"10000d\"\ntrash_retention = \"10000d\"\n";
         fs::write(&config, keep).map_err(output)?;
         // A free port chosen by the kernel; nothing connects to it.

@@ -47,7 +47,7 @@ pub(super) const HURRIED: &[&[Command]] = &[
 ];
 
 impl Command {
-    /// Whether it may end a pause by an operator or a parking by the restart budget.
+    /// Whether the command may end a pause by an operator, or a parking by the restart budget.
     pub(super) fn may_end_rest(self) -> bool {
         match self {
             Self::Start | Self::StartWithNewVolume | Self::Restart | Self::Recreate => true,
@@ -108,7 +108,7 @@ pub(super) struct GivenCommand {
     pub(super) command: Command,
     /// Check number at which it was given.
     pub(super) begun: usize,
-    /// Once answered: whether it was granted, and the number of the last command given by then.
+    /// Once the command was answered: whether it was granted, and the number of the last command given until then.
     pub(super) answer: Option<(bool, u64)>,
     /// Check number at which it was answered.
     pub(super) ended: Option<usize>,

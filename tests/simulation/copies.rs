@@ -56,7 +56,7 @@ fn recovering(site: &Installation) -> bool {
         .is_some_and(|r| r.recovering_since.is_some())
 }
 
-/// The values of each row that commands set, without those that result from observations.
+/// For each row, the values that commands set; not the values that result from observations.
 fn decided(rows: &[Workspace]) -> BTreeMap<WorkspaceId, (bool, bool, u32, Option<ContainerId>)> {
     let of = |row: &Workspace| {
         let removed = row.status == Status::Removed;

@@ -174,7 +174,7 @@ fn event_faults_lose_repeat_and_delay_events() {
     }
     site.sim.pass(Duration::from_secs(29));
     let died = |code| Died { exit_code: Some(code) };
-    // Lost: the first death. Late: the first start. Duplicated: the second death.
+    // The first death is lost, the first start is late, and the second death is duplicated.
     assert_eq!(received.whats(), [died(2), died(2), Started, died(3), Started]);
     site.sim.pass(Duration::from_secs(1));
     assert_eq!(received.whats().last(), Some(&Started));

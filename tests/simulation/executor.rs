@@ -23,7 +23,7 @@
 //! # Limits
 //! - Transactions and queries of the store may take effect in any order; the daemon's single writer allows fewer
 //!   orders. No test needs the stricter order so far.
-//! - The disk is reliable: what was committed is there after a crash.
+//! - The disk is reliable: every committed change is present after a crash.
 
 use std::{
     collections::BTreeMap,
@@ -69,7 +69,8 @@ pub(crate) enum EffectState {
 /// The order in which ready tasks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskOrder {
-    /// In wake-up order. The tasks' computations commute, so an exhaustive search needs no other order.
+    /// In wake-up order. The order of the tasks' computations does not change the result, so an exhaustive search needs
+    /// no other order.
     AsWoken,
     /// In an order chosen by the seed.
     Seeded,
@@ -82,7 +83,7 @@ pub(crate) struct Held {
     /// The store's name of the transaction, or the engine's name of the method.
     pub(crate) label: &'static str,
     pub(crate) state: EffectState,
-    /// Which of several actors requested it, where a test distinguishes them.
+    /// The actor that requested the effect, if a test distinguishes several actors.
     pub(crate) side: u8,
     owner: Owner,
     effect: Box<dyn FnOnce() + Send>,
@@ -349,7 +350,7 @@ impl Sim {
         drop(dropped);
     }
 
-    /// Drops all tasks and effects. Tasks and the machine refer to each other; without this, neither is freed.
+    /// Drops all tasks and effects. Tasks and the machine refer to each other, so without this call neither is freed.
     pub(crate) fn end(&self) {
         let mut core = self.core();
         let (tasks, held) = (mem::take(&mut core.tasks), mem::take(&mut core.held));

@@ -29,7 +29,7 @@ pub(super) struct Parameters {
     pub(super) detours: usize,
     /// Whether agents never send anything.
     pub(super) silent_agents: bool,
-    /// Whether the driver runs the passes; otherwise the seed chooses them.
+    /// Whether the driver runs the passes; otherwise steps chosen by the seed run them.
     pub(super) driven: bool,
     /// Whether a second installation uses the same engine.
     pub(super) neighbour: bool,

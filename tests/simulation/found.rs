@@ -32,7 +32,7 @@ fn runs(site: &Installation, id: WorkspaceId) -> bool {
     site.container(id).is_some_and(|container| container.state.may_run())
 }
 
-/// Begins a command, and takes its effects up to one with this label, which stays held.
+/// Begins a command, and takes its effects until an effect with this label is requested. That effect stays held.
 fn until_held<F>(site: &Installation, label: &str, order: impl FnOnce(Ops) -> F)
 where
     F: Future<Output = ()> + Send + 'static,

@@ -98,7 +98,7 @@ pub(crate) struct Daemon {
     pub(crate) agent_store: Store,
     listening: Listening,
     clock: SharedClock,
-    /// Queries the driver, which does not run unless the plan is `driven`.
+    /// Sends queries to the driver. The driver runs only if the plan is `driven`.
     sweeps: DriverHandle,
     stop_driving: CancellationToken,
     /// Every route, called without a connection. Built at the first request.
@@ -140,7 +140,7 @@ pub(crate) struct Installation {
     plan: Plan,
 }
 
-/// What stays the same for every daemon of one installation.
+/// The properties that stay the same for every daemon of one installation.
 #[derive(Clone)]
 struct Plan {
     ownership: Ownership,

@@ -130,7 +130,7 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     at_rest(&site)
 }
 
-/// Stopping containers that must not run is not destructive, in any number: it needs no approval.
+/// Stopping containers that must not run is not destructive. It needs no approval, however many there are.
 fn containers_of_paused_workspaces_are_stopped(seed: u64, rng: &mut Rng) -> Result<(), String> {
     let site = Installation::new(seed, TaskOrder::Seeded);
     let many = breaker::FLOOR + 2 + rng.below(4);

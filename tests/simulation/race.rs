@@ -54,7 +54,7 @@ impl Race {
         if scene.container_is_gone {
             site.remove_container(workspace);
         }
-        // Two snapshots show its absence, for longer than the grace; the third snapshot is part of the race.
+        // Two snapshots show the container's absence for longer than the grace. The third snapshot is part of the race.
         site.snapshot();
         site.sim.pass(Duration::from_mins(6));
         site.snapshot();

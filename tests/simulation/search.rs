@@ -188,7 +188,7 @@ impl Search {
         }
     }
 
-    /// The sleep set after the last step: the previous steps in it that commute with that step.
+    /// The sleep set after the last step: those steps of the previous sleep set that commute with the last step.
     fn inherited(&self) -> Vec<Step> {
         let Some(last) = self.path.last() else { return Vec::new() };
         let taken = last.enabled[last.chosen];

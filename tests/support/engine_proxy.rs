@@ -37,7 +37,7 @@ pub(crate) enum Fault {
     /// Answers with success and this body; does not forward it.
     #[allow(dead_code, reason = "only campaigns fake an image registry")]
     Answer(String),
-    /// Neither forwards nor answers it, until the client disconnects.
+    /// Neither forwards nor answers it; keeps the connection open until the client disconnects.
     Hang,
     /// Closes the connection; does not forward it.
     DropBefore,
@@ -66,7 +66,7 @@ impl Gate {
         self.0.1.notify_all();
     }
 
-    /// Waits until an answer of the engine is held here.
+    /// Waits until the gate holds an answer of the engine.
     pub(crate) async fn arrival(&self) {
         let gate = self.clone();
         let waiting = tokio::task::spawn_blocking(move || {
@@ -155,7 +155,7 @@ impl Rule {
         Self { matches: Arc::new(matches), fault, skip: 0, times: usize::MAX }
     }
 
-    /// Applies to requests of this method with this text in their path.
+    /// Applies to requests with this method and with this text in their path.
     pub(crate) fn on(method: &'static str, path: &'static str, fault: Fault) -> Self {
         Self::when(move |request| request.method == method && request.path.contains(path), fault)
     }

@@ -97,7 +97,7 @@ impl Request<'_> {
     }
 
     fn text(&self) -> String {
-        // HTTP/1.0: answers are not chunked and end with the connection.
+        // With HTTP/1.0, answers are not chunked and end with the connection.
         let mut request = format!("{} {} HTTP/1.0\r\nHost: localhost\r\n", self.method, self.path);
         if let Some(token) = self.token {
             request.push_str("Authorization: Bearer ");

@@ -66,7 +66,7 @@ impl Service {
         let directory =
             tempfile::Builder::new().prefix("ostler-podman-").tempdir().expect("a directory").keep();
         let mut command = Command::new("sh");
-        // conmon leaves a file named `oom` in the directory in which the service was started.
+        // The service starts in its own directory, because conmon leaves a file named `oom` there.
         command.args(["-c", KEEPER, "keeper"]).arg(&directory).current_dir(&directory);
         if let Some(configuration) = configuration() {
             command.env("CONTAINERS_CONF", configuration);
@@ -80,7 +80,7 @@ impl Service {
         service
     }
 
-    /// Its socket; the same after a kill and a restart.
+    /// The service's socket, which stays the same after a kill and a restart.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("podman.sock")
     }
@@ -325,7 +325,7 @@ pub(crate) fn configuration() -> Option<&'static Path> {
     let made = CONFIGURATION.get_or_init(|| {
         let text = needed_settings();
         (!text.is_empty()).then(|| {
-            // The same text in every process, so the order of writers does not matter.
+            // Every process writes the same text, so the order of writers does not matter.
             let path = std::env::temp_dir().join("ostler-test-containers.conf");
             let new = path.with_extension(std::process::id().to_string());
             fs::write(&new, text)
@@ -360,7 +360,7 @@ fn may_raise_limits() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    // Without root, Podman does not try to raise them.
+    // Without root, Podman does not try to raise limits.
     effective.is_none_or(|set| set == 0 || set >> CAP_SYS_RESOURCE & 1 == 1)
 }
 

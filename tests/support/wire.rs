@@ -178,7 +178,7 @@ impl Wire {
         let _closed = self.stream.write_all(bytes).await;
     }
 
-    /// Writes like a client that reads only after it has sent everything; panics if the peer closes before.
+    /// Writes like a client that reads only after it has sent everything; panics if the peer closes before that.
     #[track_caller]
     pub(crate) fn write_whole(&mut self, bytes: &[u8]) -> impl Future<Output = ()> {
         let at = std::panic::Location::caller();

@@ -271,7 +271,7 @@ pub(crate) async fn play(daemon: Arc<Daemon>, scale: Scale) -> Figures {
     });
     let figures = Arc::new(Mutex::new(Figures::default()));
     for other in &others {
-        // The largest card allowed, so that the peer list is as large as possible.
+        // The card has the maximum size, so that the peer list is as large as possible.
         let card = json!({ "id": other.id, "url": "", "agent_card": { "name": "x".repeat(60 << 10) } });
         let answer = Ask::post("/registry/register").token(&other.token).json(card).to(daemon.address).await;
         assert_eq!(answer.status, 200, "{answer:?}");

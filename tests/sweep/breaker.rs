@@ -34,7 +34,7 @@ fn token_is_live(site: &Installation, id: WorkspaceId) -> bool {
     live.iter().any(|token| token.kind == TokenKind::Instance)
 }
 
-/// Removes their containers and waits longer than the grace.
+/// Removes the containers of these workspaces and waits longer than the grace.
 fn lose(site: &Installation, ids: &[WorkspaceId]) {
     for id in ids {
         site.remove_container(*id);
@@ -210,7 +210,7 @@ fn failed_restart_is_neither_charged_nor_reported() {
         site.world.inject({
             let off = Arc::clone(&engine_off);
             move |call| {
-                // Requests for the sentinel succeed; without it no listing is taken.
+                // Requests for the sentinel succeed, because no listing is trusted without the sentinel.
                 let of_start = call.object.contains(&id.to_string()) || call.method == "stop_container";
                 let is_refused = call.method == step && of_start && off.load(Ordering::Relaxed);
                 if is_refused { Fault::Before(ErrorKind::Other) } else { Fault::None }

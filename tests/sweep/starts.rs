@@ -242,7 +242,8 @@ fn agent_that_starts_degraded_is_left_running() {
     assert_eq!(site.row(id).incarnation.0, 1);
 }
 
-/// Pausing and resuming an external workspace changes nothing in the engine, so no late work may remain.
+/// Pausing and resuming an external workspace changes nothing in the engine. So no delayed work of the pause may remain
+/// that pauses the workspace again.
 #[test]
 fn external_workspace_stays_resumed_after_pause_and_resume() {
     let site = Installation::new(8, TaskOrder::AsWoken);

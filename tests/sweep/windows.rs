@@ -180,7 +180,7 @@ fn liveness_windows_reset_after_a_daemon_stop() {
     fleet.site.sim.crash(|_| false);
     fleet.site.sim.pass(Duration::from_hours(5));
     fleet.site.start_daemon();
-    // The interrupted start begins again, which is no consequence of silence.
+    // The interrupted start begins again. This restart is correct, because silence is not its cause.
     fleet.assert_full_windows("a stop of the daemon");
 }
 

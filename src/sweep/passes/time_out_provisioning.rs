@@ -22,7 +22,7 @@ impl Pass for TimeOutProvisioning {
     }
 
     fn summary(&self) -> &'static str {
-        "Marks starts without a heartbeat in time as failed; a late heartbeat brings them online"
+        "Marks starts as failed if the first heartbeat is late; a later one still sets the workspace online"
     }
 
     fn period(&self) -> Duration {

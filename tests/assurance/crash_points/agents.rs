@@ -170,7 +170,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
 ];
 
-/// An agent that may be restarted when it makes no progress, with a faster clock.
+/// A scenario with a faster clock, and an agent that may be restarted when it makes no progress.
 const WEDGED: Scenario = Scenario {
     change: |config| {
         // The deadlines use the faster clock, so they must be longer.

@@ -157,7 +157,7 @@ struct Scenario {
     steps: &'static [&'static str],
     /// More keys for the section `sweep`, as lines.
     sweep: &'static str,
-    /// More keys for the runtime `plain`, and sections after that.
+    /// More keys for the configuration of the runtime `plain`, and sections that follow it.
     more: &'static str,
     /// Returns the configuration with any other changes.
     change: fn(&str) -> String,
@@ -170,7 +170,7 @@ struct Scenario {
     prepare: fn(&mut Stage),
     /// Runs after `prepare`, with the daemon down.
     meanwhile: fn(&mut Stage),
-    /// Triggers the step at which the daemon dies; it may have died at its start already.
+    /// Triggers the step at which the daemon kills itself. The daemon may already have done so at its start.
     act: fn(&mut Stage),
     /// Runs the command that kills itself at the place, in scenarios in which the daemon does not.
     instead: Option<fn(&Stage, &str)>,

@@ -32,7 +32,7 @@ use uuid::Uuid;
 
 /// Start time of the run.
 const T0: i64 = 1_700_000_000_000;
-/// Tasks that send heartbeats, that create workspaces, and that issue tokens.
+/// Numbers of tasks that send heartbeats, that create workspaces, and that issue tokens.
 const AGENTS: usize = 6;
 const CREATORS: usize = 2;
 const ISSUERS: usize = 2;
@@ -163,7 +163,7 @@ impl Crowd {
         self.ledger.lock().expect("no holder of the lock panics")
     }
 
-    /// Writes with all tasks until `stop` is set, or until those that create rows were refused `refusals` times.
+    /// Writes with all tasks until `stop` is set, or until the tasks that create rows were refused `refusals` times.
     pub(crate) async fn write(&self, store: &Store, stop: &Arc<AtomicBool>, refusals: u32) {
         let mut senders = Vec::new();
         for index in 0..AGENTS {

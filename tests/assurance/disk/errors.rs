@@ -65,7 +65,7 @@ fn refuse_writes(runtime: &Runtime, section: &mut Section, room: u64) -> Result<
     drop(store);
     disk.leave()?;
 
-    // The medium works again: everything answered has to be on it.
+    // The medium works again. Every change that was answered as done has to be on it.
     medium.remount("size=128m")?;
     check_file_system(&image)?;
     let disk = Mounted::image(&image, &directory.path().join("disk"))?;

@@ -63,7 +63,7 @@ impl Mounted {
         run("mount", &["-o", &format!("remount,{option}"), text(&self.at)])
     }
 
-    /// Blocks writes until the guard is dropped: writes in progress are completed before, none begin after.
+    /// Blocks writes until the guard is dropped. Writes in progress are completed first, and no new ones begin.
     pub(crate) fn freeze(&self) -> Result<Frozen<'_>, String> {
         run("fsfreeze", &["--freeze", text(&self.at)])?;
         Ok(Frozen(&self.at))

@@ -24,8 +24,8 @@ use crate::support::wire::Ask;
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(30);
 /// How long a runtime waits for the answer.
 pub(super) const RUNTIMES_WAIT: Duration = Duration::from_secs(10);
-/// The limit here; longer, because a busy machine is not a violation. Answers slower than `RUNTIMES_WAIT` are
-/// counted.
+/// Limit for an answer in this test. It is longer than [`RUNTIMES_WAIT`], because a busy machine is not a violation.
+/// Answers that take longer than `RUNTIMES_WAIT` are counted.
 const LIMIT: Duration = Duration::from_mins(1);
 /// Number of agents that share an address.
 const PER_ADDRESS: usize = 100;
@@ -46,7 +46,7 @@ pub(super) struct AgentResult {
     pub(super) took: Vec<Duration>,
     /// Other results.
     pub(super) missed: Vec<String>,
-    /// Longest time between two heartbeats as sent: on an overloaded machine this side is late too.
+    /// Longest time between two heartbeats that were sent. On an overloaded machine the test itself sends late.
     pub(super) longest_gap: Duration,
 }
 

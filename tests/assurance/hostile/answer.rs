@@ -50,8 +50,8 @@ impl Answer {
         format!("{} {}", self.status, escaped(&self.body))
     }
 
-    /// The defect of an error response, if any: its body has to report the error. A response without a request has no
-    /// body and ends the connection.
+    /// The defect of an error response, if any: its body has to report the error. Only a response to bytes that are not
+    /// a complete request may have no body; it ends the connection.
     pub(super) fn wrong(&self) -> Option<&'static str> {
         if self.status < 400 {
             return None;
@@ -95,7 +95,7 @@ impl Line {
         socket.bind((from, 0).into())?;
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
-        // Frees the port at once on close; there are more connections than ports.
+        // Closing frees the port at once. This is needed because there are more connections than ports.
         sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         Ok(Self { stream, read: Vec::new() })
     }

@@ -10,7 +10,7 @@ pub(super) const DRIPPED: &str = "slow connections, which send one byte at a tim
 pub(super) const CUT: &str = "slow connections closed by the server";
 pub(super) const OPENED: &str = "connections of the flood";
 
-/// Number of slow connections, half of them in the head, half in the body.
+/// Number of slow connections. Half of them send a slow head, half a slow body.
 const DRIPS: usize = 400;
 /// Interval between two bytes, on the clock of the attacked process.
 const DRIP_EVERY: Duration = Duration::from_secs(3);
@@ -67,7 +67,7 @@ async fn drip_once(
     for byte in text.bytes() {
         tokio::select! {
             received = line.ended() => {
-                // Closed without a response, or with 408 or 429.
+                // The server closed the connection without a response, or with 408 or 429.
                 let received = String::from_utf8_lossy(&received).into_owned();
                 let refusal = ["HTTP/1.1 408 ", "HTTP/1.1 429 "].iter().any(|head| received.starts_with(head));
                 if received.is_empty() || refusal {

@@ -254,7 +254,7 @@ async fn watch(served: &Served, until: Instant) -> Used {
     most
 }
 
-/// Its usage once no more descriptors than before are open, or when the time limit has passed.
+/// Usage of the process once no more descriptors than before the attack are open, or when the time limit has passed.
 async fn at_rest(served: &Served, descriptors: usize) -> Used {
     let begun = Instant::now();
     let mut interval = tokio::time::interval(Duration::from_millis(100));

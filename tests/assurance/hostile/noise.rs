@@ -102,7 +102,7 @@ const FOR_ADMINS: [(&str, &str); 24] = [
     ("POST", "/workspaces/ID/stop?wait=WORD"),
     ("POST", "/workspaces/ID/wake?wait=WORD"),
     ("POST", "/workspaces/ID/recreate?wait=WORD"),
-    // Never the id of a removed workspace: an admin's undelete would make a stale token valid again.
+    // `WORD` is never the id of a removed workspace. An admin's undelete would make its stale token valid again.
     ("POST", "/workspaces/WORD/undelete?wait=WORD"),
     ("POST", "/workspaces/ID/exec"),
     ("GET", "/workspaces/ID/tokens"),
@@ -733,8 +733,8 @@ async fn one(
             }
             Ok(())
         }
-        // Closed between two requests; refused without a free slot; or the refusal was lost in a reset, because the
-        // rest of the request was still being sent.
+        // The connection was closed between two requests, or refused because no slot was free, or the refusal was lost
+        // in a reset because the rest of the request was still being sent.
         Read::End if reused || written.is_err() || request.kind == "endless bodies" => {
             Ok(notes.count("connections that ended before an answer"))
         }

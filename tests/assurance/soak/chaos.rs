@@ -19,8 +19,8 @@ use crate::support::{
     rng::Rng,
 };
 
-/// Minimum number of faults, and by what factor the duration may grow to reach it: a busy machine may see few faults
-/// in a minute.
+/// Minimum number of faults, and the factor by which the duration may grow to reach it, because on a busy machine few
+/// faults may fit into a minute.
 const FEWEST_FAULTS: u64 = 40;
 const LONGEST: u32 = 4;
 /// Average interval between two faults, in milliseconds.
@@ -232,10 +232,10 @@ impl<'a> Chaos<'a> {
         }
         let Ok(files) = fs::read_dir(directory_of(&volume)) else { return false };
         for file in files.flatten() {
-            // Another thread may have deleted it, or a start may be writing it.
+            // An error is ignored: another thread may have deleted the file, or a start may be writing it.
             let _gone = fs::remove_file(file.path());
         }
-        // Read after the deletion: a start that wrote its token before had at most this incarnation.
+        // The incarnation is read after the deletion, so a start whose token file was deleted had at most this one.
         let row = rows(&self.operator, false).into_iter().find(|row| text(&row["id"]) == workspace);
         let incarnation = row.and_then(|row| row["incarnation"].as_u64()).unwrap_or(u64::MAX);
         self.record.print(format!("chaos: {volume} is wiped; the incarnation is {incarnation} at most"));

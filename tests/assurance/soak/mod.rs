@@ -212,7 +212,8 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
                 keeps_record: number < USERS,
                 between_commands: BETWEEN_COMMANDS,
                 may_create: true,
-                // On a slow machine every answer may be unclear; without this, nothing could be checked.
+                // On a slow machine every answer may be unclear. The first operator therefore repeats such commands at
+                // the end, so that there are clear answers to check.
                 makes_sure: number == 0,
             };
             threads.spawn(move || user.run());
@@ -295,7 +296,7 @@ fn create_workspace(
         MemberKind::Plain => arguments.extend(["--image", podman::image()]),
         MemberKind::Agent => {
             arguments.extend(["--runtime", "agent", "--image", podman::demo_image()]);
-            // Sends a heartbeat soon after the daemon is up again.
+            // With this interval, agents send a heartbeat soon after the daemon is up again.
             arguments.extend(["--env", "DEMO_BEAT_SECONDS=5"]);
         }
     }

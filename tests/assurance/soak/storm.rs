@@ -30,7 +30,8 @@ use crate::{
 
 const KILLS: usize = 30;
 const KILLS_LONG: usize = 120;
-/// Average uptime of a daemon, in milliseconds. Starts and stops take as long, so most are interrupted.
+/// Average uptime of a daemon, in milliseconds. Starts and stops of workspaces take about as long, so most of them are
+/// interrupted.
 const MEAN_UPTIME: usize = 1_500;
 /// About half of the daemons are killed only after 1 to this many answers. Otherwise no command would be answered on a
 /// slow machine.

@@ -1,4 +1,4 @@
-//! The final state, and what it has to be.
+//! Checks of the final state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -412,7 +412,7 @@ impl Truth<'_> {
                     continue;
                 }
                 KnownState::Up if member.kind == MemberKind::External => status == "awaiting_agent",
-                // Parked after too many exits, which no answer to the operator reports.
+                // It may have been parked after too many exits, which no answer to the operator reports.
                 KnownState::Up => matches!(status, "online" | "degraded") || parked,
                 KnownState::Hibernated => status == "hibernated",
                 KnownState::Stopped(_) => status == "paused",

@@ -60,11 +60,11 @@ pub(crate) struct Witness {
     pub(crate) across_jump: BTreeSet<&'static str>,
     /// Purges that an operator ordered.
     pub(crate) purge_orders: Vec<PurgeOrder>,
-    /// Workspaces with a purge order, and the check at which it was last seen.
+    /// Workspaces with a purge order, and the number of the check at which the order was last seen.
     purged: BTreeMap<WorkspaceId, usize>,
     /// Workspaces for which an operator allowed an empty work volume in place of a lost one.
     pub(crate) new_volumes: BTreeSet<WorkspaceId>,
-    /// Paused, parked and not startable workspaces, and the check at which that status began.
+    /// Workspaces that are paused, parked or cannot be started, and the number of the check at which that status began.
     resting: BTreeMap<WorkspaceId, usize>,
     /// Workspaces that left such a status, other than by removal or pause, and the check at which the status had begun.
     /// An operator must have ordered this change. The caller empties the list.
@@ -77,7 +77,7 @@ pub(crate) struct Witness {
     pub(crate) checks: usize,
     /// How often each rule had a case to check.
     pub(crate) coverage: Coverage,
-    /// Change counters of disk and engine at the last check. The fields below are the tables at that check.
+    /// Change counters of disk and engine at the last check. The fields below hold the tables as of that check.
     seen: Option<(u64, u64)>,
     rows: Vec<Workspace>,
     trash: Vec<TrashEntry>,
@@ -204,7 +204,7 @@ impl Witness {
     fn sequence_is_whole(&mut self, events: &[Event]) -> Result<(), Broken> {
         for event in events {
             self.coverage.count(Rule::SequenceIsWhole, 1);
-            // The first check finds the events of the blank disk.
+            // The first check is exempt: it finds the events of the blank disk.
             if self.last_event > 0 && event.id != self.last_event + 1 {
                 let (last, next) = (self.last_event, event.id);
                 return Err(Rule::SequenceIsWhole.broken(format!("event {last} is followed by {next}")));

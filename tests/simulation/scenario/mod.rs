@@ -87,7 +87,7 @@ impl Scenario {
             neighbour.calmly(|ops| async move { ops.create(made).await }).expect("it is created");
             neighbour
         });
-        // Before any fault, so that the neighbour's containers exist when the witness begins.
+        // The neighbour starts before any fault, so that its containers exist when the witness begins.
         if neighbour.is_some() {
             sim.pass(Duration::from_secs(5));
         }
@@ -247,7 +247,7 @@ impl Scenario {
                 self.race()?;
             }
             if !self.parameters.driven {
-                // The passes about agents, or sometimes all passes. Many graces need two snapshots.
+                // Runs the passes about agents, or sometimes all passes, because many graces need two snapshots.
                 let all = self.site.sim.choose(|rng| rng.permille(150));
                 for pass in if all { all_passes() } else { ABOUT_AGENTS.to_vec() } {
                     self.begin_pass(pass);
@@ -341,7 +341,7 @@ impl Scenario {
                 }
             }
             _ if self.site.sim.choose(|rng| rng.permille(300)) => {
-                // Sometimes several at once: more than the breaker allows.
+                // Sometimes adds several at once, more than the breaker's limit.
                 let many = self.site.sim.choose(|rng| rng.pick(&[1, 1, 1, 7]));
                 for _ in 0..many {
                     let id = self.site.add_unknown();

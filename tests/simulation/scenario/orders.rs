@@ -311,7 +311,7 @@ impl Scenario {
         let heartbeats = body.is_some();
         let (reader, clock, digest) = (self.site.reader.clone(), self.site.sim.clock(), token.digest());
         let judge = move |book: &mut Book, status: u16, answer: &Value| {
-            // The store's last change is that of this request, so the token is in the state it had at that change.
+            // The store's last change is that of this request. So the token's current state is the one at that change.
             let token_subject = reader.token_subject(&digest, clock.now());
             let is_valid = matches!(
                 token_subject,

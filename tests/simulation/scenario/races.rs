@@ -1,4 +1,4 @@
-//! The most critical races, provoked on purpose because random scenarios rarely reach them.
+//! The most critical races. Scenarios cause them on purpose, because random steps rarely do.
 
 use std::time::Duration;
 
