@@ -219,18 +219,25 @@ fn run(seed: u64) -> Result<(), String> {
             return Err(format!("{name} ran when all was adopted, and is {now:?}"));
         }
     }
+    running_tokens_are_valid(&site)?;
+    removals_keep_volumes(&site)
+}
+
+/// Checks that the token of every process in a running container is valid, and belongs to its workspace.
+fn running_tokens_are_valid(site: &Installation) -> Result<(), String> {
     for row in site.rows() {
         let Some(container) = site.container(row.id).filter(|container| container.state.may_run()) else {
             continue;
         };
         let token = token_of(container.held_token.as_deref());
         let token_owner = token.and_then(|token| site.reader.token_subject(&token.digest(), site.sim.now()));
-        if !matches!(token_owner, Some(TokenSubject::Workspace(token_owner)) if token_owner.workspace == row.id)
-        {
+        let is_its_own =
+            matches!(token_owner, Some(TokenSubject::Workspace(owner)) if owner.workspace == row.id);
+        if !is_its_own {
             return Err(format!("{} is {}, and the token of its process is not valid", row.name, row.status));
         }
     }
-    removals_keep_volumes(&site)
+    Ok(())
 }
 
 /// Runs the scenario of a seed; `Err` describes the violation.
