@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use self::{gates::Gates, packets::Packets, reload::Running};
 use crate::{
     api,
-    clock::{Boxed, Clock, SharedClock, SystemClock, within},
     config::{Config, Overrides},
     doctor::{self, Doctor, DoctorParts, Network, Reach},
     domain::{address::Allow, ids::InstanceId},
@@ -41,17 +40,20 @@ use crate::{
             socket::{SocketAddress, SocketError, find},
         },
     },
-    entropy::SystemEntropy,
     http::{Api, ApiParts, Dial, Vitals, is_own_address, listen, run_view, serve_agents, serve_local},
-    identity::{self, IdentityError, Lock},
-    listening::Listening,
     ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
+    registry::identity::{self, IdentityError, Lock},
+    runtime::{
+        clock::{Boxed, Clock, SharedClock, SystemClock, within},
+        entropy::SystemEntropy,
+        epoch::Listening,
+        tasks::{SharedSpawn, TokioTasks},
+        wake::Wake,
+    },
     store::{Mirror, Registry, Store},
     sweep::{
         self, Driver, DriverHandle, Mode, Requirement, Snapshot, Sweeper, SweeperParts, Watch, watch_engine,
     },
-    tasks::{SharedSpawn, TokioTasks},
-    wake::Wake,
 };
 
 /// Time limit of each step of the shutdown: ending one listener, finishing the operations in progress, closing the

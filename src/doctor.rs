@@ -9,7 +9,6 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use crate::{
     api::{Check, DoctorReport},
-    clock::SharedClock,
     domain::{
         ids::InstanceId,
         naming::{VolumeKind, instance_name, volume_name},
@@ -22,6 +21,7 @@ use crate::{
         Engine, EngineUse, ErrorKind,
         trusted::{self, Untrusted},
     },
+    runtime::clock::SharedClock,
     store::{Scope, Store, StoreError, StoreResult},
     sweep::{self, OwnContainers},
 };

@@ -8,25 +8,20 @@
 //! |---|---|---|
 //! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, set the exit code |
 //! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
-//! | `daemon` | `http`, `doctor`, `identity`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point` | the composition root: opens, builds, spawns, drains |
-//! | `http` | `doctor`, `identity`, `api`, `sweep`, `ops`, `store`, `engine`, `listening`, `tasks`, `clock`, `entropy`, `domain`, `mutation` | the routes |
-//! | `doctor` | `identity`, `api`, `sweep`, `store`, `engine`, `clock`, `domain` | checks for problems, with advice |
-//! | `identity` | `store`, `clock`, `entropy`, `domain`, `crash_point` | the registry's identity; detects loss and copies |
+//! | `daemon` | `http`, `doctor`, `registry`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the composition root: opens, builds, spawns, drains |
+//! | `http` | `doctor`, `registry`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the routes |
+//! | `doctor` | `registry`, `api`, `sweep`, `store`, `engine`, `runtime`, `domain` | checks for problems, with advice |
+//! | `registry` | `store`, `runtime`, `domain`, `testing` | the registry's identity and locks; detects loss and copies |
 //! | `telemetry` | `config` | the log |
 //! | `config` | `domain` | settings, read and validated into plain values |
 //! | `api` | | the types shared by `cli` and `http` |
-//! | `sweep` | `ops`, `store`, `engine`, `listening`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the passes, and the driver that runs them |
-//! | `ops` | `store`, `engine`, `wake`, `tasks`, `clock`, `entropy`, `domain`, `crash_point`, `mutation` | the use cases, with one actor for each workspace |
-//! | `store` | `tasks`, `clock`, `domain`, `crash_point`, `mutation` | the registry's file: the only user of SQLite |
-//! | `engine` | `tasks`, `clock`, `domain`, `mutation` | the container engine: Podman, or a fake with fault injection |
-//! | `listening` | `clock`, `domain`, `mutation` | the liveness epoch, in which all missing heartbeats are measured |
-//! | `wake` | | requests a pass before its regular time |
-//! | `tasks` | `clock` | the only place where tasks are spawned |
-//! | `clock` | `domain` | the only clock |
-//! | `entropy` | `domain` | the only source of randomness |
-//! | `domain` | `mutation` | the rules: plain data and pure functions |
-//! | `crash_point` | | places where a test can end the process |
-//! | `mutation` | | deliberate defects, which prove that tests detect them |
+//! | `sweep` | `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the passes, and the driver that runs them |
+//! | `ops` | `store`, `engine`, `runtime`, `domain`, `testing` | the use cases, with one actor for each workspace |
+//! | `store` | `runtime`, `domain`, `testing` | the registry's file: the only user of SQLite |
+//! | `engine` | `runtime`, `domain`, `testing` | the container engine: Podman, or a fake with fault injection |
+//! | `runtime` | `domain`, `testing` | everything that is not deterministic: clock, liveness epoch, randomness, tasks, wake-ups |
+//! | `domain` | `testing` | the rules: plain data and pure functions |
+//! | `testing` | | crash points and deliberate defects, which are empty in a shipped build |
 //!
 //! Three rules follow. First, `domain` decides all actions of a sweep, from rows and a container listing, before the
 //! first of them is carried out; `sweep` and `ops` carry the actions out and decide nothing. Second, a layer receives
@@ -36,21 +31,16 @@
 
 pub mod api;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod crash_point;
 pub mod daemon;
 pub mod doctor;
 pub mod domain;
 pub mod engine;
-pub mod entropy;
 pub mod http;
-pub mod identity;
-pub mod listening;
-pub mod mutation;
 pub mod ops;
+pub mod registry;
+pub mod runtime;
 pub mod store;
 pub mod sweep;
-pub mod tasks;
 pub mod telemetry;
-pub mod wake;
+pub mod testing;

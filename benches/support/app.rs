@@ -10,7 +10,6 @@ use std::{
 
 use futures_util::future::join_all;
 use ostler::{
-    clock::{SharedClock, SystemClock},
     doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
@@ -28,14 +27,17 @@ use ostler::{
         Engine,
         fake::{FakeEngine, World},
     },
-    entropy::SystemEntropy,
     http::{Api, ApiParts, Dial, listen, serve_agents},
-    listening::Listening,
     ops::{Access, Limits, Ops, Parts, Settings},
+    runtime::{
+        clock::{SharedClock, SystemClock},
+        entropy::SystemEntropy,
+        epoch::Listening,
+        tasks::{AtOnce, TokioTasks},
+        wake::Wake,
+    },
     store::{BeginStart, Mirror, NewWorkspace, Registry, Store, TokenIssue},
     sweep::{self, Driver, Sweeper, SweeperParts},
-    tasks::{AtOnce, TokioTasks},
-    wake::Wake,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;

@@ -13,12 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ACCEPT_EVERY, packets::Packets};
 use crate::{
-    clock::SharedClock,
     domain::address::uncovered,
     http::{Api, is_own_address, listen, serve_agents, serve_agents_of_this_host},
     ops::Ops,
+    runtime::{clock::SharedClock, tasks::SharedSpawn},
     store::HostReach,
-    tasks::SharedSpawn,
 };
 
 /// Interval at which addresses and packet rules are checked even without a notification. With rootless Podman, no

@@ -10,9 +10,9 @@ use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
-    clock::{Clock, within},
     domain::ids::InstanceId,
     engine::Subnet,
+    runtime::clock::{Clock, within},
 };
 
 /// Time limit for `nft`. The task that serves the gateways of new networks waits for the command.
@@ -126,8 +126,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::Boxed,
         domain::time::{Awake, Timestamp},
+        runtime::clock::Boxed,
     };
 
     /// A clock whose sleeps return at once, so that every time limit expires immediately.

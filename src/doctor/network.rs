@@ -14,7 +14,6 @@ use tokio::io::AsyncReadExt as _;
 use super::{Doctor, fail, ok, warn};
 use crate::{
     api::{Check, Health},
-    clock::{Boxed, within},
     domain::{
         address::uncovered,
         ids::{ContainerId, InstanceId, WorkspaceId},
@@ -25,6 +24,7 @@ use crate::{
         workspace::Kind,
     },
     engine::{EngineResult, ErrorKind, ExecRequest},
+    runtime::clock::{Boxed, within},
     store::{Described, Scope, StoreResult},
 };
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::{ids::WorkspaceId, plan::Planned};
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// Minimum of the limit, however few workspaces there are.
 pub const FLOOR: usize = 3;

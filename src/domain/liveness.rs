@@ -1,7 +1,7 @@
 //! Plans about agents rather than containers: missed heartbeats, slow starts, stalled or idle agents, due restarts.
 //!
 //! All plans except `restart_due` measure time with `Lasted`, which counts only time in which the daemon could receive
-//! heartbeats (`listening.rs`). Without this rule, time in which the daemon was down or suspended would count as missed
+//! heartbeats (`runtime/epoch.rs`). Without this rule, time in which the daemon was down or suspended would count as missed
 //! heartbeats.
 
 use std::{collections::BTreeSet, time::Duration};

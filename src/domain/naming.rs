@@ -13,7 +13,7 @@ use super::{
     ids::{IdPrefix, InstanceId, TrashId, WorkspaceId, id_prefix},
     text::is_hidden,
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// Label with the id of the installation that an object belongs to.
 pub const LABEL_INSTANCE: &str = "ostler.instance";

@@ -20,7 +20,7 @@ use super::{
     time::{Awake, Timestamp},
     trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// The columns of a workspace row that sweeps decide on.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,13 +14,13 @@ use super::{
     LogRequest, LogStream, NetworkInfo, Progress, ServiceCommands, Sockets, VolumeSpec,
 };
 use crate::{
-    clock::{SharedClock, within},
     domain::{
         ids::ContainerId,
         observed::{ObservedContainer, ObservedVolume},
         runtime::User,
         time::Timestamp,
     },
+    runtime::clock::{SharedClock, within},
 };
 
 /// Deadline of each class of calls.

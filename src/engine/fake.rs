@@ -26,14 +26,16 @@ use super::{
     Sockets, VolumeSpec,
 };
 use crate::{
-    clock::{Clock, SharedClock},
     domain::{
         ids::ContainerId,
         observed::{ContainerEvent, ContainerEventKind, ContainerState, ObservedContainer, ObservedVolume},
         runtime::User,
         time::Timestamp,
     },
-    tasks::{SharedSpawn, Stage},
+    runtime::{
+        clock::{Clock, SharedClock},
+        tasks::{SharedSpawn, Stage},
+    },
 };
 
 /// A call that is about to be carried out, as passed to the hook that selects faults.

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 
 use super::{Engine, EngineError, EngineResult, ErrorKind, VolumeSpec};
 use crate::{
-    clock::Clock,
     domain::{
         ids::InstanceId,
         naming::{LABEL_INSTANCE, instance_name},
@@ -25,7 +24,8 @@ use crate::{
         runtime::User,
         time::{Awake, Timestamp},
     },
-    mutation::{Mutation, is},
+    runtime::clock::Clock,
+    testing::mutation::{Mutation, is},
 };
 
 /// The registry's knowledge of the containers in the accepted engine.

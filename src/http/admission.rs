@@ -33,7 +33,7 @@ use super::{
     forward::call_id,
     listen::{BodyError, read_body, read_body_within},
 };
-use crate::{clock::Clock, domain::ids::WorkspaceId, store::TokenSubject};
+use crate::{domain::ids::WorkspaceId, runtime::clock::Clock, store::TokenSubject};
 
 /// Largest body, in bytes, that is still read when a message is refused, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;

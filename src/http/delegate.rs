@@ -30,11 +30,11 @@ use tokio::sync::mpsc;
 use self::answer::{Ended, read};
 use super::{Api, error::HttpResult, journal::cut, proxy};
 use crate::{
-    clock::within,
     domain::{
         delegation::{ANSWER_LIMIT, DelegationStatus, PREVIEW_BYTES, RETRY_AFTER},
         ids::{DelegationId, WorkspaceId},
     },
+    runtime::clock::within,
     store::{Attempt, Dispatched, Waiting},
 };
 

@@ -43,8 +43,8 @@ use tokio_util::either::Either;
 
 use super::outbound::Checked;
 use crate::{
-    clock::{SharedClock, within},
     domain::{time::Awake, token::Proof},
+    runtime::clock::{SharedClock, within},
 };
 
 use headers::{card_request, clean_answer, passes_back, to_agent, wanted_limit};

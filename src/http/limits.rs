@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::SharedClock;
+use crate::runtime::clock::SharedClock;
 
 /// As long as there are fewer keys than this, full buckets are not removed.
 const FEW: usize = 1024;

@@ -55,9 +55,11 @@ use super::{
     rest_of_body::{Discards, RestOfBody},
 };
 use crate::{
-    clock::{Clock, SharedClock, within},
     domain::{ids::WorkspaceId, time::Awake},
-    tasks::SharedSpawn,
+    runtime::{
+        clock::{Clock, SharedClock, within},
+        tasks::SharedSpawn,
+    },
 };
 
 /// Largest request head, in bytes. Far more than tokens and ids need.
@@ -897,7 +899,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{http::testing::ManualClock, tasks::TokioTasks};
+    use crate::{http::testing::ManualClock, runtime::tasks::TokioTasks};
 
     const LIMITS: ConnectionLimits = ConnectionLimits {
         in_all: 100,

@@ -29,7 +29,7 @@ use super::{
     listen::{self, ConnectionLimits},
     router::router,
 };
-use crate::{clock::SharedClock, tasks::SharedSpawn};
+use crate::runtime::{clock::SharedClock, tasks::SharedSpawn};
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {

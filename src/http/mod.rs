@@ -36,16 +36,18 @@ use std::{
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::{
-    clock::{SharedClock, within},
     doctor::Doctor,
     domain::{ids::WorkspaceId, time::Awake},
     engine::Engine,
-    entropy::SharedEntropy,
-    listening::Listening,
     ops::{Access, OpError, Ops},
+    runtime::{
+        clock::{SharedClock, within},
+        entropy::SharedEntropy,
+        epoch::Listening,
+        tasks::SharedSpawn,
+    },
     store::{Mirror, Store},
     sweep::DriverHandle,
-    tasks::SharedSpawn,
 };
 
 use admission::Admission;

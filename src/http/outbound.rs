@@ -14,8 +14,8 @@ use axum::http::Uri;
 use tokio::sync::Semaphore;
 
 use crate::{
-    clock::{Boxed, Clock, within},
     domain::address::{Allow, Refusal, Surroundings, refused},
+    runtime::clock::{Boxed, Clock, within},
 };
 
 /// Longest accepted url, in bytes.

@@ -44,9 +44,9 @@ use crate::{
         time::Awake,
         workspace::{Delivery, Kind},
     },
-    mutation::{Mutation, is},
     ops::{Applied, Order},
     store::{Member, Scope},
+    testing::mutation::{Mutation, is},
 };
 
 use hold::{TRY_AGAIN, failed, hold, patience};

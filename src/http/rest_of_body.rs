@@ -22,7 +22,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming, SizeHint};
 use tokio::sync::Semaphore;
 
-use crate::clock::{Clock, within};
+use crate::runtime::clock::{Clock, within};
 
 /// Largest body, in bytes, that fits completely into the kernel's buffers. Its client finishes sending even if the body
 /// is not read, so no discard is needed.

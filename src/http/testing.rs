@@ -5,8 +5,8 @@ use std::{sync::Mutex, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    clock::{Boxed, Clock},
     domain::time::{Awake, Timestamp},
+    runtime::clock::{Boxed, Clock},
 };
 
 /// A clock that stands still until the test advances it.

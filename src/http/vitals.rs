@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::{
-    clock::{Clock, within},
+    runtime::clock::{Clock, within},
     store::Store,
     sweep::{DriverHandle, Outcome},
 };

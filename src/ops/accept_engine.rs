@@ -1,7 +1,7 @@
 //! Accepting an engine: the sentinel is created in it, and from then on this engine is trusted.
 
 use super::{OpError, OpResult, Ops};
-use crate::{crash_point, engine::trusted};
+use crate::{engine::trusted, testing::crash_point};
 
 impl Ops {
     /// Accepts the engine that answers now, by order of an operator.

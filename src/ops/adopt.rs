@@ -30,11 +30,11 @@ use crate::{
         workspace::Workspace,
     },
     engine::{ErrorKind, InspectedContainer, trusted},
-    mutation::{Mutation, is},
     store::{
         AdoptedContainer, AdoptedWorkspace, ContainerAdoption, Found, HeldToken, Scope, StatusChange,
         TokenIssue,
     },
+    testing::mutation::{Mutation, is},
 };
 
 /// An unknown workspace that may be adopted.

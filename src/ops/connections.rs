@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::Ops;
 use crate::{
-    clock::Boxed,
     domain::{
         ids::{ContainerId, WorkspaceId},
         naming::AGENT_PORT,
@@ -13,6 +12,7 @@ use crate::{
         workspace::Workspace,
     },
     engine::{EngineResult, Sockets},
+    runtime::clock::Boxed,
 };
 
 /// Time after the last proxied request in which a closed connection may be one of ostler's own proxy. The kernel

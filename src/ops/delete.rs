@@ -2,11 +2,13 @@
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    crash_point,
     domain::{ids::TrashId, trash::TrashState},
     engine::ErrorKind,
-    mutation::{Mutation, is},
     store::DeleteGuard,
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 impl Ops {

@@ -17,8 +17,8 @@ use crate::{
         time::Timestamp,
         workspace::{Kind, Workspace},
     },
-    mutation::{Mutation, is},
     store::{HibernateReason, HibernateResult, StatusChange},
+    testing::mutation::{Mutation, is},
 };
 
 /// The result of an attempt to make a row hibernating.

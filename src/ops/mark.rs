@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::{Applied, OpResult, Ops, RESTART_DUE, paused_by_hand};
 use crate::{
-    clock::within,
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         observed::ContainerState,
@@ -16,8 +15,9 @@ use crate::{
         token::redact_tokens,
     },
     engine::log_tail,
-    mutation::{Mutation, is},
+    runtime::clock::within,
     store::{ContainerEnd, GoneResult, Precondition, StatusChange},
+    testing::mutation::{Mutation, is},
 };
 
 /// Maximum size of a log tail in an event (wire protocol, §9).

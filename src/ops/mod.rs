@@ -39,7 +39,6 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    clock::SharedClock,
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::WorkspaceName,
@@ -48,10 +47,8 @@ use crate::{
         workspace::Workspace,
     },
     engine::{Engine, EngineError, trusted::Untrusted},
-    entropy::SharedEntropy,
+    runtime::{clock::SharedClock, entropy::SharedEntropy, tasks::SharedSpawn, wake::Wake},
     store::{Mirror, Store, StoreError},
-    tasks::SharedSpawn,
-    wake::Wake,
 };
 
 pub use accepted_starts::{AcceptedStarts, StartEnds};

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::{Applied, Inner, OpResult, Ops, actor::Phase};
 use crate::{
-    crash_point,
     domain::{
         ids::{ContainerId, TrashId, WorkspaceId},
         naming::{VolumeKind, trash_name, volume_name},
@@ -18,6 +17,7 @@ use crate::{
     },
     engine::{EngineResult, ErrorKind},
     store::{ClaimGuard, NewClaim},
+    testing::crash_point,
 };
 
 /// What to move to the trash, and why.

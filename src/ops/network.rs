@@ -20,15 +20,15 @@ use tokio::sync::watch;
 
 use super::{Applied, Inner, OpError, OpResult, Ops};
 use crate::{
-    clock::{Clock, within},
-    crash_point,
     domain::{
         ids::WorkspaceId,
         naming::{LABEL_INSTANCE, LABEL_WORKSPACE, instance_name, network_name},
         status::Status,
     },
     engine::{ErrorKind, NetworkInfo, Subnet},
+    runtime::clock::{Clock, within},
     store::HostReach,
+    testing::crash_point,
 };
 
 /// Host name of this host in containers of a rootless Podman, which writes it into `/etc/hosts` at every start.
@@ -384,7 +384,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::runtime::clock::SystemClock;
 
     #[tokio::test]
     async fn start_waits_until_the_new_host_address_is_served() {

@@ -7,7 +7,6 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    clock::within,
     domain::{
         event::{Event, EventKind},
         ids::WorkspaceId,
@@ -16,6 +15,7 @@ use crate::{
         trash::{TrashContents, TrashEntry, TrashState},
     },
     engine::EngineError,
+    runtime::clock::within,
     store::{DeleteGuard, RemoveResult},
 };
 

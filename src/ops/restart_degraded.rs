@@ -11,8 +11,8 @@ use crate::{
         workspace::Workspace,
     },
     engine::ErrorKind,
-    mutation::{Mutation, is},
     store::Precondition,
+    testing::mutation::{Mutation, is},
 };
 
 /// Delay after a restart that could not be carried out, for example because the engine gave no answer.

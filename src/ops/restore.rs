@@ -2,14 +2,16 @@
 
 use super::{AdoptRequest, Affected, Applied, OpError, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    crash_point,
     domain::{
         ids::{TrashId, WorkspaceId},
         status::Status,
         trash::{TrashReason, TrashState},
     },
     engine::ErrorKind,
-    mutation::{Mutation, is},
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 impl Ops {

@@ -19,8 +19,6 @@ use sha2::{Digest, Sha256};
 
 use super::{Applied, Inner, OpError, OpResult, Ops, Order, Settings, actor::Phase, paused_by_hand};
 use crate::{
-    clock::Boxed,
-    crash_point,
     domain::{
         ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
         naming::{
@@ -40,8 +38,12 @@ use crate::{
         ContainerSpec, EngineError, EngineResult, Environment, ErrorKind, FileToWrite, Mount, MountSource,
         TOO_LONG, VolumeSpec,
     },
-    mutation::{Mutation, is},
+    runtime::clock::Boxed,
     store::{BeginStart, ClaimGuard, NewClaim, StatusChange, WorkspaceEdit},
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 /// Mount point of the config volume: the agent's configuration and token.

@@ -4,7 +4,6 @@ use serde_json::json;
 
 use super::{Applied, Inner, OpResult, Ops, Order, actor::Phase};
 use crate::{
-    crash_point,
     domain::{
         event::EventKind,
         ids::{ContainerId, WorkspaceId},
@@ -13,8 +12,11 @@ use crate::{
         workspace::Workspace,
     },
     engine::{EngineError, EngineResult, ErrorKind},
-    mutation::{Mutation, is},
     store::{PauseResult, StatusChange},
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 impl Ops {

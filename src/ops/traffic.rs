@@ -11,9 +11,9 @@ use std::{
 };
 
 use crate::{
-    clock::SharedClock,
     domain::{ids::WorkspaceId, time::Timestamp},
     engine::ExecId,
+    runtime::clock::SharedClock,
 };
 
 #[derive(Clone, Copy, Debug, Default)]

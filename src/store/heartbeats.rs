@@ -27,7 +27,7 @@ use crate::domain::{
     token::TokenKind,
     workspace::{Delivery, Kind},
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// Result of an agent's report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -543,7 +543,7 @@ mod tests {
             token::TokenDigest,
             workspace::Policy,
         },
-        tasks::AtOnce,
+        runtime::tasks::AtOnce,
     };
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);

@@ -22,11 +22,13 @@ use super::{
     roster::{self, Fresh, LastReport, Member, Roster, SharedRoster},
 };
 use crate::{
-    crash_point,
     domain::event::{Event, EventKind, TransientEvent},
     domain::{ids::WorkspaceId, time::Timestamp, token::TokenDigest},
-    mutation::{Mutation, is},
-    tasks::Stage,
+    runtime::tasks::Stage,
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 /// The most jobs in one transaction, so that the caller of the first job does not wait indefinitely.

@@ -25,7 +25,7 @@ use std::{
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
 use super::{OpenError, StoreError, StoreResult, private_file};
-use crate::crash_point;
+use crate::testing::crash_point;
 
 /// Log size in bytes from which a commit is followed by a checkpoint.
 const CHECKPOINT_BYTES: u64 = 4 << 20;

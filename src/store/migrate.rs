@@ -17,7 +17,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 
 use super::{OpenError, StoreError, log, private_file};
-use crate::crash_point;
+use crate::testing::crash_point;
 
 /// Marks a file as ostler's: ASCII `ostl`.
 const APPLICATION_ID: i32 = 0x6f73_746c;

@@ -21,7 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{crash_point, domain::ids::InstanceId};
+use crate::{domain::ids::InstanceId, testing::crash_point};
 
 /// The mirror's file name inside the data directory.
 pub const MIRROR_FILE_NAME: &str = "instance.json";

@@ -44,7 +44,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     domain::event::{Event, TransientEvent},
-    tasks::Stage,
+    runtime::tasks::Stage,
 };
 use lane::{Lanes, Writer};
 use log::OpenFile;

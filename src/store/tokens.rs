@@ -12,7 +12,7 @@ use crate::domain::{
     time::Timestamp,
     token::{TokenDigest, TokenKind, TokenRow},
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// Data of an issued token that the store keeps.
 #[derive(Clone, Debug)]

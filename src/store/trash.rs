@@ -10,7 +10,7 @@ use crate::domain::{
     time::Timestamp,
     trash::{NamedContainer, TrashContents, TrashEntry, TrashReason, TrashState},
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 /// Precondition of a permanent deletion, besides that no live workspace owns the entry's volumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use crate::domain::{
     time::Timestamp,
     workspace::{Kind, Policy, Workspace},
 };
-use crate::mutation::{Mutation, is};
+use crate::testing::mutation::{Mutation, is};
 
 pub use crate::domain::ports::PortRange;
 

@@ -10,7 +10,6 @@ use std::{
 
 use super::{SweepError, reservations::Reservations};
 use crate::{
-    clock::SharedClock,
     domain::{
         ids::{InstanceId, WorkspaceId},
         plan::Inventory,
@@ -22,9 +21,12 @@ use crate::{
         Engine,
         trusted::{self, TrustedListing, Untrusted},
     },
-    entropy::SharedEntropy,
-    listening::{Listening, jumped, offset},
     ops::{Limits, Ops, OwnContainers},
+    runtime::{
+        clock::SharedClock,
+        entropy::SharedEntropy,
+        epoch::{Listening, jumped, offset},
+    },
     store::{Store, StoreError},
 };
 

@@ -12,7 +12,7 @@
 //! * Runs that begin together share one container listing, which is requested after they became due.
 //!
 //! The driver also detects that the process itself was stopped. For this purpose it wakes at least once per [`TICK`]
-//! and announces each wake-up time in advance. A late tick starts a new liveness epoch (`listening.rs`).
+//! and announces each wake-up time in advance. A late tick starts a new liveness epoch (`runtime/epoch.rs`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,12 +27,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Mode, Outcome, Pass, Requirement, Run, Sweeper, context::Ticket};
 use crate::{
-    clock::{SharedClock, within},
     domain::time::Awake,
     engine::trusted::Untrusted,
-    mutation::{Mutation, is},
-    tasks::SharedSpawn,
-    wake::Call,
+    runtime::{
+        clock::{SharedClock, within},
+        tasks::SharedSpawn,
+        wake::Call,
+    },
+    testing::mutation::{Mutation, is},
 };
 
 /// The longest sleep of the driver. A stop of the process is detected if it lasts longer than this plus the allowed

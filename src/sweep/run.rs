@@ -10,16 +10,18 @@ use futures_util::{StreamExt, stream};
 
 use super::{Pass, Snapshot, SweepError, Sweeper, reservations::Reserved};
 use crate::{
-    crash_point,
     domain::{
         breaker,
         ids::{PlanId, WorkspaceId},
         plan::{Plan, Planned},
         time::Timestamp,
     },
-    mutation::{Mutation, is},
     ops::Applied,
     store::{HeldPlanRow, NewHeldPlan},
+    testing::{
+        crash_point,
+        mutation::{Mutation, is},
+    },
 };
 
 /// The breaker counts the workspaces that were affected within this time.

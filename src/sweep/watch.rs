@@ -11,7 +11,6 @@ use futures_util::StreamExt;
 
 use super::{DriverHandle, Mode};
 use crate::{
-    clock::SharedClock,
     domain::{
         ids::{InstanceId, WorkspaceId},
         naming::LABEL_INSTANCE,
@@ -21,8 +20,8 @@ use crate::{
     },
     engine::{Engine, EngineError},
     ops::{Ops, Order},
+    runtime::{clock::SharedClock, tasks::SharedSpawn},
     store::Store,
-    tasks::SharedSpawn,
 };
 
 /// Delay before the first reconnection; doubled each time.

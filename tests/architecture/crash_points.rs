@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use ostler::crash_point::STEPS;
+use ostler::testing::crash_point::STEPS;
 
 use super::sources;
 
@@ -50,7 +50,7 @@ fn literals<'a>(text: &'a str, call: &str) -> Vec<&'a str> {
 fn counted(call: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for (file, text) in sources() {
-        if file != Path::new("crash_point.rs") {
+        if file != Path::new("testing/crash_point.rs") {
             for name in literals(without_tests(&text), call) {
                 *counts.entry(name.to_owned()).or_default() += 1;
             }
@@ -81,7 +81,7 @@ fn every_durable_step_has_a_crash_point_before_and_after_it() {
     for name in places.iter().flat_map(|(_, places)| places.keys()).chain(changes) {
         if listed(name) != 1 {
             broken.push(format!(
-                "`{name}` is {} times in the list of src/crash_point.rs, not once",
+                "`{name}` is {} times in the list of src/testing/crash_point.rs, not once",
                 listed(name)
             ));
         }
@@ -131,7 +131,7 @@ fn bare_changes(text: &str) -> Vec<String> {
 fn engine_and_mirror_changes_lie_between_two_crash_points() {
     let mut changes = 0;
     for (file, text) in sources() {
-        if file.starts_with("ops") || file == Path::new("identity.rs") {
+        if file.starts_with("ops") || file == Path::new("registry/identity.rs") {
             let bare = bare_changes(&text);
             assert!(bare.is_empty(), "{}: no crash points around {bare:?}", file.display());
             changes +=

@@ -1,7 +1,7 @@
 //! Mutation test of the simulator: rules are removed from ostler, one at a time, and each removal has to be detected
 //! within a fixed number of scenarios.
 //!
-//! The mutants are in `src/mutation.rs`, all in one build; the active one is selected at run time, per thread.
+//! The mutants are in `src/testing/mutation.rs`, all in one build; the active one is selected at run time, per thread.
 
 use std::{
     sync::{
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use ostler::mutation::{Mutation, put_in_force};
+use ostler::testing::mutation::{Mutation, put_in_force};
 
 use crate::{
     Settings,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ostler::{
     domain::ids::{DelegationId, WorkspaceId},
-    entropy::{Entropy as _, SystemEntropy},
+    runtime::entropy::{Entropy as _, SystemEntropy},
     store::{Delegated, NewDelegation},
 };
 use rusqlite::Connection;

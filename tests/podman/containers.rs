@@ -8,9 +8,9 @@ use std::{
 };
 
 use ostler::{
-    clock::{Clock, SystemClock},
     domain::{ids::ContainerId, observed::ContainerState, runtime::User, time::Awake},
     engine::{ContainerSpec, Engine, Environment, ErrorKind, Mount, MountSource, VolumeSpec},
+    runtime::clock::{Clock, SystemClock},
 };
 
 use super::{AGENT, LABEL, Scene, eventually, free_port};

@@ -8,7 +8,6 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt};
 use ostler::{
-    clock::{Clock, SystemClock, within},
     domain::{
         ids::{ContainerId, WorkspaceId},
         naming::LABEL_WORKSPACE,
@@ -19,7 +18,10 @@ use ostler::{
         bounded::{Bounded, Deadlines},
         tail::log_tail,
     },
-    entropy::{Entropy, SystemEntropy},
+    runtime::{
+        clock::{Clock, SystemClock, within},
+        entropy::{Entropy, SystemEntropy},
+    },
 };
 
 use super::{LABEL, Scene, WAIT_LIMIT, eventually};

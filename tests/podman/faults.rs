@@ -7,12 +7,12 @@ use std::{
 };
 
 use ostler::{
-    clock::SystemClock,
     domain::{ids::ContainerId, observed::ContainerState},
     engine::{
         Engine, ErrorKind, ExecRequest, LogRequest,
         bounded::{Bounded, Deadlines},
     },
+    runtime::clock::SystemClock,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -14,7 +14,6 @@ mod volumes;
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use ostler::{
-    clock::{Clock, SystemClock},
     domain::{
         ids::ContainerId,
         runtime::{Limits, User},
@@ -23,7 +22,10 @@ use ostler::{
         ContainerSpec, Engine, Environment, ExecId, ExecRequest, FileToWrite, Mount, MountSource, VolumeSpec,
         podman::Podman,
     },
-    entropy::{Entropy, SystemEntropy},
+    runtime::{
+        clock::{Clock, SystemClock},
+        entropy::{Entropy, SystemEntropy},
+    },
 };
 use tokio::io::AsyncReadExt;
 use uuid::Uuid;

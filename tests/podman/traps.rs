@@ -6,9 +6,9 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use ostler::{
-    clock::{SystemClock, within},
     domain::ids::ContainerId,
     engine::{Engine, ErrorKind},
+    runtime::clock::{SystemClock, within},
 };
 use podman_api::opts::{
     ContainerCreateOpts, ContainerDeleteOpts, ContainerLogsOpts, ContainerStopOpts, ExecStartOpts,

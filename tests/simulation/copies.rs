@@ -23,8 +23,8 @@ use ostler::{
         workspace::Workspace,
     },
     ops::AdoptRequest,
+    runtime::tasks::AtOnce,
     store::{RemoveResult, Scope, Store, TokenSubject},
-    tasks::AtOnce,
 };
 use serde_json::{Value, json};
 

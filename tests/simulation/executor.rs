@@ -39,10 +39,12 @@ use std::{
 };
 
 use ostler::{
-    clock::{Boxed, Clock, SharedClock},
     domain::time::{Awake, Timestamp},
-    entropy::{Entropy, SharedEntropy},
-    tasks::{SharedSpawn, Spawn, Stage},
+    runtime::{
+        clock::{Boxed, Clock, SharedClock},
+        entropy::{Entropy, SharedEntropy},
+        tasks::{SharedSpawn, Spawn, Stage},
+    },
 };
 
 use crate::support::rng::Rng;

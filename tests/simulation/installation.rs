@@ -20,7 +20,6 @@ use axum::{
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use ostler::{
-    clock::{Boxed, SharedClock},
     doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
@@ -44,16 +43,19 @@ use ostler::{
         trusted,
     },
     http::{Api, ApiParts, Dial, PipeTo, router},
-    identity,
-    listening::Listening,
     ops::{Access, CreateRequest, Limits, OpResult, Ops, Parts, Settings},
+    registry::identity,
+    runtime::{
+        clock::{Boxed, SharedClock},
+        epoch::Listening,
+        tasks::AtOnce,
+        wake::Wake,
+    },
     store::{
         Disk, Mirror, MirrorRecord, Registry, ReportResult, Scope, Store, TokenIssue, TokenOwner,
         TokenSubject,
     },
     sweep::{Driver, DriverHandle, Mode, Pass, Run, Snapshot, Sweeper, SweeperParts, Watch, watch_engine},
-    tasks::AtOnce,
-    wake::Wake,
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;

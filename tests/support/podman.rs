@@ -18,8 +18,8 @@ use std::{
 };
 
 use ostler::{
-    clock::{Clock as _, SystemClock},
     engine::podman::{Podman, socket::SocketAddress},
+    runtime::clock::{Clock as _, SystemClock},
 };
 
 const IMAGE: &str = "localhost/ostler-test:latest";

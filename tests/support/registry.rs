@@ -18,7 +18,6 @@ use std::{
 };
 
 use ostler::{
-    clock::{Boxed, Clock, SharedClock, SystemClock},
     doctor::{BuiltIn, Doctor, DoctorParts, Network},
     domain::{
         address::Allow,
@@ -34,15 +33,18 @@ use ostler::{
         Engine,
         fake::{FakeEngine, World},
     },
-    entropy::SystemEntropy,
     http::{Api, ApiParts, Dial, listen, serve_agents},
-    identity,
-    listening::Listening,
     ops::{Access, Limits, Ops, Parts, Settings},
+    registry::identity,
+    runtime::{
+        clock::{Boxed, Clock, SharedClock, SystemClock},
+        entropy::SystemEntropy,
+        epoch::Listening,
+        tasks::{AtOnce, SharedSpawn, TokioTasks},
+        wake::Wake,
+    },
     store::{FILE_NAME, Mirror, Store},
     sweep::{self, Driver, DriverHandle, Mode, Run, Sweeper, SweeperParts},
-    tasks::{AtOnce, SharedSpawn, TokioTasks},
-    wake::Wake,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

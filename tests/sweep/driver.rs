@@ -7,13 +7,12 @@ use std::{
 
 use async_trait::async_trait;
 use ostler::{
-    clock::SharedClock,
     domain::{ids::WorkspaceId, plan::Plan, runtime::AGENT, status::Status, time::Awake},
     engine::fake::Fault,
     ops::CreateRequest,
+    runtime::{clock::SharedClock, wake::Wake},
     store::ReportResult,
     sweep::{Driver, DriverHandle, Mode, Pass, Requirement, Run, Snapshot, SweepError, Sweeper},
-    wake::Wake,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -75,7 +75,7 @@ fn untrusted_listing_blocks_every_action_on_the_engine() {
         ostler::sweep::all(),
         site.sim.clock(),
         site.sim.spawner(Owner::Daemon),
-        ostler::wake::Wake::new().1,
+        ostler::runtime::wake::Wake::new().1,
     );
     site.sim.spawn(Owner::Daemon, driver.drive(tokio_util::sync::CancellationToken::new()));
     let runs = site.sim.calmly(async move { handle.run_now(Vec::new(), Mode::Apply).await });

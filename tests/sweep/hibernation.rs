@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use ostler::{
-    clock::within,
     domain::{heartbeat::Heartbeat, ids::WorkspaceId, status::Status},
     ops::OpError,
+    runtime::clock::within,
 };
 
 use crate::simulation::{

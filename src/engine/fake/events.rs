@@ -14,7 +14,6 @@ use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::{
-    clock::SharedClock,
     domain::{
         ids::ContainerId,
         naming::LABEL_WORKSPACE,
@@ -22,7 +21,10 @@ use crate::{
         time::Timestamp,
     },
     engine::{EngineError, EngineResult, ErrorKind, EventStream},
-    tasks::{SharedSpawn, Stage},
+    runtime::{
+        clock::SharedClock,
+        tasks::{SharedSpawn, Stage},
+    },
 };
 
 /// Fault injected into the delivery of an event to a listener.

@@ -28,8 +28,8 @@ use super::{
     processes::Conmon,
 };
 use crate::{
-    clock::{Clock, SystemClock},
     domain::ids::ContainerId,
+    runtime::clock::{Clock, SystemClock},
 };
 
 /// Bytes per read.

@@ -65,13 +65,13 @@ use super::{
     VolumeSpec,
 };
 use crate::{
-    clock::{Clock, SystemClock},
     domain::{
         ids::ContainerId,
         observed::{ContainerState, ObservedContainer, ObservedVolume},
         runtime::User,
         time::Timestamp,
     },
+    runtime::clock::{Clock, SystemClock},
 };
 
 /// Maximum response size, in bytes, of a call whose response body is not used.

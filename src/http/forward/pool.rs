@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
 use super::{ForwardError, broken};
-use crate::{clock::SharedClock, domain::time::Awake};
+use crate::{domain::time::Awake, runtime::clock::SharedClock};
 
 /// How long an idle connection is kept. The HTTP servers in agents close idle connections after five seconds, and a
 /// connection that is about to be closed must not be used.

@@ -17,8 +17,8 @@ use super::{
     pool::{Pool, Upstream},
 };
 use crate::{
-    clock::{Boxed, SharedClock},
     domain::time::Awake,
+    runtime::clock::{Boxed, SharedClock},
 };
 
 /// The time limits of one response.

@@ -9,7 +9,6 @@ use tokio::{
 
 use super::{headers::TIMEOUT, message::NotJson, pool::KEPT_FOR, *};
 use crate::{
-    clock::Clock as _,
     domain::{
         address::Allow,
         token::{TOKEN_BYTES, Token},
@@ -18,6 +17,7 @@ use crate::{
         outbound::{check, tests::Answers},
         testing::ManualClock,
     },
+    runtime::clock::Clock as _,
 };
 
 const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";

@@ -7,7 +7,6 @@ use tokio::sync::{broadcast::error::RecvError, oneshot};
 
 use super::name_of;
 use crate::{
-    clock::{Boxed, within},
     domain::{
         ids::WorkspaceId,
         status::{Failure, Status},
@@ -18,6 +17,7 @@ use crate::{
         error::{HttpError, HttpResult},
     },
     ops::{InFlightRequest, OpError},
+    runtime::clock::{Boxed, within},
     store::{Member, Pause},
 };
 

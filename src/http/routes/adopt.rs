@@ -15,8 +15,8 @@ use crate::{
         ids::InstanceId,
         spec::{LabelledSpec, NOT_IN_LABELS},
     },
-    identity,
     ops::{AdoptRequest, Applied},
+    registry::identity,
 };
 
 type Unknown = (AdoptRequest, Option<LabelledSpec>);

@@ -21,12 +21,12 @@ use super::{
 };
 use crate::{
     api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
-    clock::within,
     domain::{
         status::Status,
         workspace::{Kind, Workspace},
     },
     engine::{Engine, ErrorKind, ExecId, ExecRequest},
+    runtime::clock::within,
     store::{Pause, Scope},
 };
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::{
     domain::plan::Plan,
-    mutation::{Mutation, is},
+    testing::mutation::{Mutation, is},
 };
 
 /// Maximum number of events that one transaction deletes. The limit keeps transactions short, because heartbeats wait

@@ -1,6 +1,6 @@
 //! `kill -9` at every durable step of the real daemon, on real Podman.
 //!
-//! The places are those of `src/crash_point.rs`: one right before and one right after each step. Each place is hit
+//! The places are those of `src/testing/crash_point.rs`: one right before and one right after each step. Each place is hit
 //! once, in a [`Scenario`] that passes it. The daemon is started with the place in its environment, receives a
 //! command, and kills itself by SIGKILL when it reaches the place. The next daemon is started without the place.
 //! Everything has to converge, and ostler's state has to agree with Podman's (`support/truth.rs`). A place that is not
@@ -22,7 +22,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::crash_point::{STEPS, VARIABLE};
+use ostler::testing::crash_point::{STEPS, VARIABLE};
 use tempfile::TempDir;
 
 use crate::{
@@ -305,7 +305,7 @@ fn missed() -> Vec<String> {
         scenarios().flat_map(|scenario| scenario.steps).map(|step| bare(step)).collect();
     let unpassed = known.difference(&passed).map(|step| format!("no scenario passes `{step}`"));
     let unknown =
-        passed.difference(&known).map(|step| format!("`{step}` is not a step of src/crash_point.rs"));
+        passed.difference(&known).map(|step| format!("`{step}` is not a step of src/testing/crash_point.rs"));
     unpassed.chain(unknown).collect()
 }
 

@@ -12,9 +12,8 @@ use std::{
 };
 
 use ostler::{
-    clock::SystemClock,
-    entropy::SystemEntropy,
-    identity,
+    registry::identity,
+    runtime::{clock::SystemClock, entropy::SystemEntropy},
     store::{FILE_NAME, Mirror, Store},
 };
 use rusqlite::Connection;

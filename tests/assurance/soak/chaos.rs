@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::entropy::{Entropy as _, SystemEntropy};
+use ostler::runtime::entropy::{Entropy as _, SystemEntropy};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 

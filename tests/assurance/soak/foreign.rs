@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use ostler::entropy::{Entropy as _, SystemEntropy};
+use ostler::runtime::entropy::{Entropy as _, SystemEntropy};
 
 use crate::support::podman::{self, Cleanup, directory_of, inspected, podman_output};
 

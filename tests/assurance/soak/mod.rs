@@ -27,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ostler::entropy::{Entropy as _, SystemEntropy};
+use ostler::runtime::entropy::{Entropy as _, SystemEntropy};
 use serde_json::Value;
 
 use crate::{

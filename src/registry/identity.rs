@@ -16,11 +16,10 @@ use std::{
 use rustix::{fs::OFlags, io::Errno, process::geteuid};
 
 use crate::{
-    clock::Clock,
-    crash_point,
     domain::ids::InstanceId,
-    entropy::Entropy,
+    runtime::{clock::Clock, entropy::Entropy},
     store::{Mirror, MirrorRecord, OpenError, Registry, Scope, Store, StoreError},
+    testing::crash_point,
 };
 
 /// Why this process must not run as the daemon of this registry.
@@ -401,7 +400,7 @@ pub async fn become_instance(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::SystemClock, entropy::SystemEntropy};
+    use crate::runtime::{clock::SystemClock, entropy::SystemEntropy};
 
     async fn established(store: &Store, data_dir: &Path) -> Result<Registry, IdentityError> {
         let mirror = Mirror::Directory(data_dir.to_owned());

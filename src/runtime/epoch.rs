@@ -16,9 +16,9 @@ use std::{
 };
 
 use crate::{
-    clock::{Boxed, Clock, SharedClock},
     domain::time::{Awake, JUMP, Timestamp},
-    mutation::{Mutation, is},
+    runtime::clock::{Boxed, Clock, SharedClock},
+    testing::mutation::{Mutation, is},
 };
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Boxed;
+use crate::runtime::clock::Boxed;
 
 /// Spawns tasks.
 pub trait Spawn: Send + Sync {

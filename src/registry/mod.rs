@@ -1,0 +1,3 @@
+//! The registry as a whole: its identity and its locks.
+
+pub mod identity;
