@@ -24,7 +24,7 @@ impl Pass for CheckContainers {
     }
 
     fn summary(&self) -> &'static str {
-        "Marks workspaces offline when their container has exited"
+        "Marks workspaces offline when their container has exited, and online when it is ready"
     }
 
     fn period(&self) -> Duration {
