@@ -46,12 +46,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("registry", &["store", "runtime", "domain", "testing"]),
     ("telemetry", &["config"]),
     ("config", &["domain"]),
+    ("api", &[]),
     ("sweep", &["ops", "store", "engine", "runtime", "domain", "testing"]),
     ("ops", &["store", "engine", "runtime", "domain", "testing"]),
     ("store", &["runtime", "domain", "testing"]),
     ("engine", &["runtime", "domain", "testing"]),
     ("runtime", &["domain", "testing"]),
     ("domain", &["testing"]),
+    ("testing", &[]),
 ];
 
 /// The source files by their path below `src`.
