@@ -113,7 +113,14 @@ fn labels() -> BTreeSet<&'static str> {
         include_str!("sweeps.rs"),
         include_str!("tokens.rs"),
         include_str!("trash.rs"),
-        include_str!("workspaces.rs"),
+        include_str!("workspaces/adopt.rs"),
+        include_str!("workspaces/create.rs"),
+        include_str!("workspaces/patch.rs"),
+        include_str!("workspaces/read.rs"),
+        include_str!("workspaces/remove.rs"),
+        include_str!("workspaces/start.rs"),
+        include_str!("workspaces/status.rs"),
+        include_str!("workspaces/undelete.rs"),
     ];
     let after = |call: &'static str| sources.into_iter().flat_map(move |text| text.split(call).skip(1));
     after(".read(\"").chain(after(".write(\"")).map(|rest| rest.split('"').next().unwrap()).collect()
