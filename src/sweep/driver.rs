@@ -11,8 +11,9 @@
 //! * A dry run begins at once, even during another run, and does not change the schedule.
 //! * Runs that begin together share one container listing, which is requested after they became due.
 //!
-//! The driver also detects that the process itself was stopped. For this purpose it wakes at least once per [`TICK`]
-//! and announces each wake-up time in advance. A late tick starts a new liveness epoch (`runtime/epoch.rs`).
+//! The driver also helps to detect that the process itself was stopped (SIGSTOP, a debugger, swap). It never sleeps
+//! longer than [`TICK`], and before each sleep it passes the end of the sleep to `runtime/epoch.rs`. If any task reads
+//! the clock well after that time and the driver has not run again, a new liveness epoch starts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -113,11 +113,11 @@ pub const STEPS: &[(&str, &str)] = &[
     ("undelete workspace", "a removal is undone"),
     ("begin restore", "a trash entry is marked as being restored"),
     ("restore: rename a container", "a container has its own name again"),
-    ("finish restore", "the entry is deleted; its containers and volumes are restored"),
+    ("finish restore", "the restore is complete; the row of the trash entry is deleted"),
     ("begin delete", "a trash entry is marked as being deleted"),
     ("delete: delete a container", "the container of a trash entry is deleted"),
     ("delete: delete a volume", "a volume of a trash entry is deleted"),
-    ("finish delete", "the entry is deleted"),
+    ("finish delete", "the row of the trash entry is deleted"),
     ("finish purge", "the purge of a removed workspace is marked as complete"),
     ("cancel transition", "an entry that cannot be deleted or restored is marked as kept again"),
     // Sweep passes.

@@ -80,7 +80,7 @@ pub enum Mutation {
     MirrorCreationsOnly,
     /// The sweeps and wake-ups act although the registry is recovering.
     ActWhileRecovering,
-    /// A row's own container counts only if it has the name that ostler gives it.
+    /// A workspace's container is not recognised by its id after a user has renamed it.
     NamesAreProof,
     /// An engine is recognised only by its sentinel, never by the containers that it lists.
     SentinelOnly,
@@ -238,7 +238,7 @@ impl Mutation {
         (
             Self::NamesAreProof,
             "names-are-proof",
-            "a row's own container counts only if it has the name that ostler gives it",
+            "a workspace's container is not recognised by its id after a user has renamed it",
         ),
         (
             Self::SentinelOnly,

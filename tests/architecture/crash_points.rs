@@ -46,7 +46,7 @@ fn literals<'a>(text: &'a str, call: &str) -> Vec<&'a str> {
     found
 }
 
-/// Counts for each name how often all sources pass it to this call.
+/// Counts, for each name, the calls in all source files that pass it to this function.
 fn counted(call: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for (file, text) in sources() {

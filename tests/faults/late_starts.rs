@@ -107,17 +107,17 @@ fn takes_effect_before(when: impl Fn(&Request) -> bool + Send + Sync + 'static) 
 }
 
 #[test]
-fn start_that_takes_effect_before_stop_request_leaves_one_token() {
+fn late_start_just_before_stop_request_leaves_one_token() {
     takes_effect_before(|request| request.method == "POST" && request.path.ends_with("/stop"));
 }
 
 #[test]
-fn start_that_takes_effect_before_token_write_leaves_one_token() {
+fn late_start_just_before_token_write_leaves_one_token() {
     takes_effect_before(|request| request.method == "PUT");
 }
 
 #[test]
-fn start_that_takes_effect_before_second_start_leaves_one_token() {
+fn late_start_just_before_retry_leaves_one_token() {
     takes_effect_before(is_start);
 }
 

@@ -178,7 +178,7 @@ async fn unpolled_messages_are_kept_and_a_full_mailbox_refuses_more() {
     let (from, to) = (registry.online("from").await, poller(&registry, "to").await);
     from.send_message(&to, hello("first")).await.well();
     let first = polled(&to, "").await[0]["id"].as_str().unwrap().to_owned();
-    // Many reports of the agent itself evict older rows, but never a message that waits to be polled.
+    // Activity that the agent reports evicts older rows, but never a message that waits to be polled.
     let id = to.id.parse().unwrap();
     let row = |number| row(id, number, registry.clock.now());
     registry.store.log_activity((0..600).map(row).collect()).await.unwrap();

@@ -169,7 +169,7 @@ async fn start_returns_port_in_use_when_host_port_is_taken() {
 /// for the next start. That moment is hard to reproduce, so the test itself holds the port, and runs a process that
 /// looks like the container's conmon.
 #[tokio::test]
-async fn start_returns_half_started_while_leftover_conmon_holds_port() {
+async fn start_is_blocked_while_leftover_conmon_holds_port() {
     let scene = Scene::new();
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = held.local_addr().unwrap().port();

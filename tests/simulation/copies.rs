@@ -108,7 +108,7 @@ fn order_purge(site: &Installation, rng: &mut Rng) -> Option<WorkspaceId> {
     Some(id)
 }
 
-/// Removes everything without a purge, and checks that all of it can be undeleted.
+/// Removes every workspace without a purge, and checks that no volume is deleted.
 fn removals_keep_volumes(site: &Installation) -> Result<(), String> {
     let before = volumes(site);
     for row in site.rows().into_iter().filter(|row| row.status != Status::Removed) {

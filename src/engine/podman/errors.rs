@@ -162,7 +162,8 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     message
 }
 
-/// podman-api wraps a fault inside a stream in IO errors, and `source()` does not return the wrapped fault.
+/// If a streaming call fails, podman-api returns its own error as the content of an IO error. `source()` skips that
+/// content; `get_ref()` returns it.
 /// podman-api's `Error` must never be cloned: its `clone` recurses endlessly.
 impl From<podman_api::Error> for Failure {
     fn from(error: podman_api::Error) -> Self {
@@ -259,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_response_is_never_reported_as_absent() {
+    fn failure_without_usable_response_is_never_of_kind_absent() {
         assert_eq!(Failure::NoAnswer("connection refused".into()).kind(), ErrorKind::Unreachable);
         assert_eq!(Failure::Unusable("not JSON".into()).kind(), ErrorKind::Other);
     }

@@ -43,8 +43,9 @@ pub(crate) const STEPS: usize = 200;
 /// Longest allowed delay of a restart after its due time.
 const RESTART_TOLERANCE: Duration = Duration::from_millis(250);
 
-/// Streams of random numbers; each step has its own.
+/// Number of the random stream that selects the scenario's parameters.
 const PARAMETERS: u64 = 3;
+/// Step `n` uses the random stream `FIRST_STEP + n`; the checks after the last step use `FIRST_STEP - 1`.
 const FIRST_STEP: u64 = 1000;
 
 const ABOUT_AGENTS: [&str; 5] =
