@@ -11,10 +11,11 @@ use crate::{
     api::{Check, DoctorReport},
     domain::{
         ids::InstanceId,
+        inventory::Inventory,
         naming::{VolumeKind, instance_name, volume_name},
-        plan::{Inventory, SweepRow},
         spec::LabelledSpec,
         status::Status,
+        sweep_row::SweepRow,
         trash::{TrashContents, TrashEntry, TrashState},
     },
     engine::{

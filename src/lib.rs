@@ -20,12 +20,12 @@
 //! | `store` | `runtime`, `domain`, `testing` | the registry's file: the only user of SQLite |
 //! | `engine` | `runtime`, `domain`, `testing` | the container engine: Podman, or a fake with fault injection |
 //! | `runtime` | `domain`, `testing` | everything that is not deterministic: clock, liveness epoch, randomness, tasks, wake-ups |
-//! | `domain` | `testing` | the rules: plain data and pure functions |
+//! | `domain` | `testing` | plain data and pure functions |
 //! | `testing` | | crash points and deliberate defects, which are empty in a shipped build |
 //!
-//! Three rules follow. First, `domain` decides all actions of a sweep, from rows and a container listing, before the
-//! first of them is carried out; `sweep` and `ops` carry the actions out and decide nothing. Second, a layer receives
-//! everything that is not deterministic as a parameter, so that the simulator can control it: time, randomness, tasks,
+//! Three rules follow. First, all actions of a sweep are decided by a pure function, from rows and a container listing,
+//! before the first of them is carried out. Each pass has that function in its file; the rest of `sweep`, and `ops`,
+//! carry the actions out and decide nothing. Second, a layer receives everything that is not deterministic as a parameter, so that the simulator can control it: time, randomness, tasks,
 //! the engine, and the time at which a transaction takes effect. Third, the store and the engine do not use each other:
 //! `ops` keeps them consistent by the order of its steps.
 

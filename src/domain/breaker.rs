@@ -70,7 +70,7 @@ pub fn limit(known: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{plan::Action, time::Timestamp};
+    use crate::domain::{action::Action, time::Timestamp};
     use uuid::Uuid;
 
     fn plan(of: std::ops::Range<u128>) -> Vec<Planned> {

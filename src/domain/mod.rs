@@ -5,6 +5,7 @@
 //! therefore needs no code of its own: it computes the same plan and does not apply it.
 
 pub mod access;
+pub mod action;
 pub mod activity;
 pub mod address;
 pub mod bounds;
@@ -14,6 +15,7 @@ pub mod delegation;
 pub mod event;
 pub mod heartbeat;
 pub mod ids;
+pub mod inventory;
 pub mod lenient;
 pub mod liveness;
 pub mod memory;
@@ -26,6 +28,7 @@ pub mod recovery;
 pub mod runtime;
 pub mod spec;
 pub mod status;
+pub mod sweep_row;
 pub mod text;
 pub mod time;
 pub mod token;

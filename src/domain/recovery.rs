@@ -6,8 +6,8 @@
 
 use super::{
     ids::{ContainerId, Incarnation},
+    inventory::Inventory,
     naming::WorkspaceName,
-    plan::Inventory,
     status::{Failure, Status},
     trash::{NamedContainer, TrashEntry, TrashState},
     workspace::{Kind, Workspace},

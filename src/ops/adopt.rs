@@ -17,11 +17,11 @@ use super::{
 use crate::{
     domain::{
         ids::{ContainerId, TokenId, WorkspaceId},
+        inventory::Inventory,
         naming::{
             LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName, container_owner, volume_name,
         },
         observed::Observed,
-        plan::Inventory,
         recovery::{Contradicted, Difference, contradiction, newer_container},
         spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, Spec},
         status::Cause,

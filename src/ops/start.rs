@@ -21,12 +21,12 @@ use super::{Applied, Inner, OpError, OpResult, Ops, Order, Settings, actor::Phas
 use crate::{
     domain::{
         ids::{ContainerId, Incarnation, TrashId, WorkspaceId},
+        liveness::READY_AFTER,
         naming::{
             AGENT_PORT, LABEL_INSTANCE, LABEL_SPEC, LABEL_WORKSPACE, Owner, VolumeKind, WorkspaceName,
             container_name, container_owner, volume_name,
         },
         observed::ContainerState,
-        plan::READY_AFTER,
         runtime::{Readiness, Runtime, Tier, User},
         spec::{Access, LabelledSpec, Spec},
         status::{Cause, Failure, Status},

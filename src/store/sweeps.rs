@@ -12,9 +12,8 @@ use super::{Store, StoreResult, row, tokens::STALE_STATUSES};
 use crate::domain::{
     event::EventKind,
     ids::{ContainerId, PlanId, WorkspaceId},
-    liveness::{IdleRow, QuietRow, RestartsDue},
-    plan::{StaleCandidate, SweepRow},
     status::Status,
+    sweep_row::{IdleRow, QuietRow, RestartsDue, StaleCandidate, SweepRow},
     time::{JUMP, Timestamp},
     workspace::Kind,
 };

@@ -6,8 +6,9 @@ use serde_json::json;
 use super::{Snapshot, SweepError, Sweeper};
 use crate::{
     domain::{
+        action::Action,
         ids::Incarnation,
-        plan::{Action, Planned},
+        plan::Planned,
         status::Cause,
         time::Timestamp,
         trash::{TrashContents, TrashReason},

@@ -12,7 +12,7 @@ use super::{SweepError, reservations::Reservations};
 use crate::{
     domain::{
         ids::{InstanceId, WorkspaceId},
-        plan::Inventory,
+        inventory::Inventory,
         presence::Presence,
         runtime::Readiness,
         time::{Awake, Timestamp},

@@ -1,7 +1,7 @@
 //! Sweeps: observe, plan, apply.
 //!
-//! A [`Pass`] only plans: it reads the rows that it needs, passes them and the listing to a pure function of `domain`,
-//! and returns the result. The code that judges a plan (breaker, approvals, the recovery hold) and applies it is the
+//! A [`Pass`] only plans: it reads the rows that it needs, passes them and the listing to its rule, and returns the
+//! result. The rule is a pure function in the same file, with its tests. The code that judges a plan (breaker, approvals, the recovery hold) and applies it is the
 //! same for every pass, and is in `run.rs`. `driver.rs` schedules passes and depends on none in particular. To add a
 //! pass, add one file, and its module and its entry in `passes/mod.rs`.
 

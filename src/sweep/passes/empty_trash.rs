@@ -4,12 +4,19 @@
 //! keeps a volume that is mounted. This pass also deletes old rows of removed workspaces that own no container, volume
 //! or trash entry any more, so that they do not accumulate.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 
-use super::super::{Pass, Snapshot, SweepError, Sweeper};
-use crate::domain::plan::{self, Plan};
+use crate::{
+    domain::{
+        action::Action,
+        ids::WorkspaceId,
+        plan::Plan,
+        trash::{TrashEntry, TrashState},
+    },
+    sweep::{Pass, Snapshot, SweepError, Sweeper},
+};
 
 /// Maximum number of rows that one run reads or deletes.
 const BATCH: u32 = 500;
@@ -33,7 +40,7 @@ impl Pass for EmptyTrash {
 
     async fn plan(&self, sweeper: &Sweeper, snapshot: &Snapshot) -> Result<Plan, SweepError> {
         let due = sweeper.store.trash_due(snapshot.asked_at(), BATCH).await?;
-        Ok(plan::empty_trash(&due, &sweeper.ops.busy()))
+        Ok(empty_trash(&due, &sweeper.ops.busy()))
     }
 
     /// Uses the snapshot that was planned on. A new listing only moments later would count as the second observation,
@@ -45,4 +52,24 @@ impl Pass for EmptyTrash {
         sweeper.store.forget_removed(now - sweeper.limits().removed_retention, owning, BATCH).await?;
         Ok(())
     }
+}
+
+/// `empty_trash`: deletes entries whose retention has ended, and finishes deletions that a crash interrupted.
+fn empty_trash(due: &[TrashEntry], busy: &BTreeSet<WorkspaceId>) -> Plan {
+    let mut plan = Plan::default();
+    for entry in due.iter().filter(|entry| !busy.contains(&entry.workspace)) {
+        let evidence = match entry.state {
+            TrashState::Deleting => "its deletion is not finished".to_owned(),
+            TrashState::Claimed | TrashState::Kept | TrashState::Restoring => {
+                format!("its retention ended at {}", entry.keep_until)
+            }
+        };
+        let action = Action::DeleteTrash {
+            workspace: entry.workspace,
+            entry: entry.id,
+            ordered: entry.reason.ordered_by_operator() || entry.state == TrashState::Deleting,
+        };
+        plan.act(action, &entry.workspace_name, evidence);
+    }
+    plan
 }

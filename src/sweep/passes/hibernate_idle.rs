@@ -5,12 +5,21 @@
 //! minute from the kernel's tables, which keep closed connections for one more minute. If the tables cannot be read,
 //! the workspace is not hibernated.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
 
-use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
-use crate::domain::{liveness, plan::Plan};
+use crate::{
+    domain::{
+        action::Action,
+        ids::WorkspaceId,
+        liveness::Lasted,
+        plan::Plan,
+        sweep_row::IdleRow,
+        time::{Timestamp, words},
+    },
+    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper, passes::shortest},
+};
 
 /// See the module documentation.
 pub(super) struct HibernateIdle;
@@ -41,8 +50,7 @@ impl Pass for HibernateIdle {
         let traffic = sweeper.ops.traffic();
         let in_use = |id| (traffic.open(id), traffic.active_at(id));
         let lasted = |since| sweeper.lasted(since, snapshot);
-        let mut plan =
-            liveness::hibernate_idle(&rows, &sweeper.ops.busy(), &in_use, &lasted, snapshot.asked_at());
+        let mut plan = hibernate_idle(&rows, &sweeper.ops.busy(), &in_use, &lasted, snapshot.asked_at());
         plan.watching.extend(blind.iter().map(|idle| {
             format!("{}: not hibernated, because connections to its port cannot be observed", idle.row.name)
         }));
@@ -57,5 +65,61 @@ impl Pass for HibernateIdle {
             sweeper.store.note_activity_at(seen).await?;
         }
         Ok(())
+    }
+}
+
+/// `hibernate_idle`: hibernates rows that had no activity for the idle minutes of their policy, and have no request in
+/// flight. `in_use` returns the number of requests in flight, and the time of the last activity that is known in
+/// memory.
+fn hibernate_idle(
+    rows: &[IdleRow],
+    busy: &BTreeSet<WorkspaceId>,
+    in_use: &dyn Fn(WorkspaceId) -> (u32, Option<Timestamp>),
+    lasted: Lasted<'_>,
+    now: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    for idle in rows.iter().filter(|idle| !busy.contains(&idle.row.id)) {
+        let row = &idle.row;
+        let limit = Duration::from_secs(u64::from(idle.idle_minutes) * 60);
+        let (open, seen_at) = in_use(row.id);
+        let idle_for = shortest([idle.active_at, seen_at, idle.online_since], row, lasted);
+        if open == 0 && idle_for >= limit {
+            let evidence = format!("no activity for {}", words(idle_for));
+            let action = Action::Hibernate { workspace: row.id, idle_since: now - limit };
+            plan.act(action, &row.name, evidence);
+        }
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::status::Status;
+    use crate::sweep::passes::fixtures::{NOW, row, since};
+
+    #[test]
+    fn only_idle_workspaces_hibernate() {
+        let idle = IdleRow {
+            row: row(Status::Online),
+            idle_minutes: 10,
+            active_at: Some(NOW - Duration::from_mins(10)),
+            online_since: None,
+        };
+        let plan = |idle: &IdleRow, open, seen| {
+            let rows = std::slice::from_ref(idle);
+            hibernate_idle(rows, &BTreeSet::new(), &|_| (open, seen), &since, NOW).actions.len()
+        };
+        assert_eq!(plan(&idle, 0, None), 1);
+        assert_eq!(plan(&idle, 1, None), 0, "a request is in flight");
+        assert_eq!(plan(&idle, 0, Some(NOW - Duration::from_mins(9))), 0, "a message was received");
+        let woken = Some(NOW - Duration::from_mins(9));
+        assert_eq!(
+            plan(&IdleRow { online_since: woken, ..idle.clone() }, 0, None),
+            0,
+            "the workspace was woken just now"
+        );
+        assert_eq!(plan(&IdleRow { idle_minutes: 11, ..idle }, 0, None), 0);
     }
 }

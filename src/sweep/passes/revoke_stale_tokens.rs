@@ -9,8 +9,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Pass, Snapshot, SweepError, Sweeper};
-use crate::domain::plan::{self, Plan};
+use crate::{
+    domain::{
+        action::Action,
+        plan::Plan,
+        presence::Presence,
+        sweep_row::StaleCandidate,
+        time::{Awake, Timestamp, words},
+    },
+    sweep::{Pass, Snapshot, SweepError, Sweeper},
+};
 
 /// See the module documentation.
 pub(super) struct RevokeStaleTokens;
@@ -34,6 +42,47 @@ impl Pass for RevokeStaleTokens {
         let grace = sweeper.limits().absence_grace;
         let older_than = snapshot.asked_at() - grace;
         let candidates = sweeper.store.stale_candidates(seen.inventory.with_container(), older_than).await?;
-        Ok(plan::revoke_stale_tokens(&candidates, &seen.presence, snapshot.awake(), grace, older_than))
+        Ok(revoke_stale_tokens(&candidates, &seen.presence, snapshot.awake(), grace, older_than))
     }
+}
+
+/// `revoke_stale_tokens`: revokes the tokens of candidates whose container was absent for the grace period, and from at
+/// least two listings.
+fn revoke_stale_tokens(
+    candidates: &[StaleCandidate],
+    presence: &Presence,
+    now: Awake,
+    grace: Duration,
+    older_than: Timestamp,
+) -> Plan {
+    let mut plan = Plan::default();
+    let asked_at = older_than + grace;
+    for candidate in candidates {
+        // Only listings after the token's creation and last use count. Before that, the container may have existed
+        // between two listings.
+        let sign = candidate.token_used_at.max(Some(candidate.token_created_at)).unwrap_or_default();
+        let absent = presence.absent(candidate.workspace, now - asked_at.since(sign), now);
+        if absent.listings >= 2 && absent.time >= grace {
+            let evidence = format!(
+                "its container was absent from {} trusted listings over {}; the token was issued at {} \
+                 and {}",
+                absent.listings,
+                words(absent.time),
+                candidate.token_created_at,
+                candidate
+                    .token_used_at
+                    .map_or_else(|| "never used".into(), |at| format!("last used at {at}"))
+            );
+            let action = Action::RevokeStaleTokens { workspace: candidate.workspace, older_than };
+            plan.act(action, &candidate.name, evidence);
+        } else {
+            plan.watching.push(format!(
+                "{}: no container; its instance tokens are revoked after {} (so far {})",
+                candidate.name,
+                words(grace),
+                words(absent.time)
+            ));
+        }
+    }
+    plan
 }
