@@ -25,9 +25,10 @@
 //!
 //! Three rules follow. First, all actions of a sweep are decided by a pure function, from rows and a container listing,
 //! before the first of them is carried out. Each pass has that function in its file; the rest of `sweep`, and `ops`,
-//! carry the actions out and decide nothing. Second, a layer receives everything that is not deterministic as a parameter, so that the simulator can control it: time, randomness, tasks,
-//! the engine, and the time at which a transaction takes effect. Third, the store and the engine do not use each other:
-//! `ops` keeps them consistent by the order of its steps.
+//! carry the actions out and decide nothing. Second, a layer receives everything that is not deterministic as a
+//! parameter, so that the simulator can control it: time, randomness, tasks, the engine, and the time at which a
+//! transaction takes effect. Third, the store and the engine do not use each other: `ops` keeps them consistent by the
+//! order of its steps.
 
 pub mod api;
 pub mod cli;
