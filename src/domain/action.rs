@@ -22,6 +22,7 @@ pub enum Action {
         /// The removed workspace.
         workspace: WorkspaceId,
         /// The container and volumes to move.
+        #[serde(alias = "things")]
         contents: TrashContents,
     },
     /// Move a container or volumes that have ostler's labels, but no row, to the trash.
@@ -29,6 +30,7 @@ pub enum Action {
         /// Workspace named by the labels.
         workspace: WorkspaceId,
         /// The container and volumes to move.
+        #[serde(alias = "things")]
         contents: TrashContents,
     },
     /// Move a second container of a live workspace to the trash, without volumes.
@@ -85,6 +87,7 @@ pub enum Action {
         container: ContainerId,
     },
     /// Repeat a start that a crash interrupted.
+    #[serde(alias = "start_anew")]
     StartAgain {
         /// The workspace.
         workspace: WorkspaceId,
@@ -105,15 +108,18 @@ pub enum Action {
         /// Guard: the row still has this incarnation.
         incarnation: Incarnation,
         /// Guard: no heartbeat was received at or after this time.
+        #[serde(alias = "heard_before")]
         heartbeat_before: Timestamp,
         /// True for an external workspace.
         external: bool,
     },
     /// Restart a container that runs and misses heartbeats, or is busy without progress.
+    #[serde(alias = "restart_unwell")]
     RestartDegraded {
         /// The workspace.
         workspace: WorkspaceId,
         /// Guard: no heartbeat was received at or after this time.
+        #[serde(alias = "heard_before")]
         heartbeat_before: Timestamp,
     },
     /// Set `failed(provision_timeout)` because a start took too long.
@@ -350,4 +356,33 @@ pub(crate) fn describe_contents(contents: &TrashContents) -> String {
     let container = contents.container.as_ref().map(|c| format!("container {}", c.id.short()));
     let parts: Vec<_> = container.into_iter().chain(volumes).collect();
     if parts.is_empty() { "nothing".into() } else { parts.join(" and ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn actions_stored_by_older_versions_are_read() {
+        let workspace = WorkspaceId(Uuid::from_u128(1));
+        let contents = TrashContents { container: None, volumes: vec!["v".into()] };
+        for (older, action) in [
+            ("trash_removed", Action::TrashRemoved { workspace, contents: contents.clone() }),
+            ("trash_unknown", Action::TrashUnknown { workspace, contents }),
+            ("start_anew", Action::StartAgain { workspace }),
+            ("restart_unwell", Action::RestartDegraded { workspace, heartbeat_before: Timestamp(7) }),
+        ] {
+            let mut stored = serde_json::to_value(&action).unwrap();
+            let fields = stored.as_object_mut().unwrap();
+            fields.insert("do".into(), older.into());
+            for (new, old) in [("contents", "things"), ("heartbeat_before", "heard_before")] {
+                if let Some(value) = fields.remove(new) {
+                    fields.insert(old.into(), value);
+                }
+            }
+            assert_eq!(serde_json::from_value::<Action>(stored).unwrap(), action, "{older}");
+        }
+    }
 }

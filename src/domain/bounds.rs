@@ -35,18 +35,24 @@ pub const AGENT_EVENTS_BURST: i64 = 20;
 /// Time in which the allowance refills by one event, in milliseconds.
 pub const AGENT_EVENT_EVERY_MS: i64 = 5 * 60 * 1000;
 
+/// How much longer than an empty allowance needs to refill a stored time must be in the future, in milliseconds, to show
+/// that the clock was set back. Less can be due to concurrent reports that are stored in reverse order of their times.
+const SET_BACK_MS: i64 = 60 * 1000;
+
 /// Takes one event from the allowance of a workspace's agent. Returns the time at which the allowance will be full
 /// again; `None` if the allowance is used up.
 ///
 /// The caller stores this time, from which the current allowance can be computed (generic cell rate algorithm). A
-/// stored time that is further in the future than an empty allowance needs to refill was stored before the clock was
+/// stored time that is much further in the future than an empty allowance needs to refill was stored before the clock was
 /// set back. It then counts as an allowance of one event. After that event the caller stores a time near the present,
 /// and the agent's events are not suppressed until the clock reaches the old time.
 #[must_use]
 pub fn next_agent_event(full_at_ms: Option<i64>, now_ms: i64) -> Option<i64> {
     let latest = now_ms.saturating_add(AGENT_EVENTS_BURST * AGENT_EVENT_EVERY_MS);
     let full_at = match full_at_ms {
-        Some(full_at) if full_at > latest => latest.saturating_sub(AGENT_EVENT_EVERY_MS),
+        Some(full_at) if full_at > latest.saturating_add(SET_BACK_MS) => {
+            latest.saturating_sub(AGENT_EVENT_EVERY_MS)
+        }
         known => known.unwrap_or(now_ms).max(now_ms),
     };
     let next = full_at.saturating_add(AGENT_EVENT_EVERY_MS);

@@ -233,7 +233,8 @@ impl Ops {
                 let drift = if self.drifted(&self.0.row(id).await?) {
                     format!(
                         ". Its container was created with other settings than this registry has: see `ostler show \
-                         {name}`; `ostler recreate {name}` replaces it by one with the registry's settings"
+                         {name}`. `ostler restart {name}` and `ostler recreate {name}` replace it by one with the \
+                         registry's settings, and move it to the trash"
                     )
                 } else {
                     String::new()

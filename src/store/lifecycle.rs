@@ -276,7 +276,7 @@ impl Store {
                             end.reason
                         );
                         let mut payload = end.payload.clone();
-                        payload["ends"] = json!(ends);
+                        payload["exits"] = json!(ends);
                         change_status(tx, &change(Cause::BudgetSpent, detail, payload), EventKind::Parked)?;
                         Ok(GoneResult::Parked)
                     }

@@ -8,6 +8,8 @@
 mod apply;
 mod context;
 mod driver;
+#[cfg(test)]
+mod fixtures;
 mod passes;
 mod reservations;
 mod run;

@@ -3,6 +3,7 @@
 //! second.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -34,14 +35,23 @@ pub(crate) fn run(_: &Settings, section: &mut Section) {
                         && number < pairs::STATUSES.len() + race::COUNT
                     {
                         match number.checked_sub(pairs::STATUSES.len()) {
-                            None => search_pairs(number, &record),
-                            Some(scene) => search_race(scene, &record),
+                            None => caught("pairs", number, &record, search_pairs),
+                            Some(scene) => caught("race", scene, &record, search_race),
                         }
                     }
                 });
             }
         });
     });
+}
+
+/// Runs a search. A panic is a violation: its message is not printed, so it is recorded with the search.
+fn caught(what: &str, number: usize, record: Record<'_>, search: fn(usize, Record<'_>)) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| search(number, record))) {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        record(&|section| section.broke(format!("{what} {number} panicked: {text}")));
+    }
 }
 
 fn search_pairs(number: usize, record: Record<'_>) {

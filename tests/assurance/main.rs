@@ -95,7 +95,7 @@ const CAMPAIGNS: &[Campaign] = &[
         name: "interleavings",
         title: "Interleavings",
         what: "runs the stale-token sweep against every start, and every pair of operations, in every order of their \
-               steps: no live token is revoked, and each status follows the transition table",
+               steps, or in thousands of orders: no live token is revoked, and each status follows the transition table",
         run: interleavings::run,
         beside: false,
     },

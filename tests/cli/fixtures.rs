@@ -130,12 +130,12 @@ pub(super) fn event(id: i64, event_type: &str, payload: Value) -> EventView {
 /// Events, newest first, as the daemon returns them.
 pub(super) fn sample_events() -> Vec<EventView> {
     vec![
-        event(4, "WORKSPACE_PARKED", json!({ "restarts": 5, "reason": "5 restarts in 30 minutes" })),
+        event(4, "WORKSPACE_PARKED", json!({ "exits": 5, "reason": "5 restarts in 30 minutes" })),
         event(
             3,
             "WORKSPACE_OFFLINE",
             json!({
-                "evidence": "its container was gone in two listings, 30 s apart", "exit_code": 137, "oom_killed": true,
+                "evidence": "its container was gone in two listings, 30 s apart", "exit_code": 137, "oom": true,
                 "log_tail": ["compiling…", "\u{1b}[31mKilled\u{1b}[0m"],
             }),
         ),

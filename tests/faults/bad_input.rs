@@ -93,7 +93,7 @@ fn create_with_unavailable_image_fails_with_next_step() {
 #[test]
 fn create_with_missing_program_fails_and_points_to_logs() {
     // Each restart fails too. The first is enough here, and the backoff of the next ones adds up to minutes.
-    let mut site = Site::new(&format!("{HASTY}[restart]\nfirst_backoff = \"1s\"\npark_after_exits = 2\n"));
+    let mut site = Site::new(&format!("{HASTY}[restart]\npark_after_exits = 2\n"));
     site.serve();
     let output = site.ostler(["create", "lost", "--image", image(), "--", "/no/such"]);
     // The init process starts; the container log reports the missing program.

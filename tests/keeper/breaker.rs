@@ -23,7 +23,7 @@ fn plan_over_limit_is_held_and_approval_applies_listed_actions() {
     let held = site.sweep_until("reap_unknown", |run| {
         run["outcome"] == "held" && run["actions"].as_array().unwrap().len() == 4
     });
-    assert!(held["detail"].as_str().unwrap().contains("the limit is 3 of 4 known"), "{held}");
+    assert!(held["detail"].as_str().unwrap().contains("the limit is 3 of the 4 known"), "{held}");
     for _ in 0..3 {
         site.sweep("reap_unknown");
     }

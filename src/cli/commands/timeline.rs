@@ -29,14 +29,18 @@ impl EventText {
 
 /// Fields that the brief form shows after the reason. It leaves out the other fields, which are mostly ids. The fields
 /// of an update are the changed settings, so all of them are shown.
-const BRIEF: [&str; 17] = [
+const BRIEF: [&str; 20] = [
     "exit_code",
-    "oom_killed",
     "oom",
+    "exits",
+    "timeout_secs",
+    "while_daemon_down",
     "recovered_from",
     "runtime_state",
     "error_rate",
-    "restarts",
+    "token",
+    "cascade_deleted",
+    "purges_cancelled",
     "url",
     "pass",
     "plan_id",
@@ -46,19 +50,23 @@ const BRIEF: [&str; 17] = [
     "fields_refused",
     "current_task",
     "message",
-    "result",
 ];
 
 /// The event on one line: what happened, why, and the most important facts, with shortened ids.
 pub(super) fn brief(event: &EventView) -> String {
     let empty = Map::new();
     let payload = event.payload.as_object().unwrap_or(&empty);
-    let value = |key: &str| fact(key, payload.get(key)?);
+    let (is_update, none) = (event.event_type == "WORKSPACE_UPDATED", Value::from("none"));
+    let value = |key: &str| {
+        let value = payload.get(key)?;
+        // In an update, null is the new value of a setting that was cleared.
+        let cleared = is_update && value.is_null();
+        fact(key, if cleared { &none } else { value })
+    };
     let reasons: Vec<_> = REASONS.into_iter().filter_map(value).map(|(_, reason)| reason).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
-    let is_named = |key: &&String| match event.event_type.as_str() {
-        "WORKSPACE_UPDATED" => !REASONS.contains(&key.as_str()),
-        _ => BRIEF.contains(&key.as_str()),
+    let is_named = |key: &&String| {
+        if is_update { !REASONS.contains(&key.as_str()) } else { BRIEF.contains(&key.as_str()) }
     };
     let facts = payload.keys().filter(is_named).filter_map(|key| value(key));
     let facts = facts.map(|(key, value)| format!("; {key}: {value}"));
@@ -181,7 +189,7 @@ fn sentence(event_type: &str) -> String {
         "REGISTRY_RECOVERING" => {
             "the registry was lost or restored; unknown containers and volumes are not changed"
         }
-        "REGISTRY_SETTLED" => "the registry has recovered; no unknown containers or volumes are left",
+        "REGISTRY_SETTLED" => "the registry has recovered",
         "ENGINE_ACCEPTED" => "an engine was accepted",
         other => return printable(other).to_lowercase().replace('_', " "),
     };
@@ -245,8 +253,11 @@ mod tests {
         );
         let online = serde_json::json!({ "container": id, "incarnation": 3 });
         assert_eq!(brief(&event("WORKSPACE_ONLINE", online)), "came online");
-        let updated = serde_json::json!({ "role": "helper" });
-        assert_eq!(brief(&event("WORKSPACE_UPDATED", updated)), "was changed; role: helper");
+        let updated = serde_json::json!({ "hibernation_idle_minutes": null, "role": "helper" });
+        assert_eq!(
+            brief(&event("WORKSPACE_UPDATED", updated)),
+            "was changed; hibernation idle minutes: none; role: helper"
+        );
     }
 
     #[test]
@@ -256,7 +267,7 @@ mod tests {
             event_type: "WORKSPACE_OFFLINE".into(),
             workspace_id: None,
             payload: serde_json::json!({
-                "attempt": 2, "evidence": "absent in two listings", "exit_code": 137, "oom_killed": true,
+                "attempt": 2, "evidence": "absent in two listings", "exit_code": 137, "oom": true,
                 "nothing": null, "log_tail": ["one", "two\x1b[2J"],
             }),
             created_at: "2026-01-02T03:04:05.678Z".into(),
@@ -265,7 +276,7 @@ mod tests {
         assert_eq!(
             event_text.line(),
             "went offline: its container is gone or has exited; evidence: absent in two listings; exit code: 137; \
-             attempt: 2; oom killed: yes"
+             attempt: 2; oom: yes"
         );
         assert_eq!(event_text.log, ["one", "two"]);
     }

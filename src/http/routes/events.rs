@@ -57,7 +57,7 @@ pub(in super::super) async fn list_of(
 #[derive(Deserialize)]
 pub(in super::super) struct StreamQuery {
     /// Whether to send transient events too, which are not stored (heartbeats, tasks).
-    #[serde(default = "yes")]
+    #[serde(default = "yes", alias = "passing")]
     transient: bool,
 }
 

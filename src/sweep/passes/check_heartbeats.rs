@@ -111,7 +111,7 @@ fn check_heartbeats(
 #[cfg(test)]
 mod tests {
     use super::{super::flag_wedged::flag_wedged, *};
-    use crate::sweep::passes::fixtures::{NOW, heartbeat, quiet, since};
+    use crate::sweep::fixtures::{NOW, heartbeat, quiet, since};
 
     fn silent(quiet: QuietRow, lasted: Lasted<'_>) -> Vec<Action> {
         let plan = check_heartbeats(&[quiet], &BTreeSet::new(), &heartbeat, lasted, NOW);

@@ -90,7 +90,7 @@ pub(super) fn flag_wedged(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sweep::passes::fixtures::{NOW, quiet, since};
+    use crate::sweep::fixtures::{NOW, quiet, since};
 
     #[test]
     fn stalled_workspace_is_flagged_once_and_restarted_if_allowed() {

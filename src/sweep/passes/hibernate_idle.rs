@@ -97,7 +97,7 @@ fn hibernate_idle(
 mod tests {
     use super::*;
     use crate::domain::status::Status;
-    use crate::sweep::passes::fixtures::{NOW, row, since};
+    use crate::sweep::fixtures::{NOW, row, since};
 
     #[test]
     fn only_idle_workspaces_hibernate() {

@@ -3,8 +3,6 @@
 mod check_containers;
 mod check_heartbeats;
 mod empty_trash;
-#[cfg(test)]
-mod fixtures;
 mod flag_wedged;
 mod forget_history;
 mod hibernate_idle;

@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{status::Status, sweep_row::SweepRow};
-    use crate::sweep::passes::fixtures::{NOW, row};
+    use crate::sweep::fixtures::{NOW, row};
 
     #[test]
     fn restart_waits_for_the_restart_of_the_parent() {

@@ -85,7 +85,7 @@ fn time_out_provisioning(
 mod tests {
     use super::*;
     use crate::domain::status::Status;
-    use crate::sweep::passes::fixtures::{NOW, row, since};
+    use crate::sweep::fixtures::{NOW, row, since};
 
     #[test]
     fn start_times_out_after_the_limit_of_its_runtime() {
