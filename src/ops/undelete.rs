@@ -29,7 +29,7 @@ impl Ops {
                 "a workspace named `{wanted}` exists: set another name with --name"
             ))),
             UndeleteResult::Deleted => Err(OpError::Conflict(format!(
-                "the container and volumes of workspace `{}` are deleted permanently, or this has begun: it cannot be \
+                "the container and volumes of workspace `{}` are permanently deleted, or this has begun: it cannot be \
                  undeleted",
                 row.name
             ))),
