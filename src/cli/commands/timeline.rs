@@ -1,6 +1,6 @@
 //! Formats events as sentences.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     api::EventView,
@@ -54,23 +54,13 @@ const BRIEF: [&str; 20] = [
 
 /// The event on one line: what happened, why, and the most important facts, with shortened ids.
 pub(super) fn brief(event: &EventView) -> String {
-    let empty = Map::new();
-    let payload = event.payload.as_object().unwrap_or(&empty);
-    let (is_update, none) = (event.event_type == "WORKSPACE_UPDATED", Value::from("none"));
-    let value = |key: &str| {
-        let value = payload.get(key)?;
-        // In an update, null is the new value of a setting that was cleared.
-        let cleared = is_update && value.is_null();
-        fact(key, if cleared { &none } else { value })
-    };
-    let reasons: Vec<_> = REASONS.into_iter().filter_map(value).map(|(_, reason)| reason).collect();
+    let (reasons, others): (Vec<_>, Vec<_>) =
+        facts(event).into_iter().partition(|(key, _)| REASONS.contains(key));
+    let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
-    let is_named = |key: &&String| {
-        if is_update { !REASONS.contains(&key.as_str()) } else { BRIEF.contains(&key.as_str()) }
-    };
-    let facts = payload.keys().filter(is_named).filter_map(|key| value(key));
-    let facts = facts.map(|(key, value)| format!("; {key}: {value}"));
-    let parts = [sentence(&event.event_type), reasons].into_iter().chain(facts);
+    let others = others.into_iter().filter(|(key, _)| is_update(event) || BRIEF.contains(key));
+    let others = others.map(|(key, value)| format!("; {}: {value}", label(key)));
+    let parts = [sentence(&event.event_type), reasons].into_iter().chain(others);
     short_ids(&parts.collect::<String>())
 }
 
@@ -94,8 +84,8 @@ fn short_ids(text: &str) -> String {
 /// Fields that give the reason of an event.
 const REASONS: [&str; 4] = ["reason", "evidence", "detail", "error"];
 
-/// Fields that are shown first; the others follow in alphabetical order.
-const FIRST: [&str; 5] = ["reason", "evidence", "detail", "error", "exit_code"];
+/// Shown right after the reason.
+const EXIT_CODE: &str = "exit_code";
 
 /// Fields that are not shown as facts. The log is shown as lines of its own; an agent's card, which may be long, is
 /// shown by `show --json`.
@@ -105,19 +95,38 @@ const APART: [&str; 2] = ["log_tail", "agent_card"];
 const FACT_CHARS: usize = 300;
 
 pub(super) fn describe(event: &EventView) -> EventText {
-    let empty = Map::new();
-    let payload = event.payload.as_object().unwrap_or(&empty);
-    let rest = payload.keys().map(String::as_str).filter(|key| !FIRST.contains(key) && !APART.contains(key));
-    let facts = FIRST.into_iter().chain(rest).filter_map(|key| fact(key, payload.get(key)?)).collect();
     EventText {
         time: text::local(&event.created_at),
         sentence: sentence(&event.event_type),
-        facts,
-        log: payload.get("log_tail").map(lines).unwrap_or_default(),
+        facts: facts(event).into_iter().map(|(key, value)| (label(key), value)).collect(),
+        log: event.payload.get("log_tail").map(lines).unwrap_or_default(),
     }
 }
 
-fn fact(key: &str, value: &Value) -> Option<(String, String)> {
+fn is_update(event: &EventView) -> bool {
+    event.event_type == "WORKSPACE_UPDATED"
+}
+
+/// Fields with a value, and their values: first those with the reason and the exit code, then the others in
+/// alphabetical order.
+fn facts(event: &EventView) -> Vec<(&str, String)> {
+    let Some(payload) = event.payload.as_object() else { return Vec::new() };
+    let is_first = |key: &&str| REASONS.contains(key) || *key == EXIT_CODE;
+    let others = payload.keys().map(String::as_str).filter(|key| !is_first(key) && !APART.contains(key));
+    // In an update, null is the new value of a setting that was cleared.
+    let value = |key: &str| match payload.get(key)? {
+        value if value.is_null() && is_update(event) => Some("none".to_owned()),
+        value => fact(value),
+    };
+    let keys = REASONS.into_iter().chain([EXIT_CODE]).chain(others);
+    keys.filter_map(|key| Some((key, value(key)?))).collect()
+}
+
+fn label(key: &str) -> String {
+    printable(key).replace('_', " ")
+}
+
+fn fact(value: &Value) -> Option<String> {
     let full_text = match value {
         Value::Null => return None,
         Value::Bool(false) => "no".to_owned(),
@@ -130,7 +139,7 @@ fn fact(key: &str, value: &Value) -> Option<(String, String)> {
     if fact.len() < full_text.len() {
         fact.push('…');
     }
-    Some((printable(key).replace('_', " "), fact))
+    Some(fact)
 }
 
 /// Splits the log tail into lines. In the payload it is one text or a list of lines.
