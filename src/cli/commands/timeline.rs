@@ -58,7 +58,9 @@ pub(super) fn brief(event: &EventView) -> String {
         facts(event).into_iter().partition(|(key, _)| REASONS.contains(key));
     let reasons: Vec<_> = reasons.into_iter().map(|(_, reason)| reason).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
-    let others = others.into_iter().filter(|(key, _)| is_update(event) || BRIEF.contains(key));
+    // Without what did not happen, such as `oom: no`; in an update, "no" is the new value of a setting.
+    let is_shown = |key: &str, value: &str| is_update(event) || (BRIEF.contains(&key) && value != NO);
+    let others = others.into_iter().filter(|(key, value)| is_shown(key, value));
     let others = others.map(|(key, value)| format!("; {}: {value}", label(key)));
     let parts = [sentence(&event.event_type), reasons].into_iter().chain(others);
     short_ids(&parts.collect::<String>())
@@ -90,6 +92,9 @@ const EXIT_CODE: &str = "exit_code";
 /// Fields that are not shown as facts. The log is shown as lines of its own; an agent's card, which may be long, is
 /// shown by `show --json`.
 const APART: [&str; 2] = ["log_tail", "agent_card"];
+
+/// How `false` is shown.
+const NO: &str = "no";
 
 /// Maximum number of characters shown of a fact.
 const FACT_CHARS: usize = 300;
@@ -129,7 +134,7 @@ fn label(key: &str) -> String {
 fn fact(value: &Value) -> Option<String> {
     let full_text = match value {
         Value::Null => return None,
-        Value::Bool(false) => "no".to_owned(),
+        Value::Bool(false) => NO.to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::String(text) if text.is_empty() => return None,
         Value::String(text) => printable(text),
@@ -252,7 +257,7 @@ mod tests {
         };
         let id = "0123456789abcdef".repeat(4);
         let offline = serde_json::json!({
-            "attempt": 2, "evidence": format!("container {id} absent in two listings"), "exit_code": 137,
+            "attempt": 2, "evidence": format!("container {id} absent in two listings"), "exit_code": 137, "oom": false,
             "container": id, "log_tail": ["one"],
         });
         assert_eq!(
