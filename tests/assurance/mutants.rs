@@ -3,20 +3,14 @@
 //!
 //! The mutants are in `src/testing/mutation.rs`, all in one build; the active one is selected at run time, per thread.
 
-use std::{
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-};
+use std::sync::{Mutex, PoisonError};
 
 use ostler::testing::mutation::{Mutation, put_in_force};
 
 use crate::{
     Settings,
     report::Section,
-    simulate::{cores, quietly},
+    simulate::on_all_cores,
     simulation::{
         copies, outside,
         scenario::scenario_run::{ScenarioRun, rule_of},
@@ -36,31 +30,19 @@ struct Found {
 
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let within = settings.seeds.unwrap_or(WITHIN);
-    let next = AtomicUsize::new(0);
     let found = Mutex::new(Vec::new());
     let wanted: Vec<_> = Mutation::ALL
         .iter()
         .filter(|(_, name, _)| settings.mutation.as_deref().is_none_or(|wanted| wanted == *name))
         .collect();
-    quietly(|| {
-        thread::scope(|scope| {
-            for _ in 0..cores() {
-                scope.spawn(|| {
-                    while let Some((mutation, name, description)) =
-                        wanted.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let how = hunt(*mutation, settings.first_seed, within);
-                        // Printed at once, because one undetected mutant takes as long as all detected ones together.
-                        match &how {
-                            Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
-                            None => println!("  {name}: NOT detected in {within} runs"),
-                        }
-                        let one = Found { name, description, how };
-                        found.lock().unwrap_or_else(PoisonError::into_inner).push(one);
-                    }
-                });
-            }
-        });
+    on_all_cores(&wanted, |(mutation, name, description)| {
+        let how = hunt(*mutation, settings.first_seed, within);
+        // Printed at once, because one undetected mutant takes as long as all detected ones together.
+        match &how {
+            Some((seed, rule)) => println!("  {name}: seed {seed}, {rule}"),
+            None => println!("  {name}: NOT detected in {within} runs"),
+        }
+        found.lock().unwrap_or_else(PoisonError::into_inner).push(Found { name, description, how });
     });
     let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.sort_by_key(|one| one.name);

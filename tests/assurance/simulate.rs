@@ -2,11 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    panic,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    panic::{self, AssertUnwindSafe},
+    sync::{Mutex, PoisonError},
     thread,
 };
 
@@ -67,23 +64,9 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     }
     let wanted = settings.seeds.unwrap_or(if settings.long { LONG } else { SEEDS });
     let sum = Mutex::new(Sum::default());
-    let next = AtomicU64::new(settings.first_seed);
-    let end = settings.first_seed + wanted;
-    quietly(|| {
-        thread::scope(|scope| {
-            for _ in 0..cores() {
-                scope.spawn(|| {
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        if seed >= end {
-                            return;
-                        }
-                        let ran = ScenarioRun::of(seed).live();
-                        sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &ran);
-                    }
-                });
-            }
-        });
+    on_all_cores(settings.first_seed..settings.first_seed + wanted, |seed| {
+        let ran = ScenarioRun::of(seed).live();
+        sum.lock().unwrap_or_else(PoisonError::into_inner).add(seed, &ran);
     });
     let sum = sum.into_inner().unwrap_or_else(PoisonError::into_inner);
     print(&sum, section);
@@ -146,11 +129,29 @@ fn replay(settings: &Settings, seed: u64, section: &mut Section) {
     }
 }
 
+/// Calls `work` with each item, in this order, on all cores and without panic output.
+pub(crate) fn on_all_cores<T>(items: impl IntoIterator<Item = T, IntoIter: Send>, work: impl Fn(T) + Sync) {
+    let items = Mutex::new(items.into_iter());
+    // A function, so that the lock is released before the work begins.
+    let next = || items.lock().unwrap_or_else(PoisonError::into_inner).next();
+    quietly(|| {
+        thread::scope(|scope| {
+            for _ in 0..cores() {
+                scope.spawn(|| {
+                    while let Some(item) = next() {
+                        work(item);
+                    }
+                });
+            }
+        });
+    });
+}
+
 /// Runs `work` without panic output: the history describes a panic, and the output would be thousands of lines.
 pub(crate) fn quietly<T>(work: impl FnOnce() -> T) -> T {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
-    let done = work();
+    let done = panic::catch_unwind(AssertUnwindSafe(work));
     panic::set_hook(hook);
-    done
+    done.unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
