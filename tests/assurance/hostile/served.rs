@@ -114,6 +114,8 @@ impl Served {
         let file = File::create(log.path().join("log")).expect("a log");
         let mut process = Command::new(std::env::current_exe().expect("this binary"))
             .args([SERVE, &speed.to_string()])
+            // The campaign looks for lines of the level ERROR, which colours would surround with escape sequences.
+            .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(file)
