@@ -1,5 +1,6 @@
 //! Every order of concurrent operations on the simulated machine: the searches of `tests/simulation/race.rs` and
-//! `tests/simulation/pairs.rs` in full, on all cores. The test suite runs the first in full, and one status of the second.
+//! `tests/simulation/pairs.rs` in full, on all cores. The test suite runs the first in full too, and one status of the
+//! second.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

@@ -143,8 +143,8 @@ struct Scene {
     container_is_gone: bool,
 }
 
-/// Each scene with the number of orders below which its search covers less than it claims: a little less than the search
-/// runs now.
+/// Each scene with the number of orders below which its search covers less than it claims: a little less than the
+/// search runs now.
 const SCENES: [(Scene, usize); 5] = [
     (Scene { order: Order::Start, container_is_gone: true }, 3000),
     (Scene { order: Order::Restart, container_is_gone: true }, 3000),
