@@ -541,7 +541,7 @@ fn engine_of(config: &Config, clock: &SharedClock) -> anyhow::Result<Arc<dyn Eng
 ///
 /// # Errors
 /// If there is no database, a name in `passes` is unknown, or the engine gives no usable snapshot.
-pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::PassRun>> {
+pub async fn dry_run(config: Config, passes: Vec<String>) -> anyhow::Result<Vec<api::sweep::PassRun>> {
     let store = Store::open_read_only(&config.data_dir)?;
     let registry =
         store.registry().await?.context("the database has no instance id yet: run `ostler serve` once")?;
@@ -574,7 +574,7 @@ const RESTORE: &str = "if the error above gives no advice: move ostler.db-wal an
 ///
 /// # Errors
 /// Never: a check that cannot be completed is reported as a failed check.
-pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport> {
+pub async fn doctor_offline(config: Config) -> anyhow::Result<api::doctor::DoctorReport> {
     // The registry is checked first. If `ostler serve` would refuse this data directory, `daemon_offline` must not
     // advise to start the daemon.
     let registry = registry_offline(&config.data_dir).await;
@@ -586,11 +586,11 @@ pub async fn doctor_offline(config: Config) -> anyhow::Result<api::DoctorReport>
     }
     checks.push(doctor::disk(existing_part(&config.data_dir)));
     checks.push(registry);
-    Ok(api::DoctorReport { checks })
+    Ok(api::doctor::DoctorReport { checks })
 }
 
 /// Reports why no daemon answered, and whether to start one.
-fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
+fn daemon_offline(config: &Config, is_refused: bool) -> api::doctor::Check {
     let socket = config.socket();
     let socket_path = socket.display();
     match std::os::unix::net::UnixStream::connect(&socket) {
@@ -621,7 +621,7 @@ fn daemon_offline(config: &Config, is_refused: bool) -> api::Check {
 }
 
 /// Checks the registry's files as a start of the daemon would.
-async fn registry_offline(data_dir: &Path) -> api::Check {
+async fn registry_offline(data_dir: &Path) -> api::doctor::Check {
     let fail =
         |error: &dyn std::fmt::Display, advice: &str| doctor::fail("registry", error.to_string(), advice);
     let record = match identity::refuse_copy(data_dir) {

@@ -8,7 +8,7 @@ mod network;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use crate::{
-    api::{Check, DoctorReport},
+    api::doctor::{Check, DoctorReport},
     domain::{
         ids::InstanceId,
         inventory::Inventory,

@@ -114,11 +114,11 @@ impl Host for Process {
         Ok(daemon::serve(config, self.overrides.clone()).await?)
     }
 
-    async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure> {
+    async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::sweep::PassRun>, Failure> {
         Ok(daemon::dry_run(self.load()?.config, passes).await?)
     }
 
-    async fn doctor(&self) -> Result<api::DoctorReport, Failure> {
+    async fn doctor(&self) -> Result<api::doctor::DoctorReport, Failure> {
         Ok(daemon::doctor_offline(self.load()?.config).await?)
     }
 

@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, task::JoinSet, time::timeout};
 
-use crate::api::ErrorBody;
+use crate::api::error::ErrorBody;
 
 use super::failure::{Exit, Failure};
 

@@ -36,9 +36,9 @@ pub trait Host {
     /// Runs the daemon until a signal ends it.
     async fn serve(&self) -> Result<(), Failure>;
     /// Plans the passes in this process; applies nothing.
-    async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::PassRun>, Failure>;
+    async fn dry_run(&self, passes: Vec<String>) -> Result<Vec<api::sweep::PassRun>, Failure>;
     /// Runs the checks that need no running daemon.
-    async fn doctor(&self) -> Result<api::DoctorReport, Failure>;
+    async fn doctor(&self) -> Result<api::doctor::DoctorReport, Failure>;
     /// Accepts a data directory that is a copy, so that the daemon can be started with it.
     async fn accept_copy(&self) -> Result<(), Failure>;
     /// The effective configuration.

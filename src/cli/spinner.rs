@@ -8,7 +8,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::api::WorkspaceView;
+use crate::api::workspace::WorkspaceView;
 
 use super::{
     Session,

@@ -3,7 +3,7 @@
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
-    api::WorkspaceView,
+    api::workspace::WorkspaceView,
     domain::text::{Layout, terminal_safe},
 };
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::settings_of;
 use crate::{
-    api::{ConfigDifference, Reloaded, RunningConfig, RunningSetting},
+    api::configuration::{ConfigDifference, Reloaded, RunningConfig, RunningSetting},
     config::{self, Config, Difference, Overrides, differences},
     doctor::Configured,
     domain::ids::InstanceId,

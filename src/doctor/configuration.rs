@@ -1,7 +1,10 @@
 //! Checks whether the daemon runs with the values of its configuration file.
 
 use super::{fail, ok, warn};
-use crate::api::{Check, Reloaded, RunningConfig};
+use crate::api::{
+    configuration::{Reloaded, RunningConfig},
+    doctor::Check,
+};
 
 /// Access to the configuration in force and the file that it was read from.
 pub trait Configured: Send + Sync {
@@ -79,7 +82,7 @@ pub(super) fn check(running: &RunningConfig) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ConfigDifference;
+    use crate::api::configuration::ConfigDifference;
 
     fn running(differences: &[(&str, &str)], problem: Option<&str>) -> RunningConfig {
         let differences = differences.iter().map(|(key, applied_by)| ConfigDifference {

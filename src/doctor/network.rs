@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::{Doctor, fail, ok, warn};
 use crate::{
-    api::{Check, Health},
+    api::{doctor::Check, health::Health},
     domain::{
         address::uncovered,
         ids::{ContainerId, InstanceId, WorkspaceId},

@@ -1,7 +1,7 @@
 //! The HTTP API: turns requests into store queries and operations.
 //!
 //! `router.rs` contains the whole route table. A handler validates the request, queries the store or runs an operation,
-//! and converts the result into the types of `api.rs`; it decides nothing else. Every operation that changes something
+//! and converts the result into the types of `api`; it decides nothing else. Every operation that changes something
 //! runs detached from the connection: it is completed even if the client disconnects.
 
 mod admission;

@@ -1,9 +1,12 @@
-//! Converts domain types into the wire types of `api.rs`.
+//! Converts domain types into the wire types of `api`.
 
 use crate::{
     api::{
-        ActionView, EventView, HeldPlan, PassRun, PassView, TokenView, TransientEventView, TrashView,
-        WorkspaceView,
+        event::{EventView, TransientEventView},
+        sweep::{ActionView, HeldPlan, PassRun, PassView},
+        token::TokenView,
+        trash::TrashView,
+        workspace::WorkspaceView,
     },
     domain::{
         event::{Event, TransientEvent},
@@ -16,8 +19,7 @@ use crate::{
     },
     engine::DiskUsage,
     ops::Ops,
-    store::Described,
-    store::HeldPlanRow,
+    store::{Described, HeldPlanRow},
     sweep::{ActionRun, PassStatus, Run, Verdict},
 };
 

@@ -1,7 +1,7 @@
 //! The output of each query command, as text and as JSON.
 
 use insta::assert_snapshot;
-use ostler::api::{HeldPlan, IssuedToken, TrashOutcome, WorkspaceView};
+use ostler::api::{sweep::HeldPlan, token::IssuedToken, trash::TrashOutcome, workspace::WorkspaceView};
 use serde_json::json;
 
 use super::fixtures;

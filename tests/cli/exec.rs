@@ -1,6 +1,6 @@
 //! `exec`: the input and output of the command are forwarded, and its exit code is returned.
 
-use ostler::api::{CreatedExec, ExecStatus};
+use ostler::api::exec::{CreatedExec, ExecStatus};
 
 use crate::support::cli::{FakeDaemon, frame};
 

@@ -2,7 +2,7 @@
 //! step.
 
 use insta::assert_snapshot;
-use ostler::api::ErrorBody;
+use ostler::api::error::ErrorBody;
 use serde_json::json;
 
 use crate::support::cli::{FakeDaemon, home, run_in};

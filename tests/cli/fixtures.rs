@@ -1,8 +1,13 @@
 //! Test data for the fake daemon. Its times are so old that ages are shown as dates, which stay the same.
 
 use ostler::api::{
-    ActionView, AdoptItem, AdoptOutcome, Check, Connection, DoctorReport, EventView, HeldPlan, PassRun,
-    PassView, TokenList, TokenView, TrashView, WorkspaceView,
+    adoption::{AdoptItem, AdoptOutcome},
+    doctor::{Check, DoctorReport},
+    event::EventView,
+    sweep::{ActionView, HeldPlan, PassRun, PassView},
+    token::{TokenList, TokenView},
+    trash::TrashView,
+    workspace::{Connection, WorkspaceView},
 };
 use serde_json::{Value, json};
 

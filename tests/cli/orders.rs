@@ -1,7 +1,10 @@
 //! Commands that change workspaces: the requests that they send, how they wait, and the messages that they print.
 
 use insta::assert_snapshot;
-use ostler::api::{Child, CreatedWorkspace, OrderOutcome, Patched, RemoveOutcome, WorkspaceView};
+use ostler::api::{
+    order::OrderOutcome,
+    workspace::{Child, CreatedWorkspace, Patched, RemoveOutcome, WorkspaceView},
+};
 
 use super::fixtures;
 use crate::support::cli::FakeDaemon;

@@ -5,7 +5,7 @@ use std::{
     process::Stdio,
 };
 
-use ostler::api::EventView;
+use ostler::api::event::EventView;
 use serde_json::json;
 
 use super::fixtures;

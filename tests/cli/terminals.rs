@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use ostler::api::{CreatedExec, ExecStatus};
+use ostler::api::exec::{CreatedExec, ExecStatus};
 use rustix::{
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},

@@ -1,7 +1,7 @@
 //! `ostler adopt`
 
 use crate::{
-    api::{Adopt, AdoptItem, AdoptOutcome},
+    api::adoption::{Adopt, AdoptItem, AdoptOutcome},
     cli::{
         Session,
         args::AdoptArgs,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    api::{ConfigDifference, RunningConfig},
+    api::configuration::{ConfigDifference, RunningConfig},
     cli::{
         Configuration, Host,
         args::ConfigCommand,

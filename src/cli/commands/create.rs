@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
-    api::{Connection, CreateWorkspace, CreatedWorkspace},
+    api::workspace::{Connection, CreateWorkspace, CreatedWorkspace},
     cli::{
         Session,
         args::CreateArgs,

@@ -1,7 +1,7 @@
 //! `ostler doctor`
 
 use crate::{
-    api::DoctorReport,
+    api::doctor::DoctorReport,
     cli::{
         Session,
         args::DoctorArgs,

@@ -6,7 +6,10 @@ use hyper::header::HeaderName;
 use serde_json::Value;
 
 use crate::{
-    api::{EventView, EventsReset, WorkspaceView},
+    api::{
+        event::{EventView, EventsReset},
+        workspace::WorkspaceView,
+    },
     cli::{
         Session,
         args::EventsArgs,

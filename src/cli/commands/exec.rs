@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
+    api::exec::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
     cli::{
         Session,
         args::ExecArgs,

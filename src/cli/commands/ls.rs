@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    api::{Adopt, AdoptOutcome, WorkspaceView},
+    api::{
+        adoption::{Adopt, AdoptOutcome},
+        workspace::WorkspaceView,
+    },
     cli::{
         Session,
         args::LsArgs,

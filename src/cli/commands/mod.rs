@@ -38,7 +38,7 @@ async fn note_if_not_ready(session: &super::Session<'_>) {
         && let super::failure::Failure::Reported { error, .. } = answer.refusal()
     {
         super::output::note(&format!("This may be out of date: {error}. `ostler doctor` shows details."));
-    } else if answer.read::<crate::api::Ready>().is_ok_and(|ready| ready.recovering) {
+    } else if answer.read::<crate::api::health::Ready>().is_ok_and(|ready| ready.recovering) {
         super::output::note(
             "The registry was lost or restored and is recovering: this output may be incomplete. \
              `ostler adopt --dry-run` lists what it does not know.",

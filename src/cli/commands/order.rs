@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::{
-    api::{OrderOutcome, WorkspaceView},
+    api::{order::OrderOutcome, workspace::WorkspaceView},
     cli::{
         Session,
         client::workspace,

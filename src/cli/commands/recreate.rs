@@ -2,7 +2,7 @@
 
 use super::order::{Wait, quoted, request_order};
 use crate::{
-    api::WorkspaceView,
+    api::workspace::WorkspaceView,
     cli::{Session, args::RecreateArgs, client::workspace, failure::Failure, output},
 };
 

@@ -2,7 +2,7 @@
 
 use super::config;
 use crate::{
-    api::{ConfigDifference, Reloaded},
+    api::configuration::{ConfigDifference, Reloaded},
     cli::{Session, failure::Failure, output::Output},
 };
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use hyper::{Method, StatusCode};
 
 use crate::{
-    api::{RemoveOutcome, WorkspaceView},
+    api::workspace::{RemoveOutcome, WorkspaceView},
     cli::{
         Session,
         args::RmArgs,

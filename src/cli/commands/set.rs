@@ -1,7 +1,7 @@
 //! `ostler set`
 
 use crate::{
-    api::{PatchWorkspace, Patched},
+    api::workspace::{PatchWorkspace, Patched},
     cli::{
         Session,
         args::SetArgs,

@@ -1,7 +1,7 @@
 //! `ostler shell`
 
 use crate::{
-    api::CreateExec,
+    api::exec::CreateExec,
     cli::{Session, args::ShellArgs, failure::Failure},
 };
 

@@ -1,7 +1,7 @@
 //! `ostler show`
 
 use crate::{
-    api::WorkspaceView,
+    api::workspace::WorkspaceView,
     cli::{
         Session,
         args::ShowArgs,

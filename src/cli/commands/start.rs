@@ -2,7 +2,7 @@
 
 use super::order::{Wait, request_order};
 use crate::{
-    api::Start,
+    api::order::Start,
     cli::{Session, args::StartArgs, failure::Failure},
 };
 

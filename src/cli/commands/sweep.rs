@@ -1,7 +1,7 @@
 //! `ostler sweep`
 
 use crate::{
-    api::{ActionView, ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},
+    api::sweep::{ActionView, ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},
     cli::{
         Session,
         args::SweepCommand,

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::{
-    api::EventView,
+    api::event::EventView,
     cli::text::{self, printable, printable_lines},
 };
 

@@ -1,7 +1,9 @@
 //! `ostler token`
 
 use crate::{
-    api::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView},
+    api::token::{
+        AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView,
+    },
     cli::{
         Session,
         args::TokenCommand,

@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal as _};
 
 use crate::{
-    api::{EmptyTrash, TrashOutcome, TrashView},
+    api::trash::{EmptyTrash, TrashOutcome, TrashView},
     cli::{
         Session,
         args::TrashCommand,

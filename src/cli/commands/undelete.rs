@@ -2,7 +2,7 @@
 
 use super::order::{Wait, quoted, request_order};
 use crate::{
-    api::Undelete,
+    api::order::Undelete,
     cli::{Session, args::UndeleteArgs, failure::Failure, output},
 };
 

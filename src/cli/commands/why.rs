@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::{
-    api::{EventView, WorkspaceView},
+    api::{event::EventView, workspace::WorkspaceView},
     cli::{
         Session,
         args::WhyArgs,

@@ -10,7 +10,7 @@ use super::{
     Body,
 };
 use crate::{
-    api::{Adopt, AdoptItem, AdoptOutcome},
+    api::adoption::{Adopt, AdoptItem, AdoptOutcome},
     domain::{
         ids::InstanceId,
         spec::{LabelledSpec, NOT_IN_LABELS},

@@ -20,7 +20,10 @@ use super::super::{
 };
 use super::Query;
 use crate::{
-    api::{ActivityData, ActivityView, GoneView, StateView},
+    api::{
+        activity::{ActivityData, ActivityView},
+        workspace::{GoneView, StateView},
+    },
     domain::{
         activity::{self, ActivityQuery, NOTIFY, RECEIVED, Sender, TYPES},
         ids::{ActivityId, WorkspaceId},

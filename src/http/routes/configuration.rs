@@ -6,7 +6,7 @@ use super::super::{
     Api,
     error::{HttpError, HttpResult},
 };
-use crate::api::{Reloaded, RunningConfig};
+use crate::api::configuration::{Reloaded, RunningConfig};
 
 pub(in super::super) async fn show(State(api): State<Api>) -> HttpResult<Json<RunningConfig>> {
     Ok(Json(api.0.doctor.configuration().running()))

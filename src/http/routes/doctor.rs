@@ -3,7 +3,7 @@
 use axum::{Json, extract::State};
 
 use super::super::{Api, error::HttpResult};
-use crate::api::DoctorReport;
+use crate::api::doctor::DoctorReport;
 
 pub(in super::super) async fn show(State(api): State<Api>) -> HttpResult<Json<DoctorReport>> {
     Ok(Json(api.0.doctor.examine().await))

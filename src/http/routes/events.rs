@@ -17,7 +17,7 @@ use super::{
     Path, Query,
 };
 use crate::{
-    api::{EventView, EventsReset},
+    api::event::{EventView, EventsReset},
     domain::event::{Event, TransientEvent},
     store::Scope,
 };

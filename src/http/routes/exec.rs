@@ -20,7 +20,7 @@ use super::{
     Body, Path, Query,
 };
 use crate::{
-    api::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
+    api::exec::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
     domain::{
         status::Status,
         workspace::{Kind, Workspace},

@@ -12,7 +12,7 @@ use super::super::{
     vitals::Vitals,
 };
 use crate::{
-    api::{Health, Ready},
+    api::health::{Health, Ready},
     doctor::registry_mark,
 };
 

@@ -26,7 +26,7 @@ use super::{
     Query,
 };
 use crate::{
-    api::{AccessAnswer, Discovered, PeerView},
+    api::peer::{AccessAnswer, Discovered, PeerView},
     domain::{
         bounds::{
             CARD_MAX_BYTES, METADATA_MAX_BYTES, REPORT_DISCARDED_MAX_BYTES, REPORT_MAX_BYTES,

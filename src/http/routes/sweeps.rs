@@ -11,7 +11,7 @@ use super::{
     Body, Path,
 };
 use crate::{
-    api::{ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},
+    api::sweep::{ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},
     store::Approval,
     sweep::{Mode, PassStatus},
 };

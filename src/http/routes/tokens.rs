@@ -15,7 +15,7 @@ use super::{
     Body, Path,
 };
 use crate::{
-    api::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList},
+    api::token::{AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList},
     domain::{ids::TokenId, token::TokenRow},
     store::{AdminToken, Scope},
 };

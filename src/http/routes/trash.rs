@@ -11,7 +11,7 @@ use super::{
     Body, Path,
 };
 use crate::{
-    api::{EmptyTrash, TrashOutcome, TrashView},
+    api::trash::{EmptyTrash, TrashOutcome, TrashView},
     domain::trash::TrashEntry,
     ops::{Applied, OpError},
 };

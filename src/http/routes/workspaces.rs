@@ -25,8 +25,12 @@ use super::{
 };
 use crate::{
     api::{
-        self, AffectedView, Child, Connection, CreateWorkspace, CreatedWorkspace, OrderOutcome,
-        PatchWorkspace, Patched, RemoveOutcome, WorkspaceView,
+        self,
+        order::{AffectedView, OrderOutcome},
+        workspace::{
+            Child, Connection, CreateWorkspace, CreatedWorkspace, PatchWorkspace, Patched, RemoveOutcome,
+            WorkspaceView,
+        },
     },
     domain::{
         bounds::ROLE_MAX_BYTES,
@@ -605,7 +609,7 @@ pub(in super::super) async fn resume(
     State(api): State<Api>,
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
-    Body(body): Body<api::Start>,
+    Body(body): Body<api::order::Start>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let id = api.resolve(&reference, Scope::Live).await?.id;
     let order = |ops: Ops, id| ops.resume(id, body.new_volume);
@@ -691,7 +695,7 @@ pub(in super::super) async fn undelete(
     State(api): State<Api>,
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
-    Body(body): Body<api::Undelete>,
+    Body(body): Body<api::order::Undelete>,
 ) -> HttpResult<Json<OrderOutcome>> {
     let name = body.name.map(|name| name.parse::<WorkspaceName>()).transpose();
     let name = name.map_err(|error| HttpError::invalid(error.to_string()))?;
