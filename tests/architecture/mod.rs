@@ -160,7 +160,7 @@ fn forbidden_dependency_is_detected_in_every_notation() {
         ),
         ("store/tokens.rs", "fn f<'a>(x: &'a str) -> char { let q = '\"'; 'c' } // crate::ops"),
         ("store/tokens.rs", "mod tests { use super::*; use super::super::trash::entry; }"),
-        ("ops/start.rs", "use super::{Ops, actor::Phase};"),
+        ("ops/stop.rs", "use super::{Ops, actor::Phase};"),
         ("sweep/passes/settle.rs", "use super::super::{Pass, Snapshot};"),
     ] {
         assert_eq!(broken(file, text), 0, "{file}: {text}");

@@ -67,7 +67,7 @@ pub(super) fn of_call(rng: &mut Rng, call: &Call) -> Fault {
     let kind = rng.pick(&FAILURES);
     let wait = Duration::from_millis(rng.below(300_000) as u64);
     // ostler cannot detect a file write that takes effect minutes after its caller gave up, when a later start is
-    // already complete: see the limits in the documentation of `ops/start.rs`.
+    // already complete: see the limits in the documentation of `ops/start/mod.rs`.
     let may_be_late = call.method != "write_file";
     match rng.below(100) {
         _ if call.method == "write_file" && rng.permille(300) => Fault::Pretended,
