@@ -21,9 +21,8 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::api;
-use args::{Cli, Command};
+use args::Cli;
 use client::Client;
-use commands as c;
 pub use failure::{Exit, Failure};
 use output::Output;
 pub use output::note;
@@ -87,36 +86,5 @@ pub async fn run(cli: Cli, host: &dyn Host) -> Result<u8, Failure> {
         return Err(Failure::new(Exit::Usage, why));
     }
     let out = Output::new(json);
-    // Created only by the commands that need it: the others have to work with an invalid configuration.
-    let session = || Ok::<_, Failure>(Session { client: Client::new(host.socket()?), out, host });
-    match cli.command {
-        Command::Serve => host.serve().await.map(|()| 0),
-        Command::Create(args) => c::create::run(&session()?, *args).await,
-        Command::Ls(args) => c::ls::run(&session()?, &args).await,
-        Command::Show(args) => c::show::run(&session()?, &args).await,
-        Command::Logs(args) => c::logs::run(&session()?, &args).await,
-        Command::Exec(args) => c::exec::run(&session()?, args).await,
-        Command::Shell(args) => c::shell::run(&session()?, args).await,
-        Command::Start(args) => c::start::run(&session()?, &args).await,
-        Command::Stop(args) => c::stop::run(&session()?, &args).await,
-        Command::Hibernate(args) => c::hibernate::run(&session()?, &args).await,
-        Command::Wake(args) => c::wake::run(&session()?, &args).await,
-        Command::Message(args) => c::message::run(&session()?, args).await,
-        Command::Set(args) => c::set::run(&session()?, *args).await,
-        Command::Restart(args) => c::restart::run(&session()?, &args).await,
-        Command::Recreate(args) => c::recreate::run(&session()?, &args).await,
-        Command::Rm(args) => c::rm::run(&session()?, &args).await,
-        Command::Undelete(args) => c::undelete::run(&session()?, args).await,
-        Command::Trash(args) => c::trash::run(&session()?, args.command).await,
-        Command::Adopt(args) => c::adopt::run(&session()?, args).await,
-        Command::Token(args) => c::token::run(&session()?, args.command).await,
-        Command::Sweep(args) => c::sweep::run(&session()?, args.command).await,
-        Command::Events(args) => c::events::run(&session()?, &args).await,
-        Command::Why(args) => c::why::run(&session()?, &args).await,
-        Command::Doctor(args) => c::doctor::run(&session()?, &args).await,
-        Command::Config(args) => c::config::run(out, host, args.command).await,
-        Command::Reload => c::reload::run(&session()?).await,
-        Command::Completions(args) => c::completions::run(out, &args),
-        Command::Man(args) => c::man::run(out, &args),
-    }
+    cli.command.run(out, host).await
 }

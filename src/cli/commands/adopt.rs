@@ -4,15 +4,40 @@ use crate::{
     api::adoption::{Adopt, AdoptItem, AdoptOutcome},
     cli::{
         Session,
-        args::AdoptArgs,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
         text::{count, printable, short},
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: AdoptArgs) -> Result<u8, Failure> {
-    let AdoptArgs { which, all, dry_run, instance } = args;
+/// Register existing containers again after the registry was lost or restored
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+After the registry was lost or restored from a backup, Podman may have containers that the registry
+does not know. `adopt` registers them again. Without arguments, it prints what can be adopted.
+Running agents are not interrupted and keep their tokens.
+
+Examples:
+  ostler adopt                     list what can be adopted
+  ostler adopt builder tester
+  ostler adopt --all               adopt everything and end the recovery
+  ostler adopt --instance 6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11 --all")]
+pub(in crate::cli) struct Args {
+    /// Names, ids or prefixes of ids
+    which: Vec<String>,
+    /// Adopt everything that the registry does not know
+    #[arg(long, conflicts_with = "which")]
+    all: bool,
+    /// Print what would be adopted, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Id of the installation whose containers are adopted; the registry must be empty
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
+    let Args { which, all, dry_run, instance } = args;
     // Without a selection the command is a dry run.
     let asking = dry_run || (which.is_empty() && !all && instance.is_none());
     let adopts_all = all && !asking;

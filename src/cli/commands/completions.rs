@@ -2,13 +2,20 @@
 
 use clap::CommandFactory as _;
 
-use crate::cli::{
-    args::{Cli, CompletionsArgs},
-    failure::Failure,
-    output::Output,
-};
+use crate::cli::{args::Cli, failure::Failure, output::Output};
 
-pub(in crate::cli) fn run(out: Output, args: &CompletionsArgs) -> Result<u8, Failure> {
+/// Print a completion script for a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostler completions bash > /etc/bash_completion.d/ostler
+  ostler completions fish > ~/.config/fish/completions/ostler.fish")]
+pub(in crate::cli) struct Args {
+    /// Shell for which to print the script
+    shell: clap_complete::Shell,
+}
+
+pub(in crate::cli) fn run(out: Output, args: &Args) -> Result<u8, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "ostler", &mut script);
     out.bytes(&script)?;

@@ -13,12 +13,33 @@ use crate::{
     api::configuration::{ConfigDifference, RunningConfig},
     cli::{
         Configuration, Host,
-        args::ConfigCommand,
         client::Client,
         failure::{Exit, Failure},
         output::{self, Cell, Output, Tone},
     },
 };
+
+/// Show, create or check the configuration
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Order of precedence: flags, environment variables (OSTLER_SWEEP_UNKNOWN_GRACE sets
+sweep.unknown_grace), the configuration file, defaults.")]
+pub(in crate::cli) struct Args {
+    /// The subcommand.
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+/// A command about the configuration.
+#[derive(Debug, clap::Subcommand)]
+enum ConfigCommand {
+    /// Show every key with its value and source, and where the running daemon differs
+    Show,
+    /// Write a commented configuration file; an existing file is not overwritten
+    Init,
+    /// Check the configuration without applying it
+    Check,
+}
 
 /// The configuration as this command reads it, and how the daemon's configuration differs from it.
 #[derive(Serialize)]
@@ -43,8 +64,8 @@ struct Daemon {
 /// reads another file, other environment variables or other flags.
 const BY_OTHER: &str = "other";
 
-pub(in crate::cli) async fn run(out: Output, host: &dyn Host, command: ConfigCommand) -> Result<u8, Failure> {
-    match command {
+pub(in crate::cli) async fn run(out: Output, host: &dyn Host, args: &Args) -> Result<u8, Failure> {
+    match args.command {
         ConfigCommand::Show => show(out, host).await,
         ConfigCommand::Init => init(out, host),
         ConfigCommand::Check => check(out, host).await,

@@ -4,14 +4,31 @@ use crate::{
     api::doctor::DoctorReport,
     cli::{
         Session,
-        args::DoctorArgs,
         failure::{Exit, Failure},
         output::{self, Tone},
         text::{count, printable},
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &DoctorArgs) -> Result<u8, Failure> {
+/// Check this installation for problems and print how to fix them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The exit code is 1 if a check fails; warnings do not count. Also works while the daemon is stopped.
+
+Examples:
+  ostler doctor
+  ostler doctor --accept-engine     continue with this engine or storage
+  ostler doctor --accept-copy       continue with this copied data directory")]
+pub(in crate::cli) struct Args {
+    /// Accept the current Podman engine and storage as the one that holds the workspaces
+    #[arg(long)]
+    accept_engine: bool,
+    /// Accept this copied data directory as the one to continue with; the daemon must be stopped
+    #[arg(long, conflicts_with = "accept_engine")]
+    accept_copy: bool,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     if args.accept_copy {
         session.host.accept_copy().await?;
         output::note(

@@ -12,7 +12,6 @@ use crate::{
     },
     cli::{
         Session,
-        args::EventsArgs,
         client::workspace,
         failure::Failure,
         frames::Sse,
@@ -21,13 +20,45 @@ use crate::{
     },
 };
 
+use clap::builder::NonEmptyStringValueParser;
+
 use super::timeline;
+
+/// Print recent events, oldest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+With `--json` and `-f`, prints one event per line.
+
+Examples:
+  ostler events -n 50
+  ostler events -f builder")]
+pub(in crate::cli) struct Args {
+    /// Print only events of this workspace
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: Option<String>,
+    /// Continue to print new events, also across restarts of the daemon
+    #[arg(long, short)]
+    follow: bool,
+    /// Print every field of the events, with whole ids
+    #[arg(long, short)]
+    verbose: bool,
+    /// Number of events to print
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "COUNT",
+        default_value_t = 20,
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
+    limit: u32,
+}
 
 /// Delay before a lost stream is opened again the first time. It grows with each attempt, up to `RECONNECT_LAST`.
 const RECONNECT_FIRST: Duration = Duration::from_millis(250);
 const RECONNECT_LAST: Duration = Duration::from_secs(30);
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &EventsArgs) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     let only = match &args.name {
         Some(name) => Some(session.client.get::<WorkspaceView>(&workspace(name)).await?.id),
         None => None,

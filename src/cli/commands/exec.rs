@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use clap::builder::NonEmptyStringValueParser;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf},
     signal::unix::{SignalKind, signal},
@@ -16,7 +17,6 @@ use crate::{
     api::exec::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
     cli::{
         Session,
-        args::ExecArgs,
         client::{Pipe, workspace},
         failure::{Exit, Failure},
         frames::{Channel, Frames},
@@ -26,11 +26,44 @@ use crate::{
 
 use super::{create::environment, logs::pass_on};
 
+/// Run a command in a workspace's container
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The exit code is that of the command. Standard input is forwarded only with `-i` or `-t`.
+If this client is terminated, the command is terminated too. With `-i`, this happens when the command
+next writes output.
+
+Examples:
+  ostler exec builder -- ls -l /workspace
+  ostler exec builder -- tar cz /workspace > backup.tar.gz
+  ostler exec -i builder -- tar xz -C /workspace < backup.tar.gz
+  ostler exec -t builder -- top")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Forward standard input
+    #[arg(long, short)]
+    interactive: bool,
+    /// Allocate a terminal for the command and forward its input
+    #[arg(long, short)]
+    tty: bool,
+    /// Environment variable of the command; without `=VALUE`, the value is taken from this shell's environment
+    #[arg(long, short, value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+    /// User to run as, such as `0:0` [default: the agent's user]
+    #[arg(long, short)]
+    user: Option<String>,
+    /// Command to run, with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
 /// How many times the exit code is queried after a command's stream has ended: 2 s in total.
 const EXIT_CODE_CHECKS: u32 = 40;
 const EXIT_CODE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: ExecArgs) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
     let request = CreateExec {
         env: environment(&args.env)?.into_iter().collect(),
         command: args.command,

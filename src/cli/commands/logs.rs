@@ -2,12 +2,12 @@
 
 use std::io::{self, IsTerminal as _};
 
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::{
     cli::{
         Session,
-        args::LogsArgs,
         client::workspace,
         failure::Failure,
         frames::{Channel, Frames, Lines},
@@ -16,6 +16,27 @@ use crate::{
     domain::text::{Layout, terminal_safe},
 };
 
+/// Print the output of a workspace's container
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The container's standard error is printed to this command's standard error.
+With `--json`, one object per line: {\"stream\": \"stdout\", \"line\": \"…\"}.
+
+Examples:
+  ostler logs builder --tail 100
+  ostler logs -f builder")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Continue to print new output
+    #[arg(long, short)]
+    follow: bool,
+    /// Print only the last LINES lines; at most the last 16 MiB of the log are read
+    #[arg(long, short = 'n', value_name = "LINES", allow_negative_numbers = true)]
+    tail: Option<u32>,
+}
+
 /// A line of `logs --json`.
 #[derive(Serialize)]
 struct LogLine {
@@ -23,7 +44,7 @@ struct LogLine {
     line: String,
 }
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &LogsArgs) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     let tail = args.tail.map(|lines| format!("&tail={lines}")).unwrap_or_default();
     let path = format!("{}/logs?follow={}{tail}", workspace(&args.name), args.follow);
     let mut stream = session.client.stream(&path, None).await?;

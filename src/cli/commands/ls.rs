@@ -9,14 +9,29 @@ use crate::{
     },
     cli::{
         Session,
-        args::LsArgs,
         failure::Failure,
         output::{self, Cell, Tone},
         text::{self, count, printable},
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &LsArgs) -> Result<u8, Failure> {
+/// List workspaces as a tree
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostler ls
+  ostler ls --removed          list what `undelete` can restore
+  ostler ls --json | jq -r '.[] | select(.status == \"failed\") | .name'")]
+pub(in crate::cli) struct Args {
+    /// List removed workspaces instead
+    #[arg(long)]
+    removed: bool,
+    /// Print a flat list with ids instead of a tree
+    #[arg(long)]
+    flat: bool,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     let query = if args.removed { "?removed=true" } else { "" };
     let mut workspaces: Vec<WorkspaceView> = session.client.get(&format!("/workspaces{query}")).await?;
     if session.out.json() {

@@ -5,24 +5,43 @@
 //! message can say whether the daemon or the agent failed. A response that is not A2A is a failure of the agent, with
 //! exit code 1.
 
+use clap::builder::NonEmptyStringValueParser;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::cli::{
     Session,
-    args::MessageArgs,
     client::{Reply, workspace},
     failure::{Exit, Failure},
     output,
     text::{printable, printable_lines},
 };
 
+/// Send a message to a workspace's agent and print the response
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The message is delivered like a message between agents: it wakes a hibernated workspace, but does not start a
+stopped one.
+
+Examples:
+  ostler message builder hello
+  ostler message lead 'ask builder for its progress'
+  ostler message builder --json hello        print the whole response")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Text of the message; several arguments are joined with spaces
+    #[arg(required = true, num_args = 1.., value_name = "TEXT")]
+    text: Vec<String>,
+}
+
 /// The header by which the daemon marks an agent's response.
 const ANSWERED_BY: &str = "ostler-answered-by";
 /// How many characters of a response in an unknown format are shown.
 const EXCERPT: usize = 300;
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: MessageArgs) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
     let name = &args.name;
     let view: Value = session.client.get(&workspace(name)).await?;
     let version = Version::of_card(&view["agent_card"]);

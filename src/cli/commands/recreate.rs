@@ -1,12 +1,32 @@
 //! `ostler recreate`
 
+use clap::builder::NonEmptyStringValueParser;
+
 use super::order::{Wait, quoted, request_order};
 use crate::{
     api::workspace::WorkspaceView,
-    cli::{Session, args::RecreateArgs, client::workspace, failure::Failure, output},
+    cli::{Session, client::workspace, failure::Failure, output},
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &RecreateArgs) -> Result<u8, Failure> {
+/// Replace a workspace's container with a new one that has the current settings
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+The volumes are kept. Files outside /configs and /workspace, such as a home directory, are moved to the trash with
+the old container. A stopped or hibernated workspace is started, together with the workspaces that were stopped
+with it. `ostler ls` marks a workspace as drifted if its settings differ from those of its container.
+
+Examples:
+  ostler recreate builder")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Return when the request is accepted, without waiting until the workspace is online
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     // Needed only for the notes; errors are ignored because the request itself reports them.
     let view = async || session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
     let before = view().await;

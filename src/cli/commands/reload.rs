@@ -6,6 +6,20 @@ use crate::{
     cli::{Session, failure::Failure, output::Output},
 };
 
+/// Make the daemon reload its configuration
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Runtimes, access, `[external]`, restart budgets, grace periods, retention times, the size of new
+logs and the log level apply at once, to everything that begins after the reload. Other changes,
+such as ports, addresses, directories and the engine's socket, apply only after a restart of the
+daemon; the command lists them. A configuration with an error changes nothing. SIGHUP has the same
+effect, but the daemon writes the result to its log.
+
+Examples:
+  ostler config show                compare the file with the running daemon
+  ostler reload")]
+pub(in crate::cli) struct Args;
+
 pub(in crate::cli) async fn run(session: &Session<'_>) -> Result<u8, Failure> {
     let reloaded: Reloaded = session.client.post("/reload", &()).await?;
     let out = session.out;

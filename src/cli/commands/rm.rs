@@ -2,13 +2,13 @@
 
 use std::io::{self, IsTerminal as _};
 
+use clap::builder::NonEmptyStringValueParser;
 use hyper::{Method, StatusCode};
 
 use crate::{
     api::workspace::{RemoveOutcome, WorkspaceView},
     cli::{
         Session,
-        args::RmArgs,
         client::{self, NOTHING, workspace},
         failure::{Exit, Failure},
         output, spinner,
@@ -18,7 +18,32 @@ use crate::{
 
 use super::order::quoted;
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &RmArgs) -> Result<u8, Failure> {
+/// Remove a workspace; `undelete` restores it
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Container and volumes are moved to the trash and kept for `sweep.trash_retention` (default: 14 days).
+A workspace with workspaces below it is removed only with `--cascade`. `--purge` asks for confirmation on a terminal.
+
+Examples:
+  ostler rm builder
+  ostler rm --cascade builder
+  ostler undelete builder")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Also remove all workspaces below this one
+    #[arg(long)]
+    cascade: bool,
+    /// Delete container and volumes immediately and permanently
+    #[arg(long)]
+    purge: bool,
+    /// Do not ask for confirmation
+    #[arg(long, short)]
+    yes: bool,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     if args.purge && !args.yes && io::stdin().is_terminal() && !session.out.json() {
         // If the workspace does not exist, the command fails before it asks for confirmation.
         let _there: WorkspaceView =
@@ -65,14 +90,14 @@ fn below(outcome: &RemoveOutcome) -> String {
 }
 
 /// The failure if rows were removed but the deletion of their containers and volumes is not confirmed.
-fn not_purged(args: &RmArgs, outcome: &RemoveOutcome, why: &str) -> Failure {
+fn not_purged(args: &Args, outcome: &RemoveOutcome, why: &str) -> Failure {
     let why = format!("{}{} removed, but not yet permanently deleted: {why}", args.name, below(outcome));
     let next = "ostler retries the deletion; `ostler trash ls` shows what is left. Until the deletion succeeds, \
                 `ostler undelete` restores the workspace";
     Failure::new(Exit::Failed, why).next(next)
 }
 
-fn summary_of(args: &RmArgs, outcome: &RemoveOutcome) -> String {
+fn summary_of(args: &Args, outcome: &RemoveOutcome) -> String {
     let (name, below) = (&args.name, below(outcome));
     if outcome.purged == Some(true) {
         return format!("{name}{below} permanently deleted");
@@ -83,7 +108,7 @@ fn summary_of(args: &RmArgs, outcome: &RemoveOutcome) -> String {
     format!("{name}{below} removed{detail}; `ostler undelete {}` restores {them}", quoted(name))
 }
 
-fn has_children(args: &RmArgs, outcome: &RemoveOutcome) -> Failure {
+fn has_children(args: &Args, outcome: &RemoveOutcome) -> Failure {
     let names: Vec<_> = outcome.children.iter().map(|child| child.name.as_str()).collect();
     let number = outcome.children_count.max(names.len());
     let why = format!(

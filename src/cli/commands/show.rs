@@ -1,18 +1,30 @@
 //! `ostler show`
 
+use clap::builder::NonEmptyStringValueParser;
+
 use crate::{
     api::workspace::WorkspaceView,
     cli::{
-        Session,
-        args::ShowArgs,
-        client,
+        Session, client,
         failure::Failure,
         output::Tone,
         text::{self, printable},
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &ShowArgs) -> Result<u8, Failure> {
+/// Show the status and settings of a workspace
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostler show builder
+  ostler show 6f1c --json")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     let workspace: WorkspaceView = session.client.get(&client::workspace_even_removed(&args.name)).await?;
     if session.out.json() {
         session.out.value(&workspace)?;

@@ -1,10 +1,11 @@
 //! `ostler sweep`
 
+use clap::builder::NonEmptyStringValueParser;
+
 use crate::{
     api::sweep::{ActionView, ApprovePlan, HeldPlan, PassRun, PassView, RunSweeps},
     cli::{
         Session,
-        args::SweepCommand,
         client::segment,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
@@ -12,8 +13,58 @@ use crate::{
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, command: SweepCommand) -> Result<u8, Failure> {
-    match command {
+/// List and run the maintenance passes, and approve held plans
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The subcommand.
+    #[command(subcommand)]
+    command: SweepCommand,
+}
+
+/// A command about passes.
+#[derive(Debug, clap::Subcommand)]
+enum SweepCommand {
+    /// List the passes and the outcome of their last runs
+    #[command(visible_alias = "ls")]
+    List,
+    /// Show a pass, its last run, and a plan that is held for approval
+    Show {
+        /// Name of the pass
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        pass: String,
+    },
+    /// Run passes now
+    #[command(after_help = "\
+A dry run prints the planned actions with their evidence. It also works while the daemon is stopped.
+
+Examples:
+  ostler sweep run --dry-run
+  ostler sweep run reap_unknown")]
+    Run {
+        /// Names of the passes [default: all]
+        passes: Vec<String>,
+        /// Print the plan without applying it
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Approve a plan that the breaker held because it affects too many workspaces at once
+    #[command(after_help = "\
+Approves exactly the actions that `ostler sweep show PASS` lists, and nothing else.
+
+Examples:
+  ostler sweep approve reap_unknown 9a3c")]
+    Approve {
+        /// Name of the pass
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        pass: String,
+        /// Id of the plan, or a prefix of it
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        plan: String,
+    },
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
+    match args.command {
         SweepCommand::List => list(session).await,
         SweepCommand::Show { pass } => show(session, &pass).await,
         SweepCommand::Run { passes, dry_run } => run_passes(session, RunSweeps { passes, dry_run }).await,

@@ -1,12 +1,16 @@
 //! `ostler token`
 
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
+
 use crate::{
     api::token::{
         AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView,
     },
     cli::{
         Session,
-        args::TokenCommand,
         client::{segment, workspace},
         failure::Failure,
         output::{self, Cell},
@@ -14,8 +18,88 @@ use crate::{
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, command: TokenCommand) -> Result<u8, Failure> {
-    match command {
+/// Issue, list and revoke the tokens of agents and admins
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The subcommand.
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+/// A command about tokens.
+#[derive(Debug, clap::Subcommand)]
+enum TokenCommand {
+    /// Issue a token for a workspace
+    #[command(after_help = "\
+Standard output contains only the token. It cannot be shown again: the registry stores only its digest.
+An admin token permits everything that this command line permits; with `--admin`, the name is a label.
+
+Examples:
+  ostler token issue builder
+  ostler token issue --admin dashboard --expires 90d
+  TOKEN=$(ostler token issue builder --expires 30d)")]
+    Issue {
+        /// Name, id or prefix of the id of the workspace; with `--admin`, a label for the token
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// Issue an admin token
+        #[arg(long)]
+        admin: bool,
+        /// Duration for which the token is valid, such as 12h or 30d [default: until revoked]
+        #[arg(long, value_name = "DURATION", value_parser = duration)]
+        expires: Option<Duration>,
+    },
+    /// List the valid tokens of a workspace
+    #[command(
+        visible_alias = "list",
+        after_help = "\
+Examples:
+  ostler token ls builder
+  ostler token ls --admin"
+    )]
+    Ls {
+        /// Name, id or prefix of the id
+        #[arg(value_parser = NonEmptyStringValueParser::new(), required_unless_present = "admin")]
+        name: Option<String>,
+        /// List the admin tokens
+        #[arg(long, conflicts_with = "name")]
+        admin: bool,
+    },
+    /// Revoke a token
+    #[command(after_help = "\
+Examples:
+  ostler token ls builder
+  ostler token revoke builder 41d0
+  ostler token revoke --admin 77c2")]
+    Revoke {
+        /// Name, id or prefix of the id of the workspace; with `--admin`, the id of the token
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        name: String,
+        /// Id of the token from `token ls`, or a prefix of it
+        // Tokens issued by older versions may begin with a hyphen.
+        #[arg(
+            value_parser = NonEmptyStringValueParser::new(),
+            required_unless_present = "admin",
+            allow_hyphen_values = true
+        )]
+        token: Option<String>,
+        /// Revoke an admin token
+        #[arg(long, conflicts_with = "token")]
+        admin: bool,
+    },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let span = SpanParser::new().parse_span(text).ok();
+    let signed = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    signed
+        .and_then(|signed| Duration::try_from(signed).ok())
+        .filter(|duration| duration.as_secs() > 0)
+        .ok_or_else(|| "expected a duration such as \"12h\" or \"30d\"".to_owned())
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
+    match args.command {
         TokenCommand::Issue { name, admin, expires } => {
             let expires_in_seconds = expires.map(|after| after.as_secs());
             if admin {
@@ -23,10 +107,12 @@ pub(in crate::cli) async fn run(session: &Session<'_>, command: TokenCommand) ->
             }
             issue(session, &name, IssueToken { expires_in_seconds }).await
         }
-        TokenCommand::Ls { name: Some(name), .. } => ls(session, &name).await,
-        TokenCommand::Ls { name: None, .. } => ls_admin(session).await,
-        TokenCommand::Revoke { name, token: Some(token), .. } => revoke(session, &name, &token).await,
-        TokenCommand::Revoke { name, token: None, .. } => revoke_admin(session, &name).await,
+        TokenCommand::Ls { name: Some(name), admin: false } => ls(session, &name).await,
+        TokenCommand::Ls { .. } => ls_admin(session).await,
+        TokenCommand::Revoke { name, token: Some(token), admin: false } => {
+            revoke(session, &name, &token).await
+        }
+        TokenCommand::Revoke { name: token, .. } => revoke_admin(session, &token).await,
     }
 }
 
@@ -130,4 +216,18 @@ async fn revoke(session: &Session<'_>, name: &str, token: &str) -> Result<u8, Fa
         session.out.line(&format!("the token {token} of {name} was revoked"))?;
     }
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_expiry_parses_durations_and_refuses_invalid_ones() {
+        assert_eq!(duration("30d"), Ok(Duration::from_hours(720)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_mins(90)));
+        for wrong in ["", "30", "-1h", "500ms", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong:?} was accepted as a duration");
+        }
+    }
 }

@@ -2,11 +2,12 @@
 
 use std::io::{self, IsTerminal as _};
 
+use clap::builder::NonEmptyStringValueParser;
+
 use crate::{
     api::trash::{EmptyTrash, TrashOutcome, TrashView},
     cli::{
         Session,
-        args::TrashCommand,
         client::segment,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
@@ -14,8 +15,48 @@ use crate::{
     },
 };
 
-pub(in crate::cli) async fn run(session: &Session<'_>, command: TrashCommand) -> Result<u8, Failure> {
-    match command {
+/// List, restore or delete the containers and volumes in the trash
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The subcommand.
+    #[command(subcommand)]
+    command: TrashCommand,
+}
+
+/// A command about the trash.
+#[derive(Debug, clap::Subcommand)]
+enum TrashCommand {
+    /// List the entries in the trash and until when they are kept
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Restore an entry
+    #[command(after_help = "\
+Examples:
+  ostler trash restore 0b5e
+  ostler trash restore builder")]
+    Restore {
+        /// Id of the entry, a prefix of it, or the workspace's name
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        entry: String,
+    },
+    /// Delete entries permanently
+    #[command(after_help = "\
+Asks for confirmation on a terminal; elsewhere `--yes` is required.
+
+Examples:
+  ostler trash empty
+  ostler trash empty 0b5e builder --yes")]
+    Empty {
+        /// Ids of entries, prefixes of ids, or workspaces' names [default: all entries]
+        entries: Vec<String>,
+        /// Do not ask for confirmation
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
+    match args.command {
         TrashCommand::Ls => ls(session).await,
         TrashCommand::Restore { entry } => restore(session, &entry).await,
         TrashCommand::Empty { entries, yes } => empty(session, entries, yes).await,

@@ -1,8 +1,24 @@
 //! `ostler wake`
 
-use super::order::{Wait, request_order};
-use crate::cli::{Session, args::WakeArgs, failure::Failure};
+use clap::builder::NonEmptyStringValueParser;
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &WakeArgs) -> Result<u8, Failure> {
+use super::order::{Wait, request_order};
+use crate::cli::{Session, failure::Failure};
+
+/// Wake a hibernated workspace
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ostler wake builder")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Return when the request is accepted, without waiting until the workspace is online
+    #[arg(long)]
+    no_wait: bool,
+}
+
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     request_order(session, &args.name, "wake", &(), Wait::goal_to_await(args.no_wait, Wait::Online)).await
 }

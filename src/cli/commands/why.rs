@@ -1,12 +1,12 @@
 //! `ostler why`
 
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::{
     api::{event::EventView, workspace::WorkspaceView},
     cli::{
         Session,
-        args::WhyArgs,
         client::workspace_even_removed,
         failure::Failure,
         output::Tone,
@@ -16,6 +16,33 @@ use crate::{
 
 use super::{events::recent, show::heading, timeline};
 
+/// Explain a workspace's status by its events and their evidence
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Status changes, moves to the trash and refused requests of agents are recorded, with the evidence for each.
+
+Examples:
+  ostler why builder
+  ostler why -v builder")]
+pub(in crate::cli) struct Args {
+    /// Name, id or prefix of the id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+    /// Print every field of the events, with whole ids, and the log lines of each event
+    #[arg(long, short)]
+    verbose: bool,
+    /// Number of events to print
+    #[arg(
+        long,
+        short = 'n',
+        value_name = "COUNT",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
+    limit: u32,
+}
+
 /// Output of `why --json`.
 #[derive(Serialize)]
 struct Why {
@@ -24,7 +51,7 @@ struct Why {
     events: Vec<EventView>,
 }
 
-pub(in crate::cli) async fn run(session: &Session<'_>, args: &WhyArgs) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
     let workspace: WorkspaceView = session.client.get(&workspace_even_removed(&args.name)).await?;
     let events = recent(session, Some(&workspace.id), args.limit).await?;
     if session.out.json() {

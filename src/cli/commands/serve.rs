@@ -1,0 +1,20 @@
+//! `ostler serve`
+
+use crate::cli::{Host, failure::Failure};
+
+/// Run the daemon
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Logs go to standard error: as text on a terminal, as JSON otherwise (`log.format`).
+SIGTERM or Ctrl-C stops the daemon; the workspaces' containers keep running. SIGHUP reloads the
+configuration, like `ostler reload`.
+
+Examples:
+  ostler serve
+  ostler --data-dir /srv/ostler serve
+  OSTLER_LOG_LEVEL=debug ostler serve")]
+pub(in crate::cli) struct Args;
+
+pub(in crate::cli) async fn run(host: &dyn Host) -> Result<u8, Failure> {
+    host.serve().await.map(|()| 0)
+}
