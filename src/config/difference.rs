@@ -1,9 +1,9 @@
-//! The difference between two configurations, and the settings that a running daemon can reload.
+//! The difference between two configurations.
 
 use std::collections::BTreeSet;
 
 use super::{
-    Config, EngineConfig, LogConfig, SweepConfig,
+    Config,
     keys::{KEYS, RUNTIME_KEYS},
 };
 use crate::domain::runtime::Runtime;
@@ -20,25 +20,6 @@ pub struct Difference {
 }
 
 impl Config {
-    /// This configuration, with those settings of `new` that take effect without a restart.
-    ///
-    /// The other settings, such as sockets, locks, deadlines of the engine client and periods of passes, are read only
-    /// when the daemon starts.
-    #[must_use]
-    pub fn reloaded(&self, new: &Self) -> Self {
-        Self {
-            file: new.file.clone(),
-            engine: EngineConfig { log_size: new.engine.log_size, ..self.engine.clone() },
-            access: new.access.clone(),
-            external: new.external.clone(),
-            restart: new.restart,
-            sweep: SweepConfig { check_interval: self.sweep.check_interval, ..new.sweep.clone() },
-            runtimes: new.runtimes.clone(),
-            log: LogConfig { level: new.log.level.clone(), ..self.log.clone() },
-            ..self.clone()
-        }
-    }
-
     /// Every key with its value in TOML syntax, in the order of the template.
     #[must_use]
     pub fn values(&self) -> Vec<(String, Option<String>)> {
@@ -103,4 +84,20 @@ fn inline(runtime: &mut Runtime) -> String {
     });
     let set: Vec<_> = set.collect();
     if set.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", set.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture::{keys, read_text};
+
+    #[test]
+    fn config_difference_hides_environment_values() {
+        let running = read_text("[runtimes.agent]\nenv = { KEY = \"hunter1\" }").unwrap();
+        let new = read_text("[runtimes.agent]\nenv = { KEY = \"hunter2\" }").unwrap();
+        let found = differences(&running, &new);
+        assert_eq!(keys(&found), ["runtimes.agent.env"], "the value differs");
+        assert!(!format!("{found:?}").contains("hunter"), "{found:?}");
+        assert_eq!(found[0].before, found[0].after);
+    }
 }

@@ -54,3 +54,42 @@ fn entry<T>(key: &Key<T>, name: &str, defaults: &mut T) -> Vec<String> {
     let setting = setting.lines().map(|line| format!("#{line}")).collect::<Vec<_>>();
     blank.chain(doc).chain(setting).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::fixture::read_text, domain::runtime::PLAIN};
+
+    /// The template yields the default configuration, both as written and with its settings uncommented.
+    #[test]
+    fn config_template_equals_the_defaults() {
+        let template = template();
+        assert_eq!(read_text(&template).unwrap(), Config::at("/data".into(), "/run".into()));
+
+        let mut live = Vec::new();
+        let mut only_an_example = false;
+        for line in template.lines() {
+            if line.starts_with("# Not set by default") {
+                only_an_example = true;
+            } else if line.is_empty() {
+                only_an_example = false;
+            }
+            let setting = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ') && !only_an_example);
+            live.push(setting.unwrap_or(line));
+        }
+        assert_eq!(read_text(&live.join("\n")).unwrap(), Config::defaults(), "{}", live.join("\n"));
+    }
+
+    #[test]
+    fn config_template_examples_are_valid() {
+        let examples: Vec<_> = template()
+            .lines()
+            .map(|line| match line.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') => rest.to_owned(),
+                Some(_) | None => line.to_owned(),
+            })
+            .collect();
+        let config = read_text(&examples.join("\n")).unwrap();
+        assert_eq!(config.runtimes[PLAIN].config_template.as_deref(), Some("model: local\n"));
+    }
+}

@@ -1,118 +1,28 @@
-//! Parsing, validation and display of values: one [`Slot`] for each kind of value.
-//!
-//! Environment variables are text, so every slot that an environment variable can set also accepts its value as text.
+//! Parses, validates and formats each kind of value.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
 use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
-use toml::{Value, de::DeValue};
+use toml::de::DeValue;
 
-use crate::domain::ports::PortRange;
-use crate::domain::runtime::{Readiness, Tier, User};
+use super::sections::LogFormat;
+use crate::domain::{
+    ports::PortRange,
+    runtime::{Readiness, Tier},
+};
 
-use super::LogFormat;
+pub(super) const USER: &str = "a user as \"uid:gid\", such as \"1000:1000\"";
 
-/// A field of the configuration that holds one value. Two slots are equal if their values are equal.
-#[derive(PartialEq)]
-pub(super) enum Slot<'a> {
-    Path(&'a mut PathBuf),
-    Text(&'a mut Option<String>),
-    Url(&'a mut Option<String>),
-    Flag(&'a mut bool),
-    Port(&'a mut u16),
-    Ports(&'a mut PortRange),
-    Duration(&'a mut Duration),
-    LogFilter(&'a mut String),
-    LogFormat(&'a mut LogFormat),
-    Words(&'a mut Vec<String>),
-    User(&'a mut User),
-    Readiness(&'a mut Readiness),
-    Memory(&'a mut Option<u64>),
-    LogSize(&'a mut u64),
-    Cores(&'a mut Option<f64>),
-    Count(&'a mut Option<u32>),
-    Env(&'a mut BTreeMap<String, String>),
-    Tiers(&'a mut Vec<Tier>),
-    Addresses(&'a mut Vec<IpAddr>),
-    Number(&'a mut u32),
-    Ends(&'a mut usize),
-}
-
-impl Slot<'_> {
-    /// Sets the value. The error text is a phrase that the caller writes after the name of the key and a colon.
-    pub(super) fn set(self, given: &DeValue<'_>) -> Result<(), String> {
-        match self {
-            Self::Path(slot) => *slot = path(given)?,
-            Self::Text(slot) => *slot = Some(text(given, "a non-empty string")?),
-            Self::Url(slot) => *slot = Some(url(given)?),
-            Self::Flag(slot) => *slot = flag(given)?,
-            Self::Port(slot) => *slot = whole(given, "a port from 1 to 65535", 1, u16::MAX.into())?,
-            Self::Ports(slot) => *slot = ports(given)?,
-            Self::Duration(slot) => *slot = duration(given)?,
-            Self::LogFilter(slot) => *slot = log_filter(given)?,
-            Self::LogFormat(slot) => *slot = log_format(given)?,
-            Self::Words(slot) => *slot = words(given)?,
-            Self::User(slot) => *slot = text(given, USER)?.parse().map_err(|_| expected(USER, given))?,
-            Self::Readiness(slot) => *slot = readiness(given)?,
-            Self::Memory(slot) => *slot = Some(memory(given)?),
-            Self::LogSize(slot) => *slot = log_size(given)?,
-            Self::Cores(slot) => *slot = Some(cores(given)?),
-            Self::Count(slot) => *slot = Some(whole(given, "a number above 0", 1, u32::MAX.into())?),
-            Self::Env(slot) => *slot = env(given)?,
-            Self::Tiers(slot) => *slot = tiers(given)?,
-            Self::Addresses(slot) => *slot = addresses(given)?,
-            Self::Number(slot) => *slot = whole(given, "a number, 0 or more", 0, u32::MAX.into())?,
-            Self::Ends(slot) => *slot = whole(given, "a number from 1 to 1000", 1, 1000)?,
-        }
-        Ok(())
-    }
-
-    /// The value in TOML syntax; `None` if unset.
-    ///
-    /// For environment variables only the names are shown: the values may be secrets.
-    pub(super) fn show(self) -> Option<String> {
-        let value = match self {
-            Self::Path(slot) => Value::from(slot.display().to_string()),
-            Self::Text(slot) | Self::Url(slot) => Value::from(slot.clone()?),
-            Self::Flag(slot) => Value::from(*slot),
-            Self::Port(slot) => Value::from(i64::from(*slot)),
-            Self::Ports(slot) => Value::from(slot.to_string()),
-            Self::Duration(slot) => Value::from(duration_text(*slot)),
-            Self::LogFilter(slot) => Value::from(slot.clone()),
-            Self::LogFormat(slot) => Value::from(slot.as_str()),
-            Self::Words(slot) if slot.is_empty() => return None,
-            Self::Words(slot) => Value::from(slot.clone()),
-            Self::User(slot) => Value::from(slot.to_string()),
-            Self::Readiness(slot) => Value::from(readiness_text(*slot)),
-            Self::Memory(slot) => Value::from(memory_text((*slot)?)),
-            Self::LogSize(slot) => Value::from(memory_text(*slot)),
-            Self::Cores(slot) => Value::from((*slot)?),
-            Self::Count(slot) => Value::from(i64::from((*slot)?)),
-            Self::Env(slot) if slot.is_empty() => return None,
-            Self::Env(slot) => {
-                let names: Vec<_> = slot.keys().map(|name| format!("{name} = …")).collect();
-                return Some(format!("{{ {} }}", names.join(", ")));
-            }
-            Self::Tiers(slot) => {
-                Value::from(slot.iter().map(|tier| i64::from(tier.number())).collect::<Vec<_>>())
-            }
-            Self::Addresses(slot) if slot.is_empty() => return None,
-            Self::Addresses(slot) => Value::from(slot.iter().map(IpAddr::to_string).collect::<Vec<_>>()),
-            Self::Number(slot) => Value::from(i64::from(*slot)),
-            Self::Ends(slot) => Value::from(i64::try_from(*slot).unwrap_or(i64::MAX)),
-        };
-        Some(value.to_string())
-    }
-}
-
-const USER: &str = "a user as \"uid:gid\", such as \"1000:1000\"";
 const PORTS: &str = "a port range, lowest first, such as \"21000-28999\"";
+
 const DURATION: &str = "a duration above 0, such as \"90s\", \"10m\" or \"14d\"";
+
 const MEMORY: &str = "an amount of memory with its unit, such as \"512MiB\" or \"2GiB\"";
+
 const TIERS: &str = "a list of tiers from 1 to 4, such as [4]";
 
 /// Error message with the expected and the given value.
-fn expected(what: &str, given: &DeValue<'_>) -> String {
+pub(super) fn expected(what: &str, given: &DeValue<'_>) -> String {
     let found = match given {
         DeValue::String(text) => format!("{text:?}"),
         DeValue::Integer(number) => number.to_string(),
@@ -125,20 +35,20 @@ fn expected(what: &str, given: &DeValue<'_>) -> String {
     format!("expected {what}, found {found}")
 }
 
-fn text(given: &DeValue<'_>, what: &str) -> Result<String, String> {
+pub(super) fn text(given: &DeValue<'_>, what: &str) -> Result<String, String> {
     match given.as_str() {
         Some(text) if !text.trim().is_empty() => Ok(text.to_owned()),
         Some(_) | None => Err(expected(what, given)),
     }
 }
 
-fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
+pub(super) fn path(given: &DeValue<'_>) -> Result<PathBuf, String> {
     let what = "an absolute path";
     let path = PathBuf::from(text(given, what)?);
     if path.is_absolute() { Ok(path) } else { Err(expected(what, given)) }
 }
 
-fn url(given: &DeValue<'_>) -> Result<String, String> {
+pub(super) fn url(given: &DeValue<'_>) -> Result<String, String> {
     let what = "a URL that begins with http:// or https://";
     let url = text(given, what)?;
     // A trailing slash is removed: agents append paths to the URL, which would then contain `//registry/register`.
@@ -148,7 +58,7 @@ fn url(given: &DeValue<'_>) -> Result<String, String> {
     if is_url { Ok(url.to_owned()) } else { Err(expected(what, given)) }
 }
 
-fn flag(given: &DeValue<'_>) -> Result<bool, String> {
+pub(super) fn flag(given: &DeValue<'_>) -> Result<bool, String> {
     match (given.as_bool(), given.as_str()) {
         (Some(flag), _) => Ok(flag),
         (None, Some("true")) => Ok(true),
@@ -157,7 +67,12 @@ fn flag(given: &DeValue<'_>) -> Result<bool, String> {
     }
 }
 
-fn whole<T: TryFrom<i64>>(given: &DeValue<'_>, what: &str, least: i64, most: i64) -> Result<T, String> {
+pub(super) fn whole<T: TryFrom<i64>>(
+    given: &DeValue<'_>,
+    what: &str,
+    least: i64,
+    most: i64,
+) -> Result<T, String> {
     let number = match given {
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok(),
         DeValue::String(text) => text.parse().ok(),
@@ -173,11 +88,11 @@ fn whole<T: TryFrom<i64>>(given: &DeValue<'_>, what: &str, least: i64, most: i64
         .ok_or_else(|| expected(what, given))
 }
 
-fn ports(given: &DeValue<'_>) -> Result<PortRange, String> {
+pub(super) fn ports(given: &DeValue<'_>) -> Result<PortRange, String> {
     text(given, PORTS)?.parse().map_err(|_| expected(PORTS, given))
 }
 
-fn duration(given: &DeValue<'_>) -> Result<Duration, String> {
+pub(super) fn duration(given: &DeValue<'_>) -> Result<Duration, String> {
     parse_duration(&text(given, DURATION)?).ok_or_else(|| expected(DURATION, given))
 }
 
@@ -202,7 +117,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
     parts.concat()
 }
 
-fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
+pub(super) fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     let what = "a log filter, such as \"info\" or \"info,ostler::sweep=debug\"";
     let filter = text(given, what)?;
@@ -223,25 +138,13 @@ fn log_filter(given: &DeValue<'_>) -> Result<String, String> {
     }
 }
 
-impl LogFormat {
-    const ALL: [Self; 3] = [Self::Auto, Self::Pretty, Self::Json];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Pretty => "pretty",
-            Self::Json => "json",
-        }
-    }
-}
-
-fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
+pub(super) fn log_format(given: &DeValue<'_>) -> Result<LogFormat, String> {
     let found = LogFormat::ALL.into_iter().find(|format| Some(format.as_str()) == given.as_str());
     found.ok_or_else(|| expected("\"auto\", \"pretty\" or \"json\"", given))
 }
 
 /// A list, or a comma-separated text as in an environment variable.
-fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
+pub(super) fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
     let what = "a list of addresses without ports, such as [\"127.0.0.1\", \"192.168.1.10\"]";
     let element = "an address without a port, such as \"127.0.0.1\"";
     if let Some(text) = given.as_str() {
@@ -253,7 +156,7 @@ fn addresses(given: &DeValue<'_>) -> Result<Vec<IpAddr>, String> {
     list.iter().map(|one| parse(one.get_ref()).ok_or_else(|| expected(element, one.get_ref()))).collect()
 }
 
-fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {
+pub(super) fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {
     let what = "a list of strings, such as [\"agent\", \"--listen\"]";
     let list = given.as_array().ok_or_else(|| expected(what, given))?;
     list.iter()
@@ -261,14 +164,14 @@ fn words(given: &DeValue<'_>) -> Result<Vec<String>, String> {
         .collect()
 }
 
-fn readiness_text(readiness: Readiness) -> &'static str {
+pub(super) fn readiness_text(readiness: Readiness) -> &'static str {
     match readiness {
         Readiness::Container => "container",
         Readiness::Heartbeat => "heartbeat",
     }
 }
 
-fn readiness(given: &DeValue<'_>) -> Result<Readiness, String> {
+pub(super) fn readiness(given: &DeValue<'_>) -> Result<Readiness, String> {
     let found = [Readiness::Container, Readiness::Heartbeat]
         .into_iter()
         .find(|one| Some(readiness_text(*one)) == given.as_str());
@@ -286,7 +189,7 @@ const UNITS: [(&str, u64); 7] = [
 ];
 
 /// A number without a unit is rejected: an operator who writes `memory = "512"` hardly means bytes.
-fn memory(given: &DeValue<'_>) -> Result<u64, String> {
+pub(super) fn memory(given: &DeValue<'_>) -> Result<u64, String> {
     let written = text(given, MEMORY)?;
     let bytes = UNITS.iter().find_map(|(unit, size)| {
         let count: u64 = written.strip_suffix(unit)?.trim_end().parse().ok()?;
@@ -299,18 +202,18 @@ fn memory(given: &DeValue<'_>) -> Result<u64, String> {
 /// Minimum of `engine.log_size`, in bytes. With a smaller limit, conmon would have to replace the log file very often.
 const LOG_SIZE_MIN: u64 = 64 << 10;
 
-fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
+pub(super) fn log_size(given: &DeValue<'_>) -> Result<u64, String> {
     let what = "a size of at least \"64KiB\" with its unit, such as \"10MiB\"";
     let bytes = memory(given).map_err(|_| expected(what, given))?;
     if bytes < LOG_SIZE_MIN { Err(expected(what, given)) } else { Ok(bytes) }
 }
 
-fn memory_text(bytes: u64) -> String {
+pub(super) fn memory_text(bytes: u64) -> String {
     let exact = UNITS.iter().find(|(_, size)| bytes.is_multiple_of(*size));
     exact.map_or_else(|| format!("{bytes}B"), |(unit, size)| format!("{}{unit}", bytes / size))
 }
 
-fn cores(given: &DeValue<'_>) -> Result<f64, String> {
+pub(super) fn cores(given: &DeValue<'_>) -> Result<f64, String> {
     let number = match given {
         DeValue::Integer(number) => number.as_str().parse::<f64>().ok(),
         DeValue::Float(number) => number.as_str().parse().ok(),
@@ -324,7 +227,7 @@ fn cores(given: &DeValue<'_>) -> Result<f64, String> {
     sane.ok_or_else(|| expected("a number of cores above 0, such as 1.5", given))
 }
 
-fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn env(given: &DeValue<'_>) -> Result<BTreeMap<String, String>, String> {
     let what = "a table of strings, such as { LANG = \"C.UTF-8\" }";
     let table = given.as_table().ok_or_else(|| expected(what, given))?;
     table.iter().map(|(name, value)| variable(name.get_ref(), value.get_ref())).collect()
@@ -349,8 +252,34 @@ fn with_article(noun: &str) -> String {
     format!("{article} {noun}")
 }
 
-fn tiers(given: &DeValue<'_>) -> Result<Vec<Tier>, String> {
+pub(super) fn tiers(given: &DeValue<'_>) -> Result<Vec<Tier>, String> {
     let list = given.as_array().ok_or_else(|| expected(TIERS, given))?;
     let tier = |number: u8| Tier::try_from(number).map_err(|error| error.to_string());
     list.iter().map(|one| whole(one.get_ref(), TIERS, 1, 4).and_then(tier)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::fixture::read_text;
+
+    #[test]
+    fn platform_url_loses_its_trailing_slash_and_spaces() {
+        for given in ["http://box:7717/", "http://box:7717//", " http://box:7717 ", "http://box:7717"] {
+            let config = read_text(&format!("[network]\nplatform_url = \"{given}\"")).unwrap();
+            assert_eq!(config.network.platform_url.as_deref(), Some("http://box:7717"), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn log_level_must_be_a_known_level_or_target_filter() {
+        for level in ["info", "WARN", "off", "info,ostler::sweep=debug", "ostler::http", "[span]=trace"] {
+            let read = read_text(&format!("[log]\nlevel = \"{level}\""));
+            assert!(read.is_ok(), "{level}: {read:?}");
+        }
+        for level in ["warning", "ERR", "info,verbose"] {
+            let refused = read_text(&format!("[log]\nlevel = \"{level}\"")).unwrap_err();
+            assert!(refused.contains("is not a log level"), "{level}: {refused}");
+        }
+    }
 }
