@@ -19,7 +19,7 @@ use super::{
     proxy,
     routes::{
         adopt, agents, configuration, delegations, doctor, elsewhere, events, exec, health, logs, memories,
-        notify, registry, sweeps, tokens, trash, workspaces,
+        notify, orders, registry, sweeps, tokens, trash, workspaces,
     },
 };
 
@@ -115,8 +115,8 @@ fn for_agents() -> Router<Api> {
         .route("/workspaces/{reference}/memories", get(memories::list).post(memories::remember))
         .route("/workspaces/{reference}/memories/{memory}", delete(memories::forget))
         .route("/workspaces/{reference}/v2/memories/{memory}", delete(memories::forget))
-        .route("/workspaces/{reference}/hibernate", post(workspaces::hibernate))
-        .route("/workspaces/{reference}/restart", post(workspaces::restart))
+        .route("/workspaces/{reference}/hibernate", post(orders::hibernate))
+        .route("/workspaces/{reference}/restart", post(orders::restart))
         .route("/workspaces/{reference}/state", get(agents::state))
 }
 
@@ -124,13 +124,13 @@ fn for_admins() -> Router<Api> {
     Router::new()
         .route("/workspaces", get(workspaces::list).post(workspaces::create))
         .route("/workspaces/{reference}", delete(workspaces::remove))
-        .route("/workspaces/{reference}/start", post(workspaces::resume))
-        .route("/workspaces/{reference}/resume", post(workspaces::resume))
-        .route("/workspaces/{reference}/stop", post(workspaces::pause))
-        .route("/workspaces/{reference}/pause", post(workspaces::pause))
-        .route("/workspaces/{reference}/wake", post(workspaces::wake))
-        .route("/workspaces/{reference}/recreate", post(workspaces::recreate))
-        .route("/workspaces/{reference}/undelete", post(workspaces::undelete))
+        .route("/workspaces/{reference}/start", post(orders::resume))
+        .route("/workspaces/{reference}/resume", post(orders::resume))
+        .route("/workspaces/{reference}/stop", post(orders::pause))
+        .route("/workspaces/{reference}/pause", post(orders::pause))
+        .route("/workspaces/{reference}/wake", post(orders::wake))
+        .route("/workspaces/{reference}/recreate", post(orders::recreate))
+        .route("/workspaces/{reference}/undelete", post(orders::undelete))
         .route("/workspaces/{reference}/logs", get(logs::stream))
         .route("/workspaces/{reference}/exec", post(exec::create))
         .route("/workspaces/{reference}/tokens", get(tokens::list).post(tokens::issue))
