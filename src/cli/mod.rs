@@ -10,10 +10,14 @@ mod client;
 mod commands;
 mod failure;
 mod frames;
+mod inputs;
+mod order;
 mod output;
+mod readiness;
 mod spinner;
 mod terminal;
 mod text;
+mod timeline;
 
 use std::path::PathBuf;
 

@@ -16,13 +16,11 @@ use crate::{
         failure::Failure,
         frames::Sse,
         output::{self, Tone},
-        text,
+        text, timeline,
     },
 };
 
 use clap::builder::NonEmptyStringValueParser;
-
-use super::timeline;
 
 /// Print recent events, oldest first
 #[derive(Debug, clap::Args)]

@@ -20,11 +20,12 @@ use crate::{
         client::{Pipe, workspace},
         failure::{Exit, Failure},
         frames::{Channel, Frames},
+        inputs::environment,
         terminal::{self, RawMode},
     },
 };
 
-use super::{create::environment, logs::pass_on};
+use super::logs::pass_on;
 
 /// Run a command in a workspace's container
 #[derive(Debug, clap::Args)]

@@ -2,8 +2,11 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, request_order_with};
-use crate::cli::{Session, failure::Failure};
+use crate::cli::{
+    Session,
+    failure::Failure,
+    order::{Wait, request_order_with},
+};
 
 /// Hibernate a workspace; a message or `wake` wakes it
 #[derive(Debug, clap::Args)]

@@ -10,7 +10,9 @@ use crate::{
     cli::{
         Session,
         failure::Failure,
+        order,
         output::{self, Cell, Tone},
+        readiness::note_if_not_ready,
         text::{self, count, printable},
     },
 };
@@ -45,7 +47,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8
     workspaces.sort_by(|one, other| one.name.cmp(&other.name));
     let rows = if args.flat { flat(&workspaces) } else { tree(&workspaces) };
     session.out.table(["NAME", "ID", "STATUS", "SINCE", "TIER", "IMAGE", "NOTE"], rows)?;
-    super::note_if_not_ready(session).await;
+    note_if_not_ready(session).await;
     Ok(0)
 }
 
@@ -157,7 +159,7 @@ fn remark(workspace: &WorkspaceView) -> String {
     match note_text {
         Some(note_text) => shortened(note_text),
         None if workspace.drifted => {
-            format!("drifted: `ostler recreate {}`", super::order::quoted(&workspace.name))
+            format!("drifted: `ostler recreate {}`", order::quoted(&workspace.name))
         }
         None => String::new(),
     }

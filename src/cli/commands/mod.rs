@@ -1,7 +1,5 @@
 //! The commands. Each has a file with its arguments, its help and its `run`, and in this file a `mod` line, a variant of
 //! [`Command`] and a line of [`Command::run`].
-//!
-//! Commands that only request an operation on one workspace share [`order`].
 
 mod adopt;
 mod completions;
@@ -15,7 +13,6 @@ mod logs;
 mod ls;
 mod man;
 mod message;
-mod order;
 mod recreate;
 mod reload;
 mod restart;
@@ -27,7 +24,6 @@ mod show;
 mod start;
 mod stop;
 mod sweep;
-mod timeline;
 mod token;
 mod trash;
 mod undelete;
@@ -121,21 +117,5 @@ impl Command {
             Self::Completions(args) => completions::run(out, &args),
             Self::Man(args) => man::run(out, &args),
         }
-    }
-}
-
-/// If the daemon is not ready or the registry is recovering, prints a note on standard error that the command's output
-/// may be out of date or incomplete.
-async fn note_if_not_ready(session: &super::Session<'_>) {
-    let Ok(answer) = session.client.ask(hyper::Method::GET, "/ready", None::<&()>).await else { return };
-    if answer.status == hyper::StatusCode::SERVICE_UNAVAILABLE
-        && let super::failure::Failure::Reported { error, .. } = answer.refusal()
-    {
-        super::output::note(&format!("This may be out of date: {error}. `ostler doctor` shows details."));
-    } else if answer.read::<crate::api::health::Ready>().is_ok_and(|ready| ready.recovering) {
-        super::output::note(
-            "The registry was lost or restored and is recovering: this output may be incomplete. \
-             `ostler adopt --dry-run` lists what it does not know.",
-        );
     }
 }

@@ -2,10 +2,15 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, quoted, request_order};
 use crate::{
     api::workspace::WorkspaceView,
-    cli::{Session, client::workspace, failure::Failure, output},
+    cli::{
+        Session,
+        client::workspace,
+        failure::Failure,
+        order::{Wait, quoted, request_order},
+        output,
+    },
 };
 
 /// Replace a workspace's container with a new one that has the current settings

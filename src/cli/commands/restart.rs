@@ -2,8 +2,11 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, request_order};
-use crate::cli::{Session, failure::Failure};
+use crate::cli::{
+    Session,
+    failure::Failure,
+    order::{Wait, request_order},
+};
 
 /// Restart a workspace, with a new token
 #[derive(Debug, clap::Args)]

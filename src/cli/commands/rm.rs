@@ -11,12 +11,11 @@ use crate::{
         Session,
         client::{self, NOTHING, workspace},
         failure::{Exit, Failure},
+        order::quoted,
         output, spinner,
         text::{count, printable},
     },
 };
-
-use super::order::quoted;
 
 /// Remove a workspace; `undelete` restores it
 #[derive(Debug, clap::Args)]

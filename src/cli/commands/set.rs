@@ -10,12 +10,12 @@ use crate::{
         Session,
         client::workspace,
         failure::{Exit, Failure},
+        inputs,
+        order::quoted,
         output,
         text::printable,
     },
 };
-
-use super::{create, order::quoted};
 
 /// Change settings of a workspace, such as name, tier or environment
 #[derive(Debug, clap::Args)]
@@ -107,12 +107,12 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8,
         restart_when_wedged,
         command,
     } = args;
-    let given = create::variables(&env, env_file.as_deref())?;
+    let given = inputs::variables(&env, env_file.as_deref())?;
     if let Some(key) = unset_env.iter().find(|key| given.contains_key(*key)) {
         return Err(Failure::new(Exit::Usage, format!("the variable {key} is both set and removed")));
     }
     let given = given.into_iter().map(|(key, value)| (key, Some(value)));
-    let (workspace_dir, workspace_access) = dir.map(|dir| create::directory(&dir)).transpose()?.unzip();
+    let (workspace_dir, workspace_access) = dir.map(|dir| inputs::directory(&dir)).transpose()?.unzip();
     let called = new_name.clone().unwrap_or_else(|| name.clone());
     let patch = PatchWorkspace {
         name: new_name,
@@ -125,7 +125,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8,
         env: given.chain(unset_env.into_iter().map(|key| (key, None))).collect(),
         workspace_dir,
         workspace_access,
-        config: config_file.map(|file| create::read(&file)).transpose()?,
+        config: config_file.map(|file| inputs::read(&file)).transpose()?,
         url,
         hibernation_idle_minutes: hibernate_after,
         max_concurrent_tasks: max_tasks,

@@ -7,7 +7,9 @@ use crate::{
     cli::{
         Session, client,
         failure::Failure,
+        order,
         output::Tone,
+        readiness::note_if_not_ready,
         text::{self, printable},
     },
 };
@@ -38,7 +40,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8
             session.out.line(&format!("  {key}  {}", printable(&value)))?;
         }
     }
-    super::note_if_not_ready(session).await;
+    note_if_not_ready(session).await;
     Ok(0)
 }
 
@@ -74,7 +76,7 @@ pub(super) fn refused(fields: &[String]) -> Option<String> {
 
 fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str, Option<String>)> {
     let drifted = workspace.drifted.then(|| {
-        let name = super::order::quoted(&workspace.name);
+        let name = order::quoted(&workspace.name);
         format!(
             "its container was created with other settings: `ostler recreate {name}` applies the current ones"
         )

@@ -2,10 +2,13 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, request_order};
 use crate::{
     api::order::Start,
-    cli::{Session, failure::Failure},
+    cli::{
+        Session,
+        failure::Failure,
+        order::{Wait, request_order},
+    },
 };
 
 /// Start a stopped or failed workspace, and those stopped with it

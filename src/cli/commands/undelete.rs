@@ -2,10 +2,14 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, quoted, request_order};
 use crate::{
     api::order::Undelete,
-    cli::{Session, failure::Failure, output},
+    cli::{
+        Session,
+        failure::Failure,
+        order::{Wait, quoted, request_order},
+        output,
+    },
 };
 
 /// Restore a removed workspace

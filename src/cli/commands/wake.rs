@@ -2,8 +2,11 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use super::order::{Wait, request_order};
-use crate::cli::{Session, failure::Failure};
+use crate::cli::{
+    Session,
+    failure::Failure,
+    order::{Wait, request_order},
+};
 
 /// Wake a hibernated workspace
 #[derive(Debug, clap::Args)]

@@ -10,11 +10,13 @@ use crate::{
         client::workspace_even_removed,
         failure::Failure,
         output::Tone,
+        readiness::note_if_not_ready,
         text::{local, printable},
+        timeline,
     },
 };
 
-use super::{events::recent, show::heading, timeline};
+use super::{events::recent, show::heading};
 
 /// Explain a workspace's status by its events and their evidence
 #[derive(Debug, clap::Args)]
@@ -80,7 +82,7 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8
     if !args.verbose {
         print_newest_log(session, &events)?;
     }
-    super::note_if_not_ready(session).await;
+    note_if_not_ready(session).await;
     Ok(0)
 }
 
