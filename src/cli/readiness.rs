@@ -2,7 +2,7 @@
 
 use hyper::{Method, StatusCode};
 
-use crate::api::Ready;
+use crate::api::health::Ready;
 
 use super::{Session, client::NOTHING, failure::Failure, output};
 

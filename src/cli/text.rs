@@ -1,29 +1,32 @@
 //! Formats values for display: times, statuses, sizes, and texts from agents and containers.
 
+use std::time::Duration;
+
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::{
     api::workspace::WorkspaceView,
-    domain::text::{Layout, terminal_safe},
+    domain::{
+        duration,
+        text::{Layout, terminal_safe},
+    },
 };
 
 use super::output::Tone;
 
 /// From an age of this many days on, a date is shown instead of the number of days.
-const DAYS_COUNTED: i64 = 60;
+const DAYS_COUNTED: u64 = 60;
 
 /// Time since an RFC 3339 time, such as `12s`, `5m`, `3h` or `12d`. From `DAYS_COUNTED` days on, the date instead.
 pub(super) fn age(time: &str) -> String {
     let Ok(then) = time.parse::<Timestamp>() else { return printable(time) };
     // Reads the system clock directly, because the age is only displayed and never used in a decision.
-    let seconds = Timestamp::now().as_second().saturating_sub(then.as_second()).max(0);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{}m", seconds / 60),
-        3600..86_400 => format!("{}h", seconds / 3600),
-        _ if seconds < DAYS_COUNTED * 86_400 => format!("{}d", seconds / 86_400),
-        _ => then.to_zoned(TimeZone::system()).strftime("%Y-%m-%d").to_string(),
+    let seconds = Timestamp::now().as_second().saturating_sub(then.as_second());
+    let age = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    if age < Duration::from_hours(24 * DAYS_COUNTED) {
+        return duration::rounded(age);
     }
+    then.to_zoned(TimeZone::system()).strftime("%Y-%m-%d").to_string()
 }
 
 /// The age as a duration in a sentence: `for 3h`, `since 2025-01-02`.
@@ -109,8 +112,7 @@ mod tests {
     fn age_is_shown_as_a_duration_or_as_a_date_when_old() {
         let ago = |seconds| age(&(Timestamp::now() - jiff::SignedDuration::from_secs(seconds)).to_string());
         assert_eq!(ago(5 * 60 + 30), "5m");
-        assert_eq!(ago(3 * 3600 + 30), "3h");
-        assert_eq!(ago(12 * 86_400 + 30), "12d");
+        assert_eq!(ago(59 * 86_400 + 30), "59d");
         assert_eq!(ago(-90), "0s");
         assert_eq!(age("2020-03-04T12:00:00Z"), "2020-03-04");
     }

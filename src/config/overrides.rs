@@ -21,7 +21,7 @@ pub struct Overrides {
 
 impl Overrides {
     /// The file to read, and whether it was named explicitly.
-    fn file(&self) -> (PathBuf, bool) {
+    pub(super) fn file(&self) -> (PathBuf, bool) {
         let named = self.file.clone().or_else(|| self.variable(FILE_VARIABLE).map(PathBuf::from));
         match named {
             Some(path) => (path, true),

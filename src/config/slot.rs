@@ -9,12 +9,13 @@ use toml::{Value, de::DeValue};
 use super::{
     sections::LogFormat,
     value::{
-        USER, addresses, cores, duration, duration_text, env, expected, flag, log_filter, log_format,
+        USER, addresses, cores, duration, env, expected, flag, log_filter, log_format,
         log_size, memory, memory_text, path, ports, readiness, readiness_text, text, tiers, url, whole,
         words,
     },
 };
 use crate::domain::{
+    duration,
     ports::PortRange,
     runtime::{Readiness, Tier, User},
 };
@@ -84,7 +85,7 @@ impl Slot<'_> {
             Self::Flag(slot) => Value::from(*slot),
             Self::Port(slot) => Value::from(i64::from(*slot)),
             Self::Ports(slot) => Value::from(slot.to_string()),
-            Self::Duration(slot) => Value::from(duration_text(*slot)),
+            Self::Duration(slot) => Value::from(duration::exact(*slot)),
             Self::LogFilter(slot) => Value::from(slot.clone()),
             Self::LogFormat(slot) => Value::from(slot.as_str()),
             Self::Words(slot) if slot.is_empty() => return None,
@@ -122,7 +123,7 @@ mod tests {
         for text in ["500ms", "20s", "10m", "1h30m", "14d", "1d2h3m4s5ms"] {
             let mut duration = Duration::ZERO;
             Slot::Duration(&mut duration).set(&DeValue::String(text.into())).unwrap();
-            assert_eq!(duration_text(duration), text);
+            assert_eq!(duration::exact(duration), text);
         }
         for text in ["1B", "1000KiB", "512MiB", "3GiB"] {
             let mut memory = None;

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
 
-use jiff::{SpanRelativeTo, fmt::friendly::SpanParser};
 use toml::de::DeValue;
 
 use super::sections::LogFormat;
 use crate::domain::{
+    duration,
     ports::PortRange,
     runtime::{Readiness, Tier},
 };
@@ -93,28 +93,7 @@ pub(super) fn ports(given: &DeValue<'_>) -> Result<PortRange, String> {
 }
 
 pub(super) fn duration(given: &DeValue<'_>) -> Result<Duration, String> {
-    parse_duration(&text(given, DURATION)?).ok_or_else(|| expected(DURATION, given))
-}
-
-/// A day counts as 24 hours: a retention time must not depend on a time zone.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let span = SpanParser::new().parse_span(text).ok()?;
-    let signed = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
-    Duration::try_from(signed).ok().filter(|duration| !duration.is_zero())
-}
-
-/// Text such as `14d`, `1h30m` or `500ms`, which [`parse_duration`] reads back as the same duration.
-pub(super) fn duration_text(duration: Duration) -> String {
-    let mut rest = duration.as_millis();
-    let mut parts = Vec::new();
-    for (unit, millis) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
-        let count = rest / millis;
-        rest %= millis;
-        if count > 0 {
-            parts.push(format!("{count}{unit}"));
-        }
-    }
-    parts.concat()
+    duration::parse(&text(given, DURATION)?).ok_or_else(|| expected(DURATION, given))
 }
 
 pub(super) fn log_filter(given: &DeValue<'_>) -> Result<String, String> {

@@ -12,6 +12,7 @@ pub mod bounds;
 pub mod breaker;
 pub mod budget;
 pub mod delegation;
+pub mod duration;
 pub mod event;
 pub mod heartbeat;
 pub mod ids;

@@ -1,5 +1,7 @@
 //! `ostler sweep`
 
+use std::time::Duration;
+
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::{
@@ -11,6 +13,7 @@ use crate::{
         output::{self, Cell, Tone},
         text::{self, count, printable},
     },
+    domain::duration,
 };
 
 /// List and run the maintenance passes, and approve held plans
@@ -107,9 +110,7 @@ fn row(pass: &PassView) -> [Cell; 5] {
 fn every(seconds: u64) -> String {
     match seconds {
         0 => "when due".to_owned(),
-        hours if hours.is_multiple_of(3600) => format!("{}h", hours / 3600),
-        minutes if minutes.is_multiple_of(60) => format!("{}m", minutes / 60),
-        seconds => format!("{seconds}s"),
+        seconds => duration::exact(Duration::from_secs(seconds)),
     }
 }
 

@@ -10,13 +10,14 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         action::Action,
+        duration::words,
         ids::WorkspaceId,
         liveness::{Lasted, RESTART_SILENT_AFTER, SILENT_AFTER},
         plan::Plan,
         runtime::Readiness,
         status::Status,
         sweep_row::QuietRow,
-        time::{Timestamp, words},
+        time::Timestamp,
         workspace::Kind,
     },
     sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper},

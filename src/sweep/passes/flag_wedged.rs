@@ -10,12 +10,13 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         action::Action,
+        duration::words,
         ids::WorkspaceId,
         liveness::{Lasted, WEDGED_AFTER},
         plan::Plan,
         status::Status,
         sweep_row::QuietRow,
-        time::{Timestamp, words},
+        time::Timestamp,
         workspace::Kind,
     },
     sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper, passes::shortest},

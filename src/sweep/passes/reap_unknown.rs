@@ -11,12 +11,13 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         action::{Action, describe_contents},
+        duration::words,
         ids::WorkspaceId,
         inventory::{Held, Inventory},
         plan::Plan,
         presence::Presence,
         sweep_row::{SweepRow, by_id},
-        time::{Awake, words},
+        time::Awake,
         trash::{TrashContents, TrashEntry, TrashReason},
     },
     sweep::{Pass, Snapshot, SweepError, Sweeper},

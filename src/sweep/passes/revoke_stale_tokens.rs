@@ -12,10 +12,11 @@ use async_trait::async_trait;
 use crate::{
     domain::{
         action::Action,
+        duration::words,
         plan::Plan,
         presence::Presence,
         sweep_row::StaleCandidate,
-        time::{Awake, Timestamp, words},
+        time::{Awake, Timestamp},
     },
     sweep::{Pass, Snapshot, SweepError, Sweeper},
 };

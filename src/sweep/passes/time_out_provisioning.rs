@@ -8,12 +8,8 @@ use async_trait::async_trait;
 
 use crate::{
     domain::{
-        action::Action,
-        ids::WorkspaceId,
-        liveness::Lasted,
-        plan::Plan,
-        sweep_row::SweepRow,
-        time::{Timestamp, words},
+        action::Action, duration::words, ids::WorkspaceId, liveness::Lasted, plan::Plan, sweep_row::SweepRow,
+        time::Timestamp,
     },
     sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper},
 };
