@@ -10,7 +10,7 @@ use std::{fmt::Write as _, process::Stdio, sync::Mutex, time::Duration};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use crate::{
-    domain::ids::InstanceId,
+    domain::{duration::words, ids::InstanceId},
     engine::Subnet,
     runtime::clock::{Clock, within},
 };
@@ -82,10 +82,9 @@ async fn load(program: &str, rules: String, clock: &dyn Clock) -> Result<(), Str
     // At the time limit the future is dropped, which kills the process.
     let result = within(clock, LOADING, feed(program, rules)).await;
     result.unwrap_or_else(|| {
-        let seconds = LOADING.as_secs();
         Err(format!(
-            "`nft` did not exit within {seconds} s; ostler retries. Check with `nft list tables` whether it \
-             responds"
+            "`nft` did not exit within {}; ostler retries. Check with `nft list tables` whether it responds",
+            words(LOADING)
         ))
     })
 }

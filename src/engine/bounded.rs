@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::{
+        duration::words,
         ids::ContainerId,
         observed::{ObservedContainer, ObservedVolume},
         runtime::User,
@@ -81,7 +82,7 @@ impl Bounded {
             Err(EngineError::new(
                 ErrorKind::TimedOut,
                 call(),
-                format!("no answer within {} s; the call may still take effect", limit.as_secs()),
+                format!("no answer within {}; the call may still take effect", words(limit)),
             ))
         })
     }

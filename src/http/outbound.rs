@@ -14,7 +14,10 @@ use axum::http::Uri;
 use tokio::sync::Semaphore;
 
 use crate::{
-    domain::address::{Allow, Refusal, Surroundings, refused},
+    domain::{
+        address::{Allow, Refusal, Surroundings, refused},
+        duration::words,
+    },
     runtime::clock::{Boxed, Clock, within},
 };
 
@@ -229,7 +232,7 @@ async fn resolved(url: &Url, resolver: &dyn Resolve, clock: &dyn Clock) -> Resul
     match within(clock, RESOLVING, resolver.resolve(url.host.clone(), url.port)).await {
         Some(Ok(addresses)) => Ok(addresses),
         Some(Err(error)) => Err(unresolved(error.to_string())),
-        None => Err(unresolved(format!("no answer within {} s", RESOLVING.as_secs()))),
+        None => Err(unresolved(format!("no answer within {}", words(RESOLVING)))),
     }
 }
 

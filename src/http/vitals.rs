@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use crate::{
+    domain::duration::words,
     runtime::clock::{Clock, within},
     store::Store,
     sweep::{DriverHandle, Outcome},
@@ -67,7 +68,7 @@ impl Vitals {
     #[must_use]
     pub fn stuck(&self) -> Option<String> {
         if self.store == StoreState::Stuck {
-            return Some(format!("the store did not respond within {} s", STORE_ANSWERS.as_secs()));
+            return Some(format!("the store did not respond within {}", words(STORE_ANSWERS)));
         }
         let late = self.late.join(", ");
         (!late.is_empty()).then(|| format!("sweep passes not started for three periods: {late}"))

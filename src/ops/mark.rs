@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Applied, OpResult, Ops, RESTART_DUE, paused_by_hand};
 use crate::{
     domain::{
+        duration::words,
         ids::{ContainerId, Incarnation, WorkspaceId},
         observed::ContainerState,
         status::Cause,
@@ -120,7 +121,8 @@ impl Ops {
             Some(container) => self.log_tail(container).await,
             None => String::new(),
         };
-        let error = format!("no heartbeat within {limit_seconds} s of its start");
+        let limit = words(Duration::from_secs(limit_seconds));
+        let error = format!("no heartbeat within {limit} of its start");
         let change = StatusChange {
             workspace: id,
             cause: Cause::ProvisioningTimedOut,

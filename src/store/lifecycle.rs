@@ -17,6 +17,7 @@ use super::{
 };
 use crate::domain::{
     budget::{Next, RestartBudget},
+    duration::words,
     event::EventKind,
     ids::{Incarnation, WorkspaceId},
     naming::WorkspaceName,
@@ -269,9 +270,9 @@ impl Store {
                         Ok(GoneResult::RestartDue(due_at))
                     }
                     Next::Spent { ends } => {
-                        let minutes = budget.window.as_secs() / 60;
+                        let window = words(budget.window);
                         let detail = format!(
-                            "restart budget spent: {ends} exits within {minutes} min, the last one because {}. `ostler logs` \
+                            "restart budget spent: {ends} exits within {window}, the last one because {}. `ostler logs` \
                              and `ostler why` show details; `ostler start` starts it again",
                             end.reason
                         );

@@ -6,7 +6,7 @@ use super::{DEADLINE, RECENT_HEARTBEAT};
 use crate::{
     api::doctor::Check,
     doctor::{Doctor, fail, ok, warn},
-    domain::{naming::WorkspaceName, status::Status, time::Timestamp, workspace::Kind},
+    domain::{duration::words, naming::WorkspaceName, status::Status, time::Timestamp, workspace::Kind},
     runtime::clock::within,
     store::Described,
 };
@@ -89,7 +89,7 @@ fn without_asking(
     match newest_heartbeat {
         Some((ago, name)) => ok(
             "network",
-            format!("`{name}` reaches ostler: its last heartbeat was {} s ago ({why})", ago.as_secs()),
+            format!("`{name}` reaches ostler: its last heartbeat was {} ago ({why})", words(ago)),
         ),
         None if !rows.iter().any(|one| ask_rank(one).is_some()) => ok(
             "network",
