@@ -149,6 +149,11 @@ impl Sse {
         }
         complete
     }
+
+    /// Returns the data of the last event if the stream ended before the empty line that completes an event.
+    pub(super) fn finish(mut self) -> Option<String> {
+        self.feed(b"\n\n").pop()
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +197,7 @@ mod tests {
             let mut sse = Sse::default();
             let events: Vec<_> = stream.chunks(size).flat_map(|piece| sse.feed(piece)).collect();
             assert_eq!(events, ["{\"a\":\n1}", "2"], "in pieces of {size}");
+            assert_eq!(sse.finish().as_deref(), Some("cut"), "in pieces of {size}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! `main` implements. Commands must not depend on the daemon's modules directly: they could then read the database
 //! without the daemon.
 
+mod a2a;
 pub mod args;
 mod client;
 mod commands;
