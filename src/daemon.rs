@@ -40,7 +40,10 @@ use crate::{
             socket::{SocketAddress, SocketError, find},
         },
     },
-    http::{Api, ApiParts, Dial, Vitals, is_own_address, listen, run_view, serve_agents, serve_local},
+    http::{
+        Api, ApiParts, Dial, Vitals, is_own_address, run_view,
+        server::{self as listen, serve_agents, serve_local},
+    },
     ops::{Access, HostAddresses, Limits, Ops, Parts, Settings},
     registry::identity::{self, IdentityError, Lock},
     runtime::{

@@ -27,7 +27,10 @@ use ostler::{
         Engine,
         fake::{FakeEngine, World},
     },
-    http::{Api, ApiParts, Dial, listen, serve_agents},
+    http::{
+        Api, ApiParts, Dial,
+        server::{self, serve_agents},
+    },
     ops::{Access, Limits, Ops, Parts, Settings},
     runtime::{
         clock::{SharedClock, SystemClock},
@@ -211,7 +214,7 @@ pub(crate) fn serve(directory: &Path, count: usize, agent: SocketAddr) {
         eprintln!("{count} workspaces were created in {:.1} s", begun.elapsed().as_secs_f64());
         let spawn = TokioTasks::default();
         let api = api(directory, store, &clock, &spawn);
-        let listener = listen::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        let listener = server::bind("127.0.0.1:0".parse().unwrap(), false).unwrap();
         serving_at(listener.local_addr().unwrap());
         serve_agents(listener, api, clock, Arc::new(spawn), CancellationToken::new()).await;
     });

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 use super::{ACCEPT_EVERY, packets::Packets};
 use crate::{
     domain::address::uncovered,
-    http::{Api, is_own_address, listen, serve_agents, serve_agents_of_this_host},
+    http::{
+        Api, is_own_address,
+        server::{self as listen, serve_agents, serve_agents_of_this_host},
+    },
     ops::Ops,
     runtime::{clock::SharedClock, tasks::SharedSpawn},
     store::HostReach,

@@ -29,9 +29,9 @@ use hyper::body::{Frame, SizeHint};
 use super::{
     Api,
     auth::{self, OwnSocket, Presented, Verified},
+    body::{BodyError, read_body, read_body_within},
     error::HttpError,
     forward::call_id,
-    listen::{BodyError, read_body, read_body_within},
 };
 use crate::{domain::ids::WorkspaceId, runtime::clock::Clock, store::TokenSubject};
 

@@ -15,7 +15,7 @@ use axum::{
 use super::{
     Api,
     error::{HttpError, HttpResult},
-    listen::{Carrier, Owner},
+    server::{Carrier, Owner},
 };
 use crate::{
     domain::{ids::WorkspaceId, workspace::Workspace},

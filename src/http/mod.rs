@@ -6,13 +6,12 @@
 
 mod admission;
 mod auth;
+mod body;
 mod delegate;
 mod error;
 pub(crate) mod forward;
 mod journal;
 pub(crate) mod limits;
-pub mod listen;
-mod local;
 pub(crate) mod outbound;
 mod proxy;
 mod refusals;
@@ -20,6 +19,7 @@ mod resolve;
 mod rest_of_body;
 mod router;
 mod routes;
+pub mod server;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -56,7 +56,6 @@ use limits::{Limiter, Rate};
 use outbound::{Checked, Resolve, SystemResolver, UrlError};
 
 pub use forward::{Dial, PipeTo};
-pub use local::{serve_agents, serve_agents_of_this_host, serve_local};
 pub(crate) use outbound::is_own_address;
 pub use router::router;
 pub(crate) use view::run as run_view;

@@ -33,7 +33,10 @@ use ostler::{
         Engine,
         fake::{FakeEngine, World},
     },
-    http::{Api, ApiParts, Dial, listen, serve_agents},
+    http::{
+        Api, ApiParts, Dial,
+        server::{self, serve_agents},
+    },
     ops::{Access, Limits, Ops, Parts, Settings},
     registry::identity,
     runtime::{
@@ -181,7 +184,7 @@ impl Registry {
         let engine: Arc<dyn Engine> = Arc::new(fake);
         let (listening, clock) = Listening::begin(clock);
         let (wake, calls) = Wake::new();
-        let listener = listen::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
+        let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let runtimes = BTreeMap::from([
             (PLAIN.to_owned(), Runtime::plain()),

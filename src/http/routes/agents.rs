@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::super::{
     Api,
     auth::{self, Own, OwnSocket, PathId, Presented, Principal, presented},
+    body::read_body,
     error::{HttpError, HttpResult},
-    listen::read_body,
 };
 use super::Query;
 use crate::{

@@ -13,8 +13,8 @@ use super::{
     super::{
         Api,
         auth::Own,
+        body::read_body,
         error::{HttpError, HttpResult},
-        listen::read_body,
     },
     AGENT_BODY_LIMIT, Path, Query,
 };

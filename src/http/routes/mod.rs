@@ -34,8 +34,8 @@ use serde::de::DeserializeOwned;
 use super::{
     Api,
     auth::{self, OwnSocket},
+    body::read_body,
     error::HttpError,
-    listen::read_body,
 };
 use crate::domain::lenient;
 

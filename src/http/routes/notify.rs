@@ -11,9 +11,9 @@ use super::{
     super::{
         Api,
         auth::Own,
+        body::read_body,
         error::{HttpError, HttpResult},
         journal::cut,
-        listen::read_body,
     },
     AGENT_BODY_LIMIT,
 };

@@ -11,7 +11,7 @@ use super::{BODY_LIMIT, body_is_invalid};
 use crate::{
     api::peer::AccessAnswer,
     domain::{bounds::REPORT_MAX_BYTES, ids::WorkspaceId},
-    http::{Api, auth::Principal, error::HttpResult, listen::read_body},
+    http::{Api, auth::Principal, body::read_body, error::HttpResult},
 };
 
 #[derive(Deserialize)]

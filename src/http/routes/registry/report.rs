@@ -17,7 +17,7 @@ use crate::{
         Api,
         auth::{self, OwnSocket, Presented, presented},
         error::{HttpError, HttpResult},
-        listen::read_start,
+        body::read_start,
     },
     store::{ReportResult, StoreError, TokenOwner, TokenSubject},
 };

@@ -19,17 +19,13 @@ use axum::{
     response::{IntoResponse, Response},
     serve::IncomingStream,
 };
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Api,
-    auth::OwnSocket,
-    error::HttpError,
-    listen::{self, ConnectionLimits},
-    router::router,
+use crate::{
+    http::{Api, auth::OwnSocket, error::HttpError, router::router},
+    runtime::clock::SharedClock,
 };
-use crate::runtime::{clock::SharedClock, tasks::SharedSpawn};
 
 #[derive(Clone, Copy, Debug)]
 struct Peer {
@@ -138,27 +134,4 @@ pub async fn serve_local(
     axum::serve(listener, app.into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move { stop.cancelled().await })
         .await
-}
-
-/// Serves every route on a TCP listener until `stop`, to connections from this host only. See
-/// [`listen::serve_this_host`].
-pub async fn serve_agents_of_this_host(
-    listener: TcpListener,
-    api: Api,
-    clock: SharedClock,
-    spawn: SharedSpawn,
-    stop: CancellationToken,
-) {
-    listen::serve_this_host(listener, router(api), ConnectionLimits::default(), clock, spawn, stop).await;
-}
-
-/// Serves every route on a TCP listener until `stop`.
-pub async fn serve_agents(
-    listener: TcpListener,
-    api: Api,
-    clock: SharedClock,
-    spawn: SharedSpawn,
-    stop: CancellationToken,
-) {
-    listen::serve(listener, router(api), ConnectionLimits::default(), clock, spawn, stop).await;
 }
