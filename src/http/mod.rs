@@ -4,7 +4,6 @@
 //! and converts the result into the types of `api`; it decides nothing else. Every operation that changes something
 //! runs detached from the connection: it is completed even if the client disconnects.
 
-mod admission;
 mod auth;
 mod body;
 mod delegate;
@@ -50,10 +49,10 @@ use crate::{
     sweep::DriverHandle,
 };
 
-use admission::Admission;
 use forward::Forwarder;
 use limits::{Limiter, Rate};
 use outbound::{Checked, Resolve, SystemResolver, UrlError};
+use server::admission::Admission;
 
 pub use forward::{Dial, PipeTo};
 pub(crate) use outbound::is_own_address;

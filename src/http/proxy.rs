@@ -29,13 +29,13 @@ use tokio::sync::OnceCell;
 
 use super::{
     Api,
-    admission::{Admitted, refuse, refuse_unread},
     auth::{self, Principal, WORKSPACE_HEADER},
     error::{HttpError, HttpResult},
     forward::{ForwardError, ForwardLimits, ForwardRequest, Location, Target, complete_message},
     journal::Exchange,
     outbound::UrlError,
     routes::Path,
+    server::admission::{Admitted, refuse, refuse_unread},
 };
 use crate::{
     domain::{

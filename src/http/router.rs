@@ -14,13 +14,14 @@ use axum::{
 use tower_service::Service as _;
 
 use super::{
-    Api, admission, auth,
+    Api, auth,
     error::HttpError,
     proxy,
     routes::{
         adopt, agents, configuration, delegations, doctor, elsewhere, events, exec, health, logs, memories,
         notify, orders, registry, sweeps, tokens, trash, workspaces,
     },
+    server::admission,
 };
 
 /// Builds the router with all routes, for a listener or for a test without one.

@@ -12,6 +12,7 @@
 
 mod accept;
 mod activity;
+pub(super) mod admission;
 mod bind;
 mod connection;
 mod limits;

@@ -37,8 +37,7 @@ const BUFFER: usize = 64 * 1024;
 const REST: Duration = Duration::from_millis(50);
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Serves every route on a TCP listener until `stop`, to connections from this host only. See
-/// `serve_this_host`.
+/// Serves every route on a TCP listener until `stop`, to connections from this host only. See `serve_this_host`.
 pub async fn serve_agents_of_this_host(
     listener: TcpListener,
     api: Api,
