@@ -32,7 +32,6 @@ impl Loading {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::fixture::with_env;
 
     #[test]

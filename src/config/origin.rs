@@ -13,7 +13,7 @@ pub(super) enum Origin {
 
 impl Origin {
     /// The short form for `config show`, which names the file once above the table.
-    fn short(&self) -> String {
+    pub(super) fn short(&self) -> String {
         match self {
             Self::File { line, .. } => format!("file:{line}"),
             Self::Default | Self::Variable(_) | Self::Flag(_) => self.to_string(),

@@ -9,9 +9,8 @@ use toml::{Value, de::DeValue};
 use super::{
     sections::LogFormat,
     value::{
-        USER, addresses, cores, duration, env, expected, flag, log_filter, log_format,
-        log_size, memory, memory_text, path, ports, readiness, readiness_text, text, tiers, url, whole,
-        words,
+        USER, addresses, cores, duration, env, expected, flag, log_filter, log_format, log_size, memory,
+        memory_text, path, ports, readiness, readiness_text, text, tiers, url, whole, words,
     },
 };
 use crate::domain::{

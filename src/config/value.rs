@@ -239,7 +239,6 @@ pub(super) fn tiers(given: &DeValue<'_>) -> Result<Vec<Tier>, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::fixture::read_text;
 
     #[test]

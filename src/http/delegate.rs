@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use self::answer::{Ended, read};
-use super::{Api, error::HttpResult, journal::cut, proxy};
+use super::{Api, error::HttpResult, journal::cut, proxy::handler};
 use crate::{
     domain::{
         delegation::{ANSWER_LIMIT, DelegationStatus, PREVIEW_BYTES, RETRY_AFTER},
@@ -228,8 +228,8 @@ async fn attempt(api: &Api, waiting: Waiting, dispatched: &Dispatched) -> HttpRe
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     let message = message(waiting.id, &dispatched.task);
-    let queued = proxy::polls(api, to);
-    let answer = proxy::pass_on(api, Some(from), to, headers, message).await?;
+    let queued = handler::polls(api, to);
+    let answer = handler::pass_on(api, Some(from), to, headers, message).await?;
     if queued {
         return Ok(Ended::Queued);
     }

@@ -11,7 +11,7 @@ use axum::{
 use serde::{Serialize, Serializer, ser::SerializeMap};
 use serde_json::{Value, json, value::RawValue};
 
-use super::{body::BodyError, outbound::UrlError};
+use super::{body::BodyError, proxy::agent_url::UrlError};
 use crate::{engine::EngineError, ops::OpError, store::StoreError, sweep::SweepError};
 
 /// An error response.

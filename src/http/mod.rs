@@ -8,14 +8,11 @@ mod auth;
 mod body;
 mod delegate;
 mod error;
-pub(crate) mod forward;
 mod journal;
 pub(crate) mod limits;
-pub(crate) mod outbound;
 mod proxy;
 mod refusals;
 mod resolve;
-mod rest_of_body;
 mod router;
 mod routes;
 pub mod server;
@@ -49,13 +46,18 @@ use crate::{
     sweep::DriverHandle,
 };
 
-use forward::Forwarder;
 use limits::{Limiter, Rate};
-use outbound::{Checked, Resolve, SystemResolver, UrlError};
+use proxy::{
+    agent_url::{self, Checked, UrlError},
+    listeners::Listeners,
+    resolver::{Resolve, SystemResolver},
+    transport::Forwarder,
+    wake::WakeBudget,
+};
 use server::admission::Admission;
 
-pub use forward::{Dial, PipeTo};
-pub(crate) use outbound::is_own_address;
+pub use proxy::connect::{Dial, PipeTo};
+pub(crate) use proxy::resolver::is_own_address;
 pub use router::router;
 pub(crate) use view::run as run_view;
 pub use vitals::{StoreState, Vitals};
@@ -71,8 +73,8 @@ struct Inner {
     admission: Admission,
     lists: Semaphore,
     refusals: refusals::Refusals,
-    wakes: proxy::WakeBudget,
-    listeners: proxy::Listeners,
+    wakes: WakeBudget,
+    listeners: Listeners,
     /// When the engine last failed to answer a query of `Api::ask_engine` in time.
     unanswered_at: Mutex<Option<Awake>>,
     journal: journal::Journal,
@@ -164,11 +166,11 @@ impl Api {
             changes: limiter(CHANGES),
             orders: limiter(ORDERS),
         };
-        let wakes = proxy::WakeBudget::default();
+        let wakes = WakeBudget::default();
         let forwarder = Forwarder::new(Arc::clone(&parts.clock), parts.dial.clone());
         let resolver = Box::new(SystemResolver);
         let (admission, lists) = (Admission::default(), Semaphore::new(LISTS));
-        let listeners = proxy::Listeners::default();
+        let listeners = Listeners::default();
         let refusals = refusals::Refusals::default();
         let (journal, delegations) = (journal::Journal::default(), delegate::Delegations::default());
         Self(Arc::new(Inner {
@@ -224,7 +226,7 @@ impl Api {
 
     /// Checks whether `url` is allowed as the address of an external agent.
     async fn check_url(&self, url: &str) -> Result<Checked, UrlError> {
-        outbound::check(url, self.access().external, &*self.0.resolver, &*self.0.clock).await
+        agent_url::check(url, self.access().external, &*self.0.resolver, &*self.0.clock).await
     }
 
     /// Runs `work` in a task of its own, so that it completes even if this future is dropped.

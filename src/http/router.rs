@@ -16,7 +16,7 @@ use tower_service::Service as _;
 use super::{
     Api, auth,
     error::HttpError,
-    proxy,
+    proxy::handler,
     routes::{
         adopt, agents, configuration, delegations, doctor, elsewhere, events, exec, health, logs, memories,
         notify, orders, registry, sweeps, tokens, trash, workspaces,
@@ -96,7 +96,7 @@ fn heartbeat_routes() -> Router<Api> {
 }
 
 fn messages() -> Router<Api> {
-    Router::new().route("/workspaces/{reference}/a2a", post(proxy::message))
+    Router::new().route("/workspaces/{reference}/a2a", post(handler::message))
 }
 
 fn for_agents() -> Router<Api> {

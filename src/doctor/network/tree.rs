@@ -13,7 +13,7 @@ use crate::{
 
 /// A container and its networks.
 #[derive(Clone, Debug)]
-struct Attached {
+pub(super) struct Attached {
     /// The workspace's name, or the container's if it belongs to no row.
     name: String,
     /// The name of the workspace's own network; `None` if the container belongs to no row.

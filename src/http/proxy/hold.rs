@@ -5,13 +5,9 @@ use std::time::Duration;
 use axum::http::{HeaderMap, StatusCode};
 use tokio::sync::{broadcast::error::RecvError, oneshot};
 
-use super::name_of;
+use super::undelivered::{TRY_AGAIN, failed, name_of, paused};
 use crate::{
-    domain::{
-        ids::WorkspaceId,
-        status::{Failure, Status},
-        time::Awake,
-    },
+    domain::{ids::WorkspaceId, status::Status, time::Awake},
     http::{
         Api,
         error::{HttpError, HttpResult},
@@ -23,8 +19,6 @@ use crate::{
 
 /// Longest time for which a message is held.
 const HOLD: Duration = Duration::from_mins(1);
-/// Delay after which the sender may retry if the target was not ready in time, in seconds.
-pub(super) const TRY_AGAIN: u64 = 15;
 
 /// How long the message may be held: `X-Timeout` in seconds, from 1 s to `HOLD`; `HOLD` if the header is missing or not
 /// a number.
@@ -172,14 +166,4 @@ fn can_forward(
         }
         (Status::Removed, _) => Err(HttpError::gone()),
     }
-}
-
-pub(super) fn failed(failure: Failure) -> HttpError {
-    let why = format!("workspace has failed ({}); run `ostler why` for the reason", failure.as_str());
-    HttpError::new(StatusCode::SERVICE_UNAVAILABLE, why).with("status", "failed")
-}
-
-/// The error for a paused target, which must neither run nor receive messages.
-pub(super) fn paused() -> HttpError {
-    HttpError::conflict("workspace or one of its ancestors is paused: resume it with `ostler start`")
 }

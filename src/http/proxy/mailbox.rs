@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::hold::paused;
+use super::undelivered::paused;
 use crate::{
     domain::{
         activity::RECEIVED,

@@ -32,7 +32,7 @@ use crate::{
         auth::{self, OwnSocket, Presented, Verified},
         body::{BodyError, read_body, read_body_within},
         error::HttpError,
-        forward::call_id,
+        proxy::message::call_id,
     },
     runtime::clock::Clock,
     store::TokenSubject,

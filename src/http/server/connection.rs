@@ -35,7 +35,7 @@ use super::{
 use crate::{
     http::{
         error::HttpError,
-        rest_of_body::{Discards, RestOfBody},
+        server::rest_of_body::{Discards, RestOfBody},
     },
     runtime::clock::{SharedClock, within},
 };

@@ -18,6 +18,7 @@ mod connection;
 mod limits;
 mod local;
 mod log_limit;
+mod rest_of_body;
 mod serve;
 mod slots;
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
     slots::{Slots, counted_as},
 };
 use crate::{
-    http::{Api, is_own_address, rest_of_body::Discards, router::router},
+    http::{Api, is_own_address, router::router, server::rest_of_body::Discards},
     runtime::{clock::SharedClock, tasks::SharedSpawn},
 };
 

@@ -23,7 +23,7 @@ use crate::{
     http::{
         Api,
         error::{HttpError, HttpResult},
-        outbound::UrlError,
+        proxy::agent_url::UrlError,
     },
     store::{Registration, TokenOwner},
 };

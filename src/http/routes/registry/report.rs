@@ -16,8 +16,8 @@ use crate::{
     http::{
         Api,
         auth::{self, OwnSocket, Presented, presented},
-        error::{HttpError, HttpResult},
         body::read_start,
+        error::{HttpError, HttpResult},
     },
     store::{ReportResult, StoreError, TokenOwner, TokenSubject},
 };

@@ -7,7 +7,11 @@ use axum::{
 use http_body_util::Full;
 use std::time::Duration;
 
-use super::{ForwardError, ForwardRequest, Location, Target};
+use super::{
+    error::ForwardError,
+    target::{Location, Target},
+    transport::ForwardRequest,
+};
 
 /// Names the workspace that sent the message.
 const CALLER: HeaderName = HeaderName::from_static("x-workspace-id");
@@ -149,4 +153,130 @@ pub(super) fn clean_answer(headers: &mut HeaderMap) {
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(header::CONNECTION).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).filter_map(|name| name.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Poll};
+
+    use super::*;
+    use crate::http::proxy::testing::{Agent, HELLO, forwarder, limits, message, proof, whole};
+
+    #[tokio::test]
+    async fn caller_credentials_are_stripped_before_forwarding() {
+        let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+        let mut request = message();
+        for (name, value) in [
+            ("authorization", "Bearer secret-token"),
+            ("proxy-authorization", "Basic secret"),
+            ("cookie", "session=secret"),
+            ("x-api-key", "secret"),
+            ("x-ostler-proof", "forged"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("forwarded", "for=10.0.0.1"),
+            ("host", "ostler.example.com"),
+            ("transfer-encoding", "chunked"),
+            ("content-length", "999"),
+            ("upgrade", "websocket"),
+            ("expect", "100-continue"),
+            ("x-workspace-id", "another-workspace"),
+            ("connection", "a2a-private, keep-alive"),
+            ("a2a-private", "secret"),
+            ("content-type", "application/json; charset=utf-8"),
+            ("accept", "text/event-stream"),
+            ("last-event-id", "7"),
+            ("traceparent", "00-1-2-00"),
+            ("a2a-version", "1.0"),
+            ("x-a2a-extensions", "https://example.com/ext"),
+            ("x-timeout", "60"),
+        ] {
+            request.headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        request.body = "{\"a\":1}".into();
+        let (target, limits) = (agent.target(), limits());
+        let (answer, received) = tokio::join!(forwarder.forward(&target, &request, &limits), async {
+            let mut caller = agent.accepts().await;
+            let received = caller.reads().await;
+            caller.sends(HELLO).await;
+            received
+        });
+        assert_eq!(whole(answer.unwrap()).await.unwrap(), "hello");
+        let (request, body) = received.split_once("\r\n\r\n").unwrap();
+        let mut lines: Vec<_> = request.lines().collect();
+        assert_eq!(lines.remove(0), "POST / HTTP/1.1");
+        lines.sort_unstable();
+        assert_eq!(
+            lines,
+            [
+                "a2a-version: 1.0",
+                "accept: text/event-stream",
+                "content-length: 7",
+                "content-type: application/json; charset=utf-8",
+                &format!("host: {}", agent.address()),
+                "last-event-id: 7",
+                "traceparent: 00-1-2-00",
+                "x-a2a-extensions: https://example.com/ext",
+                &format!("x-ostler-proof: {}", proof().expose()),
+                "x-timeout: 60",
+                "x-workspace-id: caller-id",
+            ]
+        );
+        assert_eq!(body, "{\"a\":1}");
+    }
+
+    #[tokio::test]
+    async fn response_headers_not_allowed_for_agents_are_stripped() {
+        let message = message();
+        let (agent, (_, forwarder)) = (Agent::new().await, forwarder());
+        let (target, limits) = (agent.target(), limits());
+        let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+            let mut caller = agent.accepts().await;
+            caller.reads().await;
+            caller
+                .sends(
+                    "HTTP/1.1 418 I'm a teapot\r\ncontent-type: text/plain\r\nx-own: dropped\r\n\
+                 x-a2a-extensions: kept\r\na2a-version: 1.0\r\nlocation: /workspaces/x/stop\r\nrefresh: 0\r\n\
+                 www-authenticate: Basic\r\nserver: x\r\nlink: </x>\r\n\
+                     set-cookie: session=stolen\r\naccess-control-allow-origin: *\r\nclear-site-data: \"*\"\r\n\
+                     connection: x-hop, keep-alive\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
+                     content-length: 5\r\n\r\nhello",
+                )
+                .await;
+        });
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::IM_A_TEAPOT);
+        let mut names: Vec<_> = answer.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a2a-version", "content-length", "content-type", "x-a2a-extensions"]);
+        assert_eq!(whole(answer).await.unwrap(), "hello");
+    }
+
+    #[tokio::test]
+    async fn redirects_and_invalid_statuses_are_not_forwarded() {
+        let message = message();
+        let (agent, other, (_, forwarder)) = (Agent::new().await, Agent::new().await, forwarder());
+        let (target, limits) = (agent.target(), limits());
+        for status in [101, 199, 300, 302, 304, 307, 308, 399, 600, 999] {
+            let (answer, ()) = tokio::join!(forwarder.forward(&target, &message, &limits), async {
+                let mut caller = agent.accepts().await;
+                caller.reads().await;
+                let location = format!("http://{}/", other.address());
+                caller
+                    .sends(&format!(
+                        "HTTP/1.1 {status} x\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n"
+                    ))
+                    .await;
+            });
+            match answer {
+                Err(error @ ForwardError::Odd(_)) => {
+                    assert!(error.to_string().contains(&status.to_string()), "{status}: {error}");
+                }
+                // An interim response, after which the connection ends.
+                Err(ForwardError::Broken(_)) => assert_eq!(status, 199),
+                other => panic!("{status}: {other:?}"),
+            }
+        }
+        let asked = poll_fn(|cx| Poll::Ready(other.0.poll_accept(cx).is_ready())).await;
+        assert!(!asked, "the redirect was followed");
+    }
 }

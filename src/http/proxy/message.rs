@@ -125,3 +125,96 @@ fn with(object: &RawValue, name: &str, value: &RawValue) -> Result<Box<RawValue>
     members.insert(name.into(), value);
     to_raw_value(&members)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completed(text: &str) -> Result<serde_json::Value, NotJson> {
+        let mut count = 0;
+        let bytes = complete_message(&Bytes::copy_from_slice(text.as_bytes()), || {
+            count += 1;
+            format!("fresh-{count}")
+        })?;
+        Ok(serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[test]
+    fn complete_message_keeps_its_bytes_unchanged() {
+        for text in [
+            r#"{"jsonrpc":"2.0","id":1,"method":"message/send","params":{"message":{"messageId":"m"}}}"#,
+            r#" { "jsonrpc" : "2.0", "id":"x", "params":{"message":{"messageId":"m","n":1e999}},"x":1.0 } "#,
+            r#"{"jsonrpc":"2.0","id":0,"method":"tasks/get","params":{"id":"t"}}"#,
+            r#"{"jsonrpc":"2.0","id":0,"method":"x","params":[1,2]}"#,
+            r#"{"jsonrpc":"2.0","id":0,"method":"x","params":{"message":"text"}}"#,
+            r#"{"jsonrpc":"2.0","id":0,"method":"x"}"#,
+        ] {
+            let bytes = Bytes::copy_from_slice(text.as_bytes());
+            let same = complete_message(&bytes, || panic!("no id is missing in {text}")).unwrap();
+            assert_eq!(same.as_ptr(), bytes.as_ptr(), "{text} was copied");
+            assert_eq!(same, bytes);
+        }
+    }
+
+    #[test]
+    fn missing_message_fields_are_added_and_others_kept() {
+        use serde_json::json;
+        for (text, expected) in [
+            (
+                r#"{"method":"message/send","params":{"message":{"parts":[{"text":"hi"}]},"x":1}}"#,
+                json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "message/send", "params":
+                    {"message": {"messageId": "fresh-2", "parts": [{"text": "hi"}]}, "x": 1}}),
+            ),
+            (r#"{"method":"x"}"#, json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "x"})),
+            (r#"{"method":"x","id":null}"#, json!({"jsonrpc": "2.0", "id": "fresh-1", "method": "x"})),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"params":{"message":{}}}"#,
+                json!({"jsonrpc": "2.0", "id": 7, "params": {"message": {"messageId": "fresh-1"}}}),
+            ),
+            (
+                r#"{"id":7,"params":{"message":{"messageId":"m"}}}"#,
+                json!({"jsonrpc": "2.0", "id": 7, "params": {"message": {"messageId": "m"}}}),
+            ),
+        ] {
+            assert_eq!(completed(text).unwrap(), expected, "{text}");
+        }
+        // A number that fits into no machine type keeps its original text.
+        let large = Bytes::from_static(br#"{"id":1,"n":123456789012345678901234567890.10}"#);
+        let large = complete_message(&large, || "m".into()).unwrap();
+        assert_eq!(large, r#"{"id":1,"jsonrpc":"2.0","n":123456789012345678901234567890.10}"#);
+    }
+
+    #[test]
+    fn invalid_message_is_refused() {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "[{}]",
+            "\"text\"",
+            "{",
+            "{}{}",
+            "{\"id\":1,}",
+            "{\"id\":1,\"id\":2}",
+            "{\"method\":\"a\",\"method\":\"b\"}",
+            "{\"params\":{\"message\":{}",
+        ] {
+            assert!(completed(text).is_err(), "{text:?} was accepted");
+        }
+        assert!(
+            complete_message(&Bytes::from_static(b"{\"a\":\"\xff\"}"), String::new).is_err(),
+            "invalid UTF-8 was accepted"
+        );
+    }
+
+    #[test]
+    fn deeply_nested_message_does_not_overflow_the_stack() {
+        for nested in ["{\"a\":", "["] {
+            let (open, close) =
+                (nested.repeat(500_000), if nested == "[" { "]" } else { "}" }.repeat(500_000));
+            let text = format!("{{\"params\":{{\"message\":{{\"x\":{open}1{close}}}}}}}");
+            let whole = complete_message(&text.into(), || "m".into());
+            assert!(whole.is_ok_and(|whole| whole.ends_with(b"}")));
+        }
+    }
+}
