@@ -126,8 +126,8 @@ mod tests {
         runtime::clock::Clock as _,
     };
 
-    /// Returns the limit that ended the wait for a response that never comes, and the duration of the wait in seconds of
-    /// the test clock.
+    /// Returns the limit that ended the wait for a response that never comes, and the duration of the wait in seconds
+    /// of the test clock.
     async fn exceeded_limit(
         request: ForwardRequest,
         limits: ForwardLimits,
