@@ -8,7 +8,8 @@
 //! |---|---|---|
 //! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, set the exit code |
 //! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
-//! | `daemon` | `http`, `doctor`, `registry`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the composition root: opens, builds, spawns, drains |
+//! | `daemon` | `app`, `http`, `doctor`, `registry`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the process: opens, locks, spawns, drains; the commands that need no daemon |
+//! | `app` | `http`, `doctor`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain` | the only composition root: daemon, tests, benchmarks and simulator build the same app from different parts |
 //! | `http` | `doctor`, `registry`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the routes |
 //! | `doctor` | `registry`, `api`, `sweep`, `store`, `engine`, `runtime`, `domain` | checks for problems, with advice |
 //! | `registry` | `store`, `runtime`, `domain`, `testing` | the registry's identity and locks; detects loss and copies |
@@ -31,6 +32,7 @@
 //! order of its steps.
 
 pub mod api;
+pub mod app;
 pub mod cli;
 pub mod config;
 pub mod daemon;

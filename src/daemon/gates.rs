@@ -11,12 +11,12 @@ use std::{
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{ACCEPT_EVERY, packets::Packets};
+use super::{accept_engine::ACCEPT_EVERY, packets::Packets};
 use crate::{
     domain::address::uncovered,
     http::{
         Api, is_own_address,
-        server::{self as listen, serve_agents, serve_agents_of_this_host},
+        server::{bind, serve_agents, serve_agents_of_this_host},
     },
     ops::Ops,
     runtime::{clock::SharedClock, tasks::SharedSpawn},
@@ -177,7 +177,7 @@ impl Gates {
                 continue;
             }
             let at = SocketAddr::new(address, self.port);
-            match listen::bind(at, true) {
+            match bind(at, true) {
                 Ok(listener) => {
                     tracing::info!(address = %at, this_host_only, "listening for workspaces");
                     let stop = self.stop.child_token();

@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
+            "app",
             "http",
             "doctor",
             "registry",
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "testing",
         ],
     ),
+    ("app", &["http", "doctor", "sweep", "ops", "store", "engine", "runtime", "domain"]),
     (
         "http",
         &["doctor", "registry", "api", "sweep", "ops", "store", "engine", "runtime", "domain", "testing"],

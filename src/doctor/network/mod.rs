@@ -74,6 +74,23 @@ pub struct Network {
     pub reach: AskReach,
 }
 
+impl Default for Network {
+    /// A daemon that listens nowhere, on a host that workspaces cannot reach.
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            port: 0,
+            advertised_url: String::new(),
+            is_url_configured: false,
+            isolate: false,
+            packets: Arc::new(|| Ok(())),
+            since: Timestamp(0),
+            bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
+            reach: Arc::new(|| Box::pin(async { Err("nothing listens here".to_owned()) })),
+        }
+    }
+}
+
 impl Doctor {
     /// Checks whether workspaces reach ostler, where it listens, and which packets pass between workspaces.
     pub(super) async fn network(&self) -> StoreResult<Vec<Check>> {
