@@ -1,7 +1,7 @@
 //! ostler with the same components as in the daemon, but with a fake engine that contains nothing.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -10,7 +10,8 @@ use std::{
 
 use futures_util::future::join_all;
 use ostler::{
-    doctor::{BuiltIn, Doctor, DoctorParts, Network},
+    app::{App, Backends, Parts, Sides, Surroundings},
+    doctor::{BuiltIn, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -28,19 +29,17 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     http::{
-        Api, ApiParts, Dial,
+        Api, Dial,
         server::{self, serve_agents},
     },
-    ops::{Access, Limits, Ops, Parts, Settings},
+    ops::{Access, Limits, Settings},
     runtime::{
         clock::{SharedClock, SystemClock},
         entropy::SystemEntropy,
-        epoch::Listening,
         tasks::{AtOnce, TokioTasks},
-        wake::Wake,
     },
     store::{BeginStart, Mirror, NewWorkspace, Registry, Store, TokenIssue},
-    sweep::{self, Driver, Sweeper, SweeperParts},
+    sweep,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -119,23 +118,20 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
 
 /// Creates everything that the routes need. No pass runs; `benches/sweep.rs` measures the cost of the passes.
 fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) -> Api {
-    let (listening, clock) = Listening::begin(Arc::clone(clock));
     let engine: Arc<dyn Engine> = Arc::new(FakeEngine::connect(
         Arc::new(World::default()),
         Arc::new(AtOnce),
-        Arc::clone(&clock),
+        Arc::clone(clock),
         Arc::new(spawn.clone()),
     ));
     let mirror = Arc::new(Mirror::Directory(directory.to_owned()));
     let runtimes = BTreeMap::from([(PLAIN.to_owned(), Runtime::plain())]);
-    let (wake, calls) = Wake::new();
-    let ops = Ops::new(Parts {
-        store: store.clone(),
-        engine: Arc::clone(&engine),
-        clock: Arc::clone(&clock),
+    let (app, calls) = App::new(Parts {
+        sides: Sides::shared(Backends { store, engine }),
+        clock: Arc::clone(clock),
         entropy: Arc::new(SystemEntropy),
         spawn: Arc::new(spawn.clone()),
-        mirror: Arc::clone(&mirror),
+        mirror,
         settings: Settings {
             instance: INSTANCE,
             runtimes,
@@ -155,52 +151,16 @@ fn api(directory: &Path, store: Store, clock: &SharedClock, spawn: &TokioTasks) 
             access: Access { root_siblings: true, wakes_per_hour: 12, external: Allow::default() },
             concurrent_starts: 2,
         },
-        wake,
     });
-    let sweeper = Sweeper::new(SweeperParts {
-        store: store.clone(),
-        engine: Arc::clone(&engine),
-        ops: ops.clone(),
-        clock: Arc::clone(&clock),
-        entropy: Arc::new(SystemEntropy),
-        instance: INSTANCE,
-        listening: listening.clone(),
-    });
-    let (_driver, sweeps) =
-        Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(&clock), Arc::new(spawn.clone()), calls);
-    let doctor = Doctor::new(DoctorParts {
-        store: store.clone(),
-        engine: Arc::clone(&engine),
-        clock: Arc::clone(&clock),
-        instance: INSTANCE,
+    let (_driver, sweeps) = app.driver(sweep::all(), calls);
+    let surroundings = Surroundings {
         data_dir: directory.to_owned(),
-        network: Network {
-            listen: Vec::new(),
-            port: 0,
-            advertised_url: String::new(),
-            is_url_configured: false,
-            isolate: false,
-            packets: Arc::new(|| Ok(())),
-            since: Timestamp(0),
-            bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
-            reach: Arc::new(|| Box::pin(async { Err("nothing runs here".to_owned()) })),
-        },
-        configuration: Arc::new(BuiltIn),
-    });
-    Api::new(ApiParts {
-        store,
-        engine,
-        ops,
-        sweeps,
-        doctor,
-        clock: Arc::clone(&clock),
-        spawn: Arc::new(spawn.clone()),
-        mirror,
         runtime_dir: directory.to_owned(),
-        entropy: Arc::new(SystemEntropy),
-        listening,
+        network: Network::default(),
+        configuration: Arc::new(BuiltIn),
         dial: Dial::Tcp,
-    })
+    };
+    app.api(sweeps, surroundings)
 }
 
 /// Creates and serves a registry of `count` workspaces; the first one's agent is at `agent`.

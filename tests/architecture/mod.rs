@@ -60,7 +60,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// The source files by their path below `src`.
 fn sources() -> BTreeMap<PathBuf, String> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let sources = sources_below("src");
+    assert!(sources.len() > 50, "only {} sources were found", sources.len());
+    sources
+}
+
+/// The source files by their path below a directory of the package.
+fn sources_below(directory: &str) -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
     let mut sources = BTreeMap::new();
     let mut directories = vec![root.clone()];
     while let Some(directory) = directories.pop() {
@@ -74,7 +81,6 @@ fn sources() -> BTreeMap<PathBuf, String> {
             }
         }
     }
-    assert!(sources.len() > 50, "only {} sources were found", sources.len());
     sources
 }
 
@@ -188,6 +194,21 @@ fn only_the_store_uses_sqlite() {
 #[test]
 fn only_the_podman_engine_uses_podman_api() {
     assert_eq!(users_outside(&["podman_api"], "engine/podman"), Vec::<String>::new());
+}
+
+#[test]
+fn only_the_composition_root_builds_an_app() {
+    let builds = ["Ops::new(", "Sweeper::new(", "Doctor::new(", "Api::new("];
+    let root = code_of(&sources()[Path::new("app.rs")]);
+    for build in builds {
+        assert!(root.contains(build), "src/app.rs does not contain `{build}`");
+    }
+    assert_eq!(users_outside(&builds, "app.rs"), Vec::<String>::new());
+    for (file, text) in sources_below("tests").into_iter().chain(sources_below("benches")) {
+        let code = code_of(&text);
+        let build = builds.into_iter().find(|build| code.contains(build));
+        assert_eq!(build, None, "{} builds a part of the app itself", file.display());
+    }
 }
 
 #[test]

@@ -54,7 +54,7 @@ where
     T: Debug + Send + 'static,
     F: Future<Output = OpResult<T>> + Send + 'static,
 {
-    let work = order(site.daemon.ops.clone());
+    let work = order(site.daemon.app.ops.clone());
     site.sim.spawn(Owner::Daemon, async move {
         let answer = work.await;
         assert!(answer.is_ok(), "the command failed without a crash: {}", outcome_text(&answer));
@@ -64,7 +64,7 @@ where
 
 /// Begins a run of a pass on a snapshot of its own; the run must find work.
 fn begin_pass(site: &Installation, over: Arc<AtomicBool>, pass: &'static str) {
-    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let sweeper = Arc::clone(&site.daemon.app.sweeper);
     site.sim.spawn(Owner::Daemon, async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
@@ -365,10 +365,10 @@ fn work_for_settle(site: &mut Installation) -> WorkspaceId {
     site.calmly(|ops| async move { ops.remove(restoring, false, false).await }).unwrap();
     site.sim.quiesce();
     let recreated = site.online("recreated");
-    let two = site.daemon.ops.clone();
+    let two = site.daemon.app.ops.clone();
     site.sim.spawn(Owner::Daemon, async move { drop(two.recreate(recreated).await) });
     until_taken(site, "begin start");
-    let made = site.daemon.ops.clone();
+    let made = site.daemon.app.ops.clone();
     site.sim.spawn(Owner::Daemon, async move { drop(made.create(request("interrupted", IMAGE)).await) });
     until_taken(site, "create workspace");
     site.crash(|_| false);

@@ -37,7 +37,7 @@ fn until_held<F>(site: &Installation, label: &str, order: impl FnOnce(Ops) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    site.sim.spawn(Owner::Daemon, order(site.daemon.ops.clone()));
+    site.sim.spawn(Owner::Daemon, order(site.daemon.app.ops.clone()));
     loop {
         site.sim.run_ready();
         let next = *site.sim.held().first().expect("the effect is requested");
@@ -71,7 +71,7 @@ fn purge_keeps_workspace_that_was_undeleted_and_removed_again() {
     site.sim.run_ready();
     let purge = site.sim.held();
     site.sim.spawn(Owner::Daemon, {
-        let ops = site.daemon.ops.clone();
+        let ops = site.daemon.app.ops.clone();
         async move {
             ops.undelete(id, None, false).await.expect("it is undeleted");
             ops.remove(id, false, false).await.expect("it is removed again");
@@ -289,7 +289,7 @@ fn heartbeat_cancels_planned_degrade_while_clock_is_set_back() {
         site.sim.pass(Duration::from_secs(20));
         site.snapshot();
     }
-    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let sweeper = Arc::clone(&site.daemon.app.sweeper);
     until_held(&site, "held plan", |_| async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = sweeper.run(&*pass_named("check_heartbeats"), &snapshot, Mode::Apply).await;
@@ -313,7 +313,7 @@ fn trash_claim_is_finished_when_its_objects_are_gone() {
         } else {
             site.snapshot();
             site.sim.pass(Duration::from_mins(11));
-            let sweeper = Arc::clone(&site.daemon.sweeper);
+            let sweeper = Arc::clone(&site.daemon.app.sweeper);
             until_held(&site, move_to_trash, |_| async move {
                 let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
                 sweeper.run(&*pass_named("reap_unknown"), &snapshot, Mode::Apply).await;

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     future::Future,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
@@ -20,7 +20,8 @@ use axum::{
 use futures_util::FutureExt;
 use http_body_util::BodyExt;
 use ostler::{
-    doctor::{BuiltIn, Doctor, DoctorParts, Network},
+    app::{App, Backends, Parts, Sides, Surroundings},
+    doctor::{BuiltIn, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -42,20 +43,15 @@ use ostler::{
         fake::{FakeContainer, FakeEngine, FakeVolume, World},
         trusted,
     },
-    http::{Api, ApiParts, Dial, PipeTo, router},
-    ops::{Access, CreateRequest, Limits, OpResult, Ops, Parts, Settings},
+    http::{Dial, PipeTo, router},
+    ops::{Access, CreateRequest, Limits, OpResult, Ops, Settings},
     registry::identity,
-    runtime::{
-        clock::{Boxed, SharedClock},
-        epoch::Listening,
-        tasks::AtOnce,
-        wake::Wake,
-    },
+    runtime::{clock::Boxed, tasks::AtOnce},
     store::{
         Disk, Mirror, MirrorRecord, Registry, ReportResult, Scope, Store, TokenIssue, TokenOwner,
         TokenSubject,
     },
-    sweep::{Driver, DriverHandle, Mode, Pass, Run, Snapshot, Sweeper, SweeperParts, Watch, watch_engine},
+    sweep::{DriverHandle, Mode, Pass, Run, Snapshot, Sweeper, watch_engine},
 };
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -94,12 +90,8 @@ pub(crate) type AskFuture = Boxed<(u16, Value)>;
 
 /// One run of the daemon, from start to crash.
 pub(crate) struct Daemon {
-    pub(crate) ops: Ops,
-    pub(crate) sweeper: Arc<Sweeper>,
-    /// The store through which agents' reports are recorded.
-    pub(crate) agent_store: Store,
-    listening: Listening,
-    clock: SharedClock,
+    /// Its store is the one through which agents' reports are recorded.
+    pub(crate) app: App,
     /// Sends queries to the driver. The driver runs only if the plan is `driven`.
     sweeps: DriverHandle,
     stop_driving: CancellationToken,
@@ -110,7 +102,7 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Number of per-workspace entries that the daemon keeps in memory outside the store.
     pub(crate) fn remembered(&self) -> usize {
-        self.ops.remembered()
+        self.app.ops.remembered()
     }
 
     /// Names of the passes that the driver is running now.
@@ -304,65 +296,29 @@ impl Installation {
     }
 
     fn routes(&self) -> Router {
-        let Self { sim, daemon, plan, .. } = self;
-        let store = Store::staged(&self.disk, sim.stage_of(plan.ownership.owner, EffectState::Store, AGENTS));
-        let engine = engine(sim, &self.world, plan.ownership.owner, OPS);
-        let doctor = Doctor::new(DoctorParts {
-            store: store.clone(),
-            engine: Arc::clone(&engine),
-            clock: Arc::clone(&daemon.clock),
-            instance: plan.ownership.instance,
+        let Self { daemon, plan, .. } = self;
+        let surroundings = Surroundings {
             data_dir: PathBuf::new(),
-            network: Network {
-                listen: Vec::new(),
-                port: 7700,
-                advertised_url: String::new(),
-                is_url_configured: false,
-                isolate: false,
-                packets: Arc::new(|| Ok(())),
-                since: Timestamp(0),
-                bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
-                reach: Arc::new(|| Box::pin(async { Err("nothing listens here".to_owned()) })),
-            },
-            configuration: Arc::new(BuiltIn),
-        });
-        router(Api::new(ApiParts {
-            store,
-            engine,
-            ops: daemon.ops.clone(),
-            sweeps: daemon.sweeps.clone(),
-            doctor,
-            clock: Arc::clone(&daemon.clock),
-            spawn: sim.spawner(plan.ownership.owner),
-            mirror: Arc::clone(&self.mirror),
             runtime_dir: PathBuf::new(),
-            entropy: sim.entropy(),
-            listening: daemon.listening.clone(),
+            network: Network { port: 7700, ..Network::default() },
+            configuration: Arc::new(BuiltIn),
             dial: Dial::Pipe(Arc::clone(&plan.pipe_to)),
-        }))
+        };
+        router(daemon.app.api(daemon.sweeps.clone(), surroundings))
     }
 
     /// Subscribes the daemon to the engine's container events. After each connection a snapshot is due; without a
     /// driver, the passes that a test runs take it.
     pub(crate) fn watch(&self) {
-        let Ownership { instance, owner } = self.plan.ownership;
-        let watch = Watch {
-            store: Store::staged(&self.disk, self.sim.stage_of(owner, EffectState::Store, SWEEPS)),
-            engine: engine(&self.sim, &self.world, owner, SWEEPS),
-            ops: self.daemon.ops.clone(),
-            sweeps: self.daemon.sweeps.clone(),
-            clock: Arc::clone(&self.daemon.clock),
-            spawn: self.sim.spawner(owner),
-            instance,
-        };
-        self.sim.spawn(owner, watch_engine(watch));
+        let watch = self.daemon.app.watch(self.daemon.sweeps.clone());
+        self.sim.spawn(self.plan.ownership.owner, watch_engine(watch));
     }
 
     /// Stops the daemon's process for `time`, then resumes it. A driver announces its own ticks. Without a driver, this
     /// function announces a tick for the moment at which the freeze begins.
     pub(crate) fn freeze(&self, time: Duration) {
         if !self.plan.driven {
-            self.daemon.listening.expect_tick(self.sim.clock().awake());
+            self.daemon.app.listening.expect_tick(self.sim.clock().awake());
         }
         self.sim.freeze(time);
     }
@@ -427,7 +383,7 @@ impl Installation {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.sim.calmly(order(self.daemon.ops.clone()))
+        self.sim.calmly(order(self.daemon.app.ops.clone()))
     }
 
     /// Creates a plain workspace and checks that it is online.
@@ -476,7 +432,7 @@ impl Installation {
     pub(crate) fn heartbeat(&self, id: WorkspaceId, heartbeat: Heartbeat) -> Option<ReportResult> {
         let token_owner = self.token_owner(id)?;
         Some(
-            now_or_panic(self.reader.record_heartbeat(token_owner, heartbeat, self.daemon.clock.now()))
+            now_or_panic(self.reader.record_heartbeat(token_owner, heartbeat, self.daemon.app.clock.now()))
                 .expect("the store answers"),
         )
     }
@@ -497,13 +453,13 @@ impl Installation {
 
     /// A snapshot from a trusted listing, without faults or races.
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let sweeper = Arc::clone(&self.daemon.sweeper);
+        let sweeper = Arc::clone(&self.daemon.app.sweeper);
         self.sim.calmly(async move { sweeper.snapshot().await }).expect("the listing is trusted")
     }
 
     /// Takes one snapshot and runs every pass on it once, without faults or races.
     pub(crate) fn sweep(&self) -> Vec<Run> {
-        let sweeper = Arc::clone(&self.daemon.sweeper);
+        let sweeper = Arc::clone(&self.daemon.app.sweeper);
         self.sim.calmly(async move {
             let Ok(snapshot) = sweeper.snapshot().await else { return Vec::new() };
             let mut runs = Vec::new();
@@ -516,7 +472,7 @@ impl Installation {
 
     /// Takes one snapshot and runs one pass on it, without faults or races.
     pub(crate) fn run(&self, pass: &str) -> Run {
-        let (sweeper, pass) = (Arc::clone(&self.daemon.sweeper), pass_named(pass));
+        let (sweeper, pass) = (Arc::clone(&self.daemon.app.sweeper), pass_named(pass));
         self.sim.calmly(async move {
             let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
             sweeper.run(&*pass, &snapshot, Mode::Apply).await
@@ -610,41 +566,30 @@ fn start(
 ) -> Daemon {
     let Ownership { instance, owner } = plan.ownership;
     create_identity(sim, reader, world, mirror, instance);
-    let (listening, clock) = Listening::begin(sim.clock_of(owner));
-    let (wake, calls) = Wake::new();
-    let ops = Ops::new(Parts {
-        store: Store::staged(disk, sim.stage_of(owner, EffectState::Store, OPS)),
-        engine: engine(sim, world, owner, OPS),
-        clock: Arc::clone(&clock),
+    let backends = |store_side, engine_side| Backends {
+        store: Store::staged(disk, sim.stage_of(owner, EffectState::Store, store_side)),
+        engine: engine(sim, world, owner, engine_side),
+    };
+    let (mut app, calls) = App::new(Parts {
+        sides: Sides {
+            ops: backends(OPS, OPS),
+            sweeps: backends(SWEEPS, SWEEPS),
+            routes: backends(AGENTS, OPS),
+        },
+        clock: sim.clock_of(owner),
         entropy: sim.entropy(),
         spawn: sim.spawner(owner),
         mirror: Arc::clone(mirror),
         settings: Settings { instance, ..settings() },
-        wake,
     });
-    let sweeper = Sweeper::new(SweeperParts {
-        store: Store::staged(disk, sim.stage_of(owner, EffectState::Store, SWEEPS)),
-        engine: engine(sim, world, owner, SWEEPS),
-        ops: ops.clone(),
-        clock: Arc::clone(&clock),
-        entropy: sim.entropy(),
-        instance,
-        listening: listening.clone(),
-    });
-    let sweeper = Arc::new((plan.change_sweeper)(sweeper));
-    let (driver, sweeps) = Driver::new(
-        Arc::clone(&sweeper),
-        ostler::sweep::all(),
-        Arc::clone(&clock),
-        sim.spawner(owner),
-        calls,
-    );
+    let sweeper = Arc::into_inner(app.sweeper).expect("only the app refers to its sweeper");
+    app.sweeper = Arc::new((plan.change_sweeper)(sweeper));
+    let (driver, sweeps) = app.driver(ostler::sweep::all(), calls);
     let stop_driving = CancellationToken::new();
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }
-    let agent_store = Store::staged(disk, sim.stage_of(owner, EffectState::Store, AGENTS));
-    Daemon { ops, sweeper, agent_store, listening, clock, sweeps, stop_driving, routes: OnceCell::new() }
+    Daemon { app, sweeps, stop_driving, routes: OnceCell::new() }
 }
 
 /// Creates identity, mirror and sentinel at the first start; finds them at later ones.

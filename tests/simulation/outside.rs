@@ -123,7 +123,7 @@ fn pruned_engine_is_recognised(seed: u64, rng: &mut Rng) -> Result<(), String> {
     if answer >= 400 {
         return Err(format!("{pruned:?} was pruned, and {command:?} was refused: {answer}"));
     }
-    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let sweeper = Arc::clone(&site.daemon.app.sweeper);
     let snapshot = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
     snapshot.map_err(|untrusted| format!("{pruned:?} was pruned: {untrusted}"))?;
     site.try_to_converge()?;

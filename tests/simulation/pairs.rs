@@ -140,7 +140,7 @@ impl Pair {
     /// A text that holds everything in the state on which later steps depend.
     fn end(&self) -> String {
         let row = self.site.row(self.workspace);
-        let begun = self.site.daemon.ops.has_begun(row.id, row.incarnation);
+        let begun = self.site.daemon.app.ops.has_begun(row.id, row.incarnation);
         let live = now_or_panic(self.site.reader.live_tokens(row.id, self.site.sim.now())).unwrap().len();
         let state = self.site.world.state();
         let containers: Vec<_> = state
@@ -264,7 +264,7 @@ fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
 
 fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner, old: TokenOwner) {
     let (ops, sweeper, agent_store) =
-        (site.daemon.ops.clone(), Arc::clone(&site.daemon.sweeper), site.daemon.agent_store.clone());
+        (site.daemon.app.ops.clone(), Arc::clone(&site.daemon.app.sweeper), site.daemon.app.store.clone());
     let (clock, world, engine) =
         (site.sim.clock(), Arc::clone(&site.world), site.sim.stage(EffectState::Engine, AGENTS));
     let row = site.row(id);

@@ -60,7 +60,7 @@ impl Race {
         site.sim.pass(Duration::from_mins(6));
         site.snapshot();
         let over = Arc::new(AtomicBool::new(false));
-        let (ops, ended) = (site.daemon.ops.clone(), Arc::clone(&over));
+        let (ops, ended) = (site.daemon.app.ops.clone(), Arc::clone(&over));
         site.sim.spawn(Owner::Daemon, async move {
             let answer = scene.order.give(&ops, workspace).await;
             assert!(
@@ -70,7 +70,7 @@ impl Race {
             );
             ended.store(true, Ordering::Relaxed);
         });
-        let sweeper = Arc::clone(&site.daemon.sweeper);
+        let sweeper = Arc::clone(&site.daemon.app.sweeper);
         site.sim.spawn(Owner::Daemon, async move {
             let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
             sweeper.run(&*pass_named("revoke_stale_tokens"), &snapshot, Mode::Apply).await;

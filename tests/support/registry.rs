@@ -7,7 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "a real server takes real time, and its tasks are tokio's")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     sync::{
@@ -18,7 +18,8 @@ use std::{
 };
 
 use ostler::{
-    doctor::{BuiltIn, Doctor, DoctorParts, Network},
+    app::{App, Backends, Parts, Sides, Surroundings},
+    doctor::{BuiltIn, Network},
     domain::{
         address::Allow,
         budget::RestartBudget,
@@ -34,20 +35,19 @@ use ostler::{
         fake::{FakeEngine, World},
     },
     http::{
-        Api, ApiParts, Dial,
+        Dial,
         server::{self, serve_agents},
     },
-    ops::{Access, Limits, Ops, Parts, Settings},
+    ops::{Access, Limits, Ops, Settings},
     registry::identity,
     runtime::{
         clock::{Boxed, Clock, SharedClock, SystemClock},
         entropy::SystemEntropy,
         epoch::Listening,
         tasks::{AtOnce, SharedSpawn, TokioTasks},
-        wake::Wake,
     },
     store::{FILE_NAME, Mirror, Store},
-    sweep::{self, Driver, DriverHandle, Mode, Run, Sweeper, SweeperParts},
+    sweep::{self, DriverHandle, Mode, Run},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -169,7 +169,6 @@ impl Registry {
         Self::serve(directory, world, ports, options).await
     }
 
-    #[allow(clippy::too_many_lines, reason = "a composition root is one list of parts")]
     async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, options: Options) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
@@ -182,21 +181,18 @@ impl Registry {
         let fake =
             FakeEngine::connect(Arc::clone(&world), Arc::new(AtOnce), Arc::clone(&clock), Arc::clone(&tasks));
         let engine: Arc<dyn Engine> = Arc::new(fake);
-        let (listening, clock) = Listening::begin(clock);
-        let (wake, calls) = Wake::new();
         let listener = server::bind((Ipv4Addr::LOCALHOST, 0).into(), false).expect("a port is free");
         let address = listener.local_addr().expect("a bound listener has an address");
         let runtimes = BTreeMap::from([
             (PLAIN.to_owned(), Runtime::plain()),
             (AGENT.to_owned(), Runtime { image: Some(IMAGE.to_owned()), ..Runtime::agent() }),
         ]);
-        let ops = Ops::new(Parts {
-            store: store.clone(),
-            engine: Arc::clone(&engine),
-            clock: Arc::clone(&clock),
+        let (app, calls) = App::new(Parts {
+            sides: Sides::shared(Backends { store, engine }),
+            clock,
             entropy: Arc::new(SystemEntropy),
             spawn: Arc::clone(&tasks),
-            mirror: Arc::clone(&mirror),
+            mirror,
             settings: Settings {
                 instance,
                 runtimes,
@@ -216,53 +212,24 @@ impl Registry {
                 access: options.access,
                 concurrent_starts: 2,
             },
-            wake,
         });
-        ops.accept_first_engine().await.expect("the fake engine is accepted");
-        let sweeper = Sweeper::new(SweeperParts {
-            store: store.clone(),
-            engine: Arc::clone(&engine),
-            ops: ops.clone(),
-            clock: Arc::clone(&clock),
-            entropy: Arc::new(SystemEntropy),
-            instance,
-            listening: listening.clone(),
-        });
-        let (driver, sweeps) =
-            Driver::new(Arc::new(sweeper), sweep::all(), Arc::clone(&clock), Arc::clone(&tasks), calls);
-        let doctor = Doctor::new(DoctorParts {
-            store: store.clone(),
-            engine: Arc::clone(&engine),
-            clock: Arc::clone(&clock),
-            instance,
+        app.ops.accept_first_engine().await.expect("the fake engine is accepted");
+        let (driver, sweeps) = app.driver(sweep::all(), calls);
+        let network = Network {
+            listen: vec![address.ip()],
+            port: address.port(),
+            advertised_url: app.ops.settings().advertised_url(),
+            ..Network::default()
+        };
+        let surroundings = Surroundings {
             data_dir,
-            network: Network {
-                listen: vec![address.ip()],
-                port: address.port(),
-                advertised_url: ops.settings().advertised_url(),
-                is_url_configured: false,
-                isolate: false,
-                packets: Arc::new(|| Ok(())),
-                since: Timestamp(0),
-                bound: Arc::new(|| Box::pin(async { BTreeSet::new() })),
-                reach: Arc::new(|| Box::pin(async { Err("the fake engine has no host".to_owned()) })),
-            },
-            configuration: Arc::new(BuiltIn),
-        });
-        let api = Api::new(ApiParts {
-            store: store.clone(),
-            engine,
-            ops: ops.clone(),
-            sweeps: sweeps.clone(),
-            doctor,
-            clock: Arc::clone(&clock),
-            spawn: Arc::clone(&tasks),
-            mirror,
             runtime_dir: directory.path().join("run"),
-            entropy: Arc::new(SystemEntropy),
-            listening: listening.clone(),
+            network,
+            configuration: Arc::new(BuiltIn),
             dial: Dial::Tcp,
-        });
+        };
+        let api = app.api(sweeps.clone(), surroundings);
+        let App { store, ops, listening, clock, .. } = app;
         let stop = CancellationToken::new();
         let serving = vec![
             tokio::spawn({

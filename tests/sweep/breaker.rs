@@ -280,7 +280,7 @@ fn concurrent_passes_share_one_breaker_limit() {
     lose(&site, &all[..3]);
     site.sim.pass(Duration::from_mins(6));
     site.snapshot();
-    let sweeper = std::sync::Arc::clone(&site.daemon.sweeper);
+    let sweeper = std::sync::Arc::clone(&site.daemon.app.sweeper);
     let runs = site.sim.calmly(async move {
         let snapshot = sweeper.snapshot().await.expect("the listing is trusted");
         let run = async |pass| {

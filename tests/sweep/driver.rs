@@ -232,7 +232,7 @@ impl Probed {
             passes.push(Arc::new(Probe { name, requires: *requires, clock: Arc::clone(&clock), record }));
         }
         let (wake, calls) = Wake::new();
-        let sweeper = Arc::clone(&site.daemon.sweeper);
+        let sweeper = Arc::clone(&site.daemon.app.sweeper);
         let (driver, handle) = Driver::new(sweeper, passes, clock, site.sim.spawner(Owner::Daemon), calls);
         site.sim.spawn(Owner::Daemon, driver.drive(CancellationToken::new()));
         Self { site, handle, wake, records }

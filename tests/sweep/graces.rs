@@ -69,7 +69,7 @@ fn untrusted_listing_blocks_every_action_on_the_engine() {
     site.sim.pass(Duration::from_mins(15));
     site.world.state().volumes.remove(&instance_name(INSTANCE));
     let before = site.world.state().log.len();
-    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let sweeper = Arc::clone(&site.daemon.app.sweeper);
     let (driver, handle) = Driver::new(
         Arc::clone(&sweeper),
         ostler::sweep::all(),
@@ -118,7 +118,7 @@ fn known_container_identifies_an_engine_without_its_sentinel() {
     let site = Installation::new(7, TaskOrder::AsWoken);
     site.add_unknown();
     site.world.state().volumes.remove(&instance_name(INSTANCE));
-    let sweeper = Arc::clone(&site.daemon.sweeper);
+    let sweeper = Arc::clone(&site.daemon.app.sweeper);
     let snapshot = site.sim.calmly(async move { sweeper.snapshot().await.map(drop) });
     assert!(matches!(snapshot, Err(Untrusted::SentinelMissing(_))), "{snapshot:?}");
 }
@@ -157,7 +157,7 @@ fn workspace_purged_after_a_listing_gets_no_trash_entry() {
     });
     let done = site.calmly(|ops| async move { ops.order(id, from_before).await });
     assert!(matches!(done, Ok(Applied::Raced(_))), "{done:?}");
-    let store = site.daemon.agent_store.clone();
+    let store = site.daemon.app.store.clone();
     let trash = site.calmly(|_| async move { store.trash().await }).unwrap();
     assert_eq!(trash, [], "a purged workspace has a trash entry");
 }

@@ -15,7 +15,7 @@ use crate::simulation::{
 
 /// Orders a hibernation and stops waiting before the store has answered its claim.
 fn abandoned_at_its_claim(site: &Installation, id: WorkspaceId) {
-    let (ops, clock) = (site.daemon.ops.clone(), site.sim.clock());
+    let (ops, clock) = (site.daemon.app.ops.clone(), site.sim.clock());
     site.sim.spawn(Owner::Daemon, async move {
         let done = within(&*clock, Duration::from_secs(1), ops.hibernate(id, false)).await;
         assert!(done.is_none(), "it was answered before its claim: {done:?}");
@@ -33,7 +33,7 @@ fn abandoned_at_its_claim(site: &Installation, id: WorkspaceId) {
 }
 
 fn accepts_messages(site: &Installation, id: WorkspaceId) -> bool {
-    site.daemon.ops.traffic().begin(None, id).is_some()
+    site.daemon.app.ops.traffic().begin(None, id).is_some()
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn refused_hibernation_does_not_admit_messages_during_another() {
     let site = Installation::new(4, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
     abandoned_at_its_claim(&site, id);
-    let ops = site.daemon.ops.clone();
+    let ops = site.daemon.app.ops.clone();
     site.sim.spawn(Owner::Daemon, async move { drop(ops.hibernate(id, false).await) });
     let claims = loop {
         site.sim.run_ready();
@@ -93,7 +93,7 @@ fn refused_hibernation_does_not_admit_messages_during_another() {
 fn hibernation_refusal_reports_open_requests_and_not_tasks() {
     let site = Installation::new(3, TaskOrder::AsWoken);
     let id = site.create_online(request("w", IMAGE));
-    let in_flight = site.daemon.ops.traffic().begin(None, id).expect("a message is accepted");
+    let in_flight = site.daemon.app.ops.traffic().begin(None, id).expect("a message is accepted");
     let refused = site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect_err("it is in use");
     assert!(matches!(refused, OpError::InUse { open_requests: 1, .. }), "{refused:?}");
     assert!(refused.to_string().contains("messages or commands in progress: 1"), "{refused}");

@@ -41,7 +41,7 @@ fn removal_during_an_image_pull_leaves_nothing_behind() {
         site.sim.run_ready();
     }
     let pull = site.sim.held()[0].id;
-    let ops = site.daemon.ops.clone();
+    let ops = site.daemon.app.ops.clone();
     site.sim.spawn(Owner::Daemon, async move {
         ops.remove(id, false, false).await.expect("a removal does not wait for a pull");
     });
@@ -160,7 +160,7 @@ fn stop_given_during_a_start_leaves_workspace_paused() {
         let site = Installation::new(5, TaskOrder::AsWoken);
         let id = site.online("w");
         site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        let ops = site.daemon.ops.clone();
+        let ops = site.daemon.app.ops.clone();
         site.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
         let under_way = (0..after).all(|_| site.sim.step_calmly());
         site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
@@ -181,7 +181,7 @@ fn container_removed_at_any_step_of_a_start_is_recreated() {
         let site = Installation::new(10, TaskOrder::AsWoken);
         let id = site.online("w");
         site.calmly(|ops| async move { ops.stop(id).await }).expect("it is stopped");
-        let ops = site.daemon.ops.clone();
+        let ops = site.daemon.app.ops.clone();
         site.sim.spawn(Owner::Daemon, async move { drop(ops.start(id, false).await) });
         let under_way = (0..after).all(|_| site.sim.step_calmly());
         site.remove_container(id);
@@ -252,7 +252,7 @@ fn external_workspace_stays_resumed_after_pause_and_resume() {
     site.calmly(|ops| async move { ops.pause(id).await }).expect("it is paused");
     site.sim.run_ready();
     let late: Vec<_> = site.sim.held().into_iter().map(|held| held.id).collect();
-    let ops = site.daemon.ops.clone();
+    let ops = site.daemon.app.ops.clone();
     site.sim.spawn(Owner::Daemon, async move {
         ops.resume(id, false).await.expect("it is resumed");
     });
@@ -275,11 +275,11 @@ fn child_paused_during_resume_of_its_parent_stays_paused() {
         let child = site.create_online(CreateRequest { parent: Some(parent), ..request("child", IMAGE) });
         site.calmly(|ops| async move { ops.pause(parent).await }).expect("both are paused");
         assert_eq!(site.status(child), Status::Paused);
-        let ops = site.daemon.ops.clone();
+        let ops = site.daemon.app.ops.clone();
         site.sim.spawn(Owner::Daemon, async move { drop(ops.resume(parent, false).await) });
         let under_way = (0..after).all(|_| site.sim.step_calmly());
         let paused = site.calmly(|ops| async move { ops.pause(child).await });
-        let store = site.daemon.agent_store.clone();
+        let store = site.daemon.app.store.clone();
         assert!(site.calmly(|_| async move { store.memory_is_true().await }).unwrap(), "after step {after}");
         site.sim.quiesce();
         if paused.is_ok() {

@@ -275,7 +275,7 @@ fn due_restart_is_not_delayed_by_a_clock_set_back() {
 fn woken_workspace_hibernates_only_after_its_full_idle_time() {
     let mut fleet = Fleet::new();
     let id = fleet.idle;
-    fleet.site.daemon.ops.traffic().note(id);
+    fleet.site.daemon.app.ops.traffic().note(id);
     fleet.site.calmly(|ops| async move { ops.hibernate(id, false).await }).expect("it is hibernated");
     fleet.witness.check(&fleet.site).unwrap();
     fleet.site.sim.pass(Duration::from_mins(30));

@@ -62,7 +62,7 @@ impl Scenario {
     }
 
     fn old_events_are_forgotten(&mut self) -> Result<(), Broken> {
-        let sweeper = self.site.daemon.sweeper.clone();
+        let sweeper = self.site.daemon.app.sweeper.clone();
         let oldest = self.site.sim.now() - EVENT_RETENTION;
         let before = oldest - std::time::Duration::from_secs(1);
         let newest = now_or_panic(self.site.reader.newest_sequence()).expect("the store answers");

@@ -265,7 +265,7 @@ impl Scenario {
         if !self.parameters.driven || self.parameters.full_disks > 0 {
             return Ok(());
         }
-        let (now, busy) = (self.site.sim.now(), self.site.daemon.ops.busy());
+        let (now, busy) = (self.site.sim.now(), self.site.daemon.app.ops.busy());
         let waits = |id: &WorkspaceId| {
             busy.contains(id) || line_above(&self.site, *id).iter().any(|above| busy.contains(above))
         };
@@ -405,7 +405,7 @@ impl Scenario {
     fn begin_pass_of_second(&self, pass: &'static str) {
         let Some(neighbour) = &self.neighbour else { return };
         self.note(format!("in the second installation, {pass} begins"));
-        let sweeper = Arc::clone(&neighbour.daemon.sweeper);
+        let sweeper = Arc::clone(&neighbour.daemon.app.sweeper);
         self.site.sim.spawn(Owner::Neighbour, async move {
             if let Ok(snapshot) = sweeper.snapshot().await {
                 sweeper.run(&*pass_named(pass), &snapshot, Mode::Apply).await;
@@ -421,7 +421,7 @@ impl Scenario {
         book.running_passes.push(pass);
         book.count("passes");
         book.note(format!("{pass} begins"));
-        let (sweeper, shared) = (Arc::clone(&self.site.daemon.sweeper), Arc::clone(&self.book));
+        let (sweeper, shared) = (Arc::clone(&self.site.daemon.app.sweeper), Arc::clone(&self.book));
         self.site.sim.spawn(Owner::Daemon, async move {
             let snapshot = match pass_named(pass).requires() {
                 Requirement::Engine => sweeper.snapshot().await,
