@@ -162,6 +162,18 @@ pub(super) fn chain(error: &(dyn StdError + 'static)) -> String {
     message
 }
 
+/// Treats these HTTP statuses ("already so", "not found") as success.
+pub(super) fn tolerate(result: Result<(), Failure>, statuses: &[u16]) -> Result<(), Failure> {
+    match result {
+        Err(failure) if failure.status().is_some_and(|status| statuses.contains(&status)) => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn file_error(call: impl Into<String>) -> impl FnOnce(std::io::Error) -> EngineError {
+    |error| EngineError::new(ErrorKind::Other, call, one_line(&error.to_string()))
+}
+
 /// If a streaming call fails, podman-api returns its own error as the content of an IO error. `source()` skips that
 /// content; `get_ref()` returns it.
 /// podman-api's `Error` must never be cloned: its `clone` recurses endlessly.

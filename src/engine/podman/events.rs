@@ -26,7 +26,7 @@ use serde_json::json;
 
 use super::{
     super::{EngineResult, EventStream},
-    convert,
+    Podman, convert,
     errors::Failure,
     raw::{Refusal, escape},
 };
@@ -38,7 +38,7 @@ use crate::domain::{
 };
 
 /// Name of the call in errors.
-pub(super) const CALL: &str = "subscribe to container events";
+const CALL: &str = "subscribe to container events";
 
 /// Maximum length of a line, in bytes. A line contains all labels, whose number and length Podman does not limit.
 const LINE_MAX_BYTES: usize = 1 << 20;
@@ -75,12 +75,25 @@ struct Refused {
     refusal: Refusal,
 }
 
+/// Uses the raw client: when it returns, the subscription is active. podman-api's stream connects when it is first
+/// polled.
+pub(super) async fn subscribe(
+    podman: &Podman,
+    key: &str,
+    value: Option<&str>,
+    since: Option<Timestamp>,
+) -> EngineResult<EventStream> {
+    let pieces = podman.raw.stream(&target(key, value, since)).await;
+    let pieces = pieces.map_err(|failure| podman.failed(CALL)(failure.undecided()))?;
+    Ok(read(pieces, key, value))
+}
+
 /// Path and query of the request.
 ///
 /// `since` is sent in whole seconds, rounded down: repeated events are harmless, and Podman parses fractions as
 /// floating point. Podman ORs the values of one filter. It accepts a filter with only a label's key, but then matches
 /// nothing; without a value, the events are therefore filtered by the reader below.
-pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -> String {
+fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -> String {
     // Podman calls the event `died`, and in Docker's format `die`; later versions accept both.
     let mut filters = json!({ "type": ["container"], "event": ["start", "died", "die", "remove"] });
     if let Some(value) = value {
@@ -91,7 +104,7 @@ pub(super) fn target(key: &str, value: Option<&str>, since: Option<Timestamp>) -
 }
 
 /// Parses events of containers with this label from Podman's response.
-pub(super) fn read(
+fn read(
     pieces: impl Stream<Item = Result<Bytes, Failure>> + Send + 'static,
     key: &str,
     value: Option<&str>,

@@ -24,7 +24,8 @@ use futures_util::stream;
 
 use super::{
     super::{EngineResult, LogChunk, LogRequest, LogStream},
-    file_error, off_thread,
+    errors::file_error,
+    off_thread,
     processes::Conmon,
 };
 use crate::{

@@ -4,7 +4,17 @@
 //! this host. The client's end of the connection is in the table of this network namespace, whether Podman runs with or
 //! without root. If the container closed a connection first, only the container's own table shows it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, sync::PoisonError};
+
+use hyper::Method;
+
+use super::{
+    super::{EngineResult, Sockets},
+    Podman, convert, off_thread,
+    processes::Process,
+    service,
+};
+use crate::domain::ids::ContainerId;
 
 /// `st` of an established connection.
 const ESTABLISHED: &str = "01";
@@ -12,6 +22,47 @@ const ESTABLISHED: &str = "01";
 const TIME_WAIT: &str = "06";
 /// `st` of a listening socket.
 const LISTEN: &str = "0A";
+
+/// Sockets behind a container's published port; `None` if they cannot be seen here.
+pub(super) async fn of_container(
+    podman: &Podman,
+    id: &ContainerId,
+    inside: u16,
+    published: u16,
+) -> EngineResult<Option<Sockets>> {
+    if !service::can_see_processes(podman).await {
+        return Ok(None);
+    }
+    let Some(process) = process_of(podman, id).await? else { return Ok(None) };
+    off_thread("list sockets", move || {
+        let (host, container) = (tables("self")?, tables(&process.to_string())?);
+        let (open, closed) = clients(&host, published, &own());
+        let closed = closed || closed_inside(&container, inside);
+        Some(Sockets { listens: listens(&container, inside), open, closed })
+    })
+    .await
+}
+
+/// Id of the first process of a running container. Cached, because a container's sockets are read every minute.
+async fn process_of(podman: &Podman, id: &ContainerId) -> EngineResult<Option<i64>> {
+    let known = {
+        let known = podman.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(id).filter(|process| process.is_alive()).map(Process::number)
+    };
+    if known.is_some() {
+        return Ok(known);
+    }
+    let call = format!("inspect container {}", id.short());
+    let target = format!("/libpod/containers/{id}/json");
+    let found = podman.raw.json(Method::GET, &target, None).await;
+    let (seen, process, _) = found.map(convert::inspected).map_err(podman.failed(call))?;
+    let process = process.filter(|_| seen.state.may_run()).and_then(Process::find);
+    let number = process.as_ref().map(Process::number);
+    let mut known = podman.processes.lock().unwrap_or_else(PoisonError::into_inner);
+    known.retain(|_, process| process.is_alive());
+    known.extend(process.map(|process| (id.clone(), process)));
+    Ok(number)
+}
 
 /// A line of `/proc/net/tcp` or `/proc/net/tcp6`.
 struct Socket<'a> {
@@ -45,7 +96,7 @@ fn sockets(tables: &str) -> impl Iterator<Item = Socket<'_>> {
 
 /// Whether a client on this host, other than the sockets in `own`, is connected to a port; and whether such a
 /// connection was closed within the last minute.
-pub(super) fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool, bool) {
+fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool, bool) {
     let (mut open, mut closed) = (false, false);
     for socket in sockets(tables) {
         open |= socket.state == ESTABLISHED && socket.remote.1 == port && !own.contains(socket.inode);
@@ -55,21 +106,21 @@ pub(super) fn clients(tables: &str, port: u16, own: &BTreeSet<String>) -> (bool,
 }
 
 /// Whether a container closed an outside connection to this port within the last minute.
-pub(super) fn closed_inside(tables: &str, port: u16) -> bool {
+fn closed_inside(tables: &str, port: u16) -> bool {
     sockets(tables).any(|socket| {
         socket.state == TIME_WAIT && socket.local.1 == port && !Socket::is_loopback(socket.remote.0)
     })
 }
 
 /// Whether a container accepts outside connections on this port.
-pub(super) fn listens(tables: &str, port: u16) -> bool {
+fn listens(tables: &str, port: u16) -> bool {
     sockets(tables).any(|socket| {
         socket.state == LISTEN && socket.local.1 == port && !Socket::is_loopback(socket.local.0)
     })
 }
 
 /// Socket tables of the network namespace of this process id; `self` selects ostler's own namespace.
-pub(super) fn tables(process: &str) -> Option<String> {
+fn tables(process: &str) -> Option<String> {
     let directory = Path::new("/proc").join(process).join("net");
     let mut tables = fs::read_to_string(directory.join("tcp")).ok()?;
     // Does not exist if the kernel has no IPv6.
@@ -78,7 +129,7 @@ pub(super) fn tables(process: &str) -> Option<String> {
 }
 
 /// Inodes of this process's own sockets.
-pub(super) fn own() -> BTreeSet<String> {
+fn own() -> BTreeSet<String> {
     let files = fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
     let inode = |file: fs::DirEntry| {
         let target = fs::read_link(file.path()).ok()?;
