@@ -7,7 +7,7 @@
 //! | layer | may name | purpose |
 //! |---|---|---|
 //! | `main` | `cli`, `daemon`, `telemetry`, `config`, `api` | the binary: parse, run, set the exit code |
-//! | `cli` | `api`, `domain` | the command line: talks to the daemon over its socket, in the types of `api` |
+//! | `cli` | `api`, `domain`, `unix_http` | the command line: talks to the daemon over its socket, in the types of `api` |
 //! | `daemon` | `app`, `http`, `doctor`, `registry`, `telemetry`, `config`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the process: opens, locks, spawns, drains; the commands that need no daemon |
 //! | `app` | `http`, `doctor`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain` | the only composition root: daemon, tests, benchmarks and simulator build the same app from different parts |
 //! | `http` | `doctor`, `registry`, `api`, `sweep`, `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the routes |
@@ -19,10 +19,11 @@
 //! | `sweep` | `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the passes, and the driver that runs them |
 //! | `ops` | `store`, `engine`, `runtime`, `domain`, `testing` | the use cases, with one actor for each workspace |
 //! | `store` | `runtime`, `domain`, `testing` | the registry's file: the only user of SQLite |
-//! | `engine` | `runtime`, `domain`, `testing` | the container engine: Podman, or a fake with fault injection |
+//! | `engine` | `runtime`, `domain`, `testing`, `unix_http` | the container engine: Podman, or a fake with fault injection |
 //! | `runtime` | `domain`, `testing` | everything that is not deterministic: clock, liveness epoch, randomness, tasks, wake-ups |
 //! | `domain` | `testing` | plain data and pure functions |
 //! | `testing` | | crash points and deliberate defects, which are empty in a shipped build |
+//! | `unix_http` | | one HTTP exchange over a unix socket |
 //!
 //! Three rules follow. First, all actions of a sweep are decided by a pure function, from rows and a container listing,
 //! before the first of them is carried out. Each pass has that function in its file; the rest of `sweep`, and `ops`,
@@ -47,3 +48,4 @@ pub mod store;
 pub mod sweep;
 pub mod telemetry;
 pub mod testing;
+mod unix_http;

@@ -1,6 +1,5 @@
 //! HTTP client for the daemon's socket.
 //!
-//! It opens one connection per request: on a Unix socket that costs microseconds, and no connection can be stale.
 //! Requests have no deadline, because an operation may take as long as an image takes to pull. A daemon that exited is
 //! detected by its closed socket. A frozen daemon is detected by a second connection, on which it does not answer
 //! `/health`.
@@ -16,16 +15,18 @@ use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    client::conn::http1,
+    body::Bytes,
     header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, UPGRADE},
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::{net::UnixStream, task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
-use crate::api::error::ErrorBody;
+use crate::{
+    api::error::ErrorBody,
+    unix_http::{self, Body, Connection},
+};
 
 use super::failure::{Exit, Failure};
 
@@ -50,8 +51,7 @@ pub(super) struct Answer {
 
 /// A response whose body is read as it arrives.
 pub(super) struct Stream {
-    body: Incoming,
-    _connection: JoinSet<()>,
+    body: Body,
 }
 
 impl Stream {
@@ -71,8 +71,7 @@ impl Stream {
 pub(super) struct Reply {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    body: Incoming,
-    _connection: JoinSet<()>,
+    body: Body,
 }
 
 impl Reply {
@@ -140,8 +139,7 @@ impl Client {
         request
             .headers_mut()
             .insert(CONTENT_TYPE, "application/json".parse().context("invalid request header")?);
-        let (response, _connection) = self.send(request).await?;
-        collect(response).await
+        collect(self.send(request).await?).await
     }
 
     /// Opens a streaming response, with an optional additional request header.
@@ -154,9 +152,9 @@ impl Client {
         if let Some((name, value)) = header {
             request.headers_mut().insert(name, value.parse().context("invalid request header")?);
         }
-        let (response, connection) = self.send(request).await?;
+        let response = self.send(request).await?;
         if response.status().is_success() {
-            return Ok(Stream { body: response.into_body(), _connection: connection });
+            return Ok(Stream { body: response.into_body() });
         }
         Err(collect(response).await?.refusal())
     }
@@ -174,9 +172,8 @@ impl Client {
             let name = HeaderName::from_static(name);
             request.headers_mut().insert(name, value.parse().context("invalid request header")?);
         }
-        let (response, connection) = self.send(request).await?;
-        let (head, body) = response.into_parts();
-        Ok(Reply { status: head.status, headers: head.headers, body, _connection: connection })
+        let (head, body) = self.send(request).await?.into_parts();
+        Ok(Reply { status: head.status, headers: head.headers, body })
     }
 
     /// Upgrades a connection to a command's stream.
@@ -184,29 +181,19 @@ impl Client {
         let mut request = request(Method::POST, path, Vec::new())?;
         request.headers_mut().insert(CONNECTION, "upgrade".parse().context("invalid request header")?);
         request.headers_mut().insert(UPGRADE, "tcp".parse().context("invalid request header")?);
-        let (response, mut connection) = self.send(request).await?;
+        let response = self.send(request).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(collect(response).await?.refusal());
         }
-        let upgraded = hyper::upgrade::on(response).await.context("the daemon did not open the stream")?;
-        connection.detach_all();
-        Ok(TokioIo::new(upgraded))
+        Ok(unix_http::upgraded(response).await.context("the daemon did not open the stream")?)
     }
 
-    async fn send(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<(Response<Incoming>, JoinSet<()>), Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
-        let lost = |error: hyper::Error| self.lost(error);
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
-        let mut driver = JoinSet::new();
-        // An error of the connection is also reported by the request.
-        driver.spawn(async { drop(connection.with_upgrades().await) });
-        let mut response = pin!(sender.send_request(request));
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Body>, Failure> {
+        let connection = Connection::open(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let mut response = pin!(connection.send(request));
         loop {
             match timeout(ASK_AFTER, &mut response).await {
-                Ok(response) => return Ok((response.map_err(lost)?, driver)),
+                Ok(response) => return response.map_err(|error| self.lost(error)),
                 Err(_) if self.is_silent().await => return Err(self.frozen()),
                 Err(_) => {}
             }
@@ -216,14 +203,10 @@ impl Client {
     /// Whether a daemon accepts connections but does not answer `/health` in time.
     async fn is_silent(&self) -> bool {
         let response = async {
-            let stream = UnixStream::connect(&self.socket).await?;
-            let (mut sender, connection) =
-                http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-            let mut driver = JoinSet::new();
-            driver.spawn(async { drop(connection.await) });
+            let connection = Connection::open(&self.socket).await?;
             let request =
                 request(Method::GET, "/health", Vec::new()).map_err(|_| io::ErrorKind::InvalidInput)?;
-            sender.send_request(request).await.map(drop).map_err(io::Error::other)
+            connection.send(request).await.map(drop).map_err(io::Error::other)
         };
         // An error is not silence: the daemon reacted, for example by shutting down. The connection of the original
         // request reports the cause.
@@ -271,7 +254,7 @@ fn request(method: Method, path: &str, body: Vec<u8>) -> Result<Request<Full<Byt
     Ok(request.body(Full::new(body.into())).context("the request cannot be encoded")?)
 }
 
-async fn collect(response: Response<Incoming>) -> Result<Answer, Failure> {
+async fn collect(response: Response<Body>) -> Result<Answer, Failure> {
     let status = response.status();
     let body = response.into_body().collect().await.context("the daemon's response was cut off")?.to_bytes();
     Ok(Answer { status, body })

@@ -19,7 +19,7 @@ use source::{code_of, layer_of, named_layers};
 /// Each layer and the layers it may use, which come later in this list.
 const ARROWS: &[(&str, &[&str])] = &[
     ("main", &["cli", "daemon", "telemetry", "config", "api"]),
-    ("cli", &["api", "domain"]),
+    ("cli", &["api", "domain", "unix_http"]),
     (
         "daemon",
         &[
@@ -52,10 +52,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sweep", &["ops", "store", "engine", "runtime", "domain", "testing"]),
     ("ops", &["store", "engine", "runtime", "domain", "testing"]),
     ("store", &["runtime", "domain", "testing"]),
-    ("engine", &["runtime", "domain", "testing"]),
+    ("engine", &["runtime", "domain", "testing", "unix_http"]),
     ("runtime", &["domain", "testing"]),
     ("domain", &["testing"]),
     ("testing", &[]),
+    ("unix_http", &[]),
 ];
 
 /// The source files by their path below `src`.

@@ -1,32 +1,28 @@
 //! A plain HTTP client for Podman's socket, for requests that podman-api sends incorrectly or not at all.
 //!
-//! Each request uses its own connection, as in podman-api: there is no pool whose stale connection could fail a request
-//! before it is sent. A connection is polled by the call or stream that uses it, not by a task of its own, so that
-//! dropping the call or stream closes it. There are no timeouts here; the caller's deadline drops the call.
+//! Each request uses its own connection, as in podman-api; see `unix_http`. There are no timeouts here; the caller's
+//! deadline drops the call.
 
 use std::{
     error::Error as StdError,
     fmt::Write as _,
-    future::Future,
     path::{Path, PathBuf},
-    pin::pin,
 };
 
-use futures_util::{FutureExt, Stream, stream};
+use futures_util::{Stream, stream};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Bytes, Incoming},
-    client::conn::http1::{self, SendRequest},
+    body::Bytes,
     header::{self, HeaderValue},
     upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::net::UnixStream;
 
 use super::errors::{Failure, chain};
+use crate::unix_http::{self, Body, Connection};
 
 /// Version prefix of every path. For this prefix, Podman 5 uses the formats of version 4, which podman-api can parse.
 const PREFIX: &str = "/v4.3.1";
@@ -82,13 +78,8 @@ impl Raw {
         body: Option<&Value>,
         limit: usize,
     ) -> Result<Bytes, Failure> {
-        let request = request(method, target, body)?;
-        let (mut sender, connection) = self.connect().await?;
-        driven(connection, async {
-            let response = sender.send_request(request).await.map_err(|e| no_answer(&e))?;
-            read(accepted(response).await?.into_body(), limit).await
-        })
-        .await
+        let response = self.exchange(request(method, target, body)?).await?;
+        read(response.into_body(), limit).await
     }
 
     /// Sends a request and returns the response body as a stream, once the response head has arrived. Nothing follows
@@ -97,22 +88,15 @@ impl Raw {
         &self,
         target: &str,
     ) -> Result<impl Stream<Item = Result<Bytes, Failure>> + Send + use<>, Failure> {
-        let request = request(Method::GET, target, None)?;
-        let (mut sender, connection) = self.connect().await?;
-        // Fused, because the connection may end, and is then polled again, while received data is still being read.
-        let mut connection = Box::pin(connection.fuse());
-        let response = driven(&mut connection, async {
-            accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await
-        })
-        .await?;
-        Ok(stream::unfold(Some((connection, response.into_body())), |open| async {
-            let (mut connection, mut body) = open?;
+        let response = self.exchange(request(Method::GET, target, None)?).await?;
+        Ok(stream::unfold(Some(response.into_body()), |open| async {
+            let mut body = open?;
             loop {
-                match driven(&mut connection, body.frame()).await? {
+                match body.frame().await? {
                     // A frame without data is a trailer, and Podman sends nothing in trailers.
                     Ok(frame) => {
                         if let Ok(piece) = frame.into_data() {
-                            return Some((Ok(piece), Some((connection, body))));
+                            return Some((Ok(piece), Some(body)));
                         }
                     }
                     Err(error) => return Some((Err(no_answer(&error)), None)),
@@ -127,33 +111,17 @@ impl Raw {
         let headers = request.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("tcp"));
-        let (mut sender, connection) = self.connect().await?;
-        driven(connection.with_upgrades(), async {
-            let response = accepted(sender.send_request(request).await.map_err(|e| no_answer(&e))?).await?;
-            if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(Failure::Unusable(format!("status {} instead of a stream", response.status())));
-            }
-            hyper::upgrade::on(response).await.map(TokioIo::new).map_err(|e| no_answer(&e))
-        })
-        .await
+        let response = self.exchange(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Failure::Unusable(format!("status {} instead of a stream", response.status())));
+        }
+        unix_http::upgraded(response).await.map_err(|e| no_answer(&e))
     }
 
-    async fn connect(&self) -> Result<(SendRequest<Full<Bytes>>, Connection), Failure> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|e| no_answer(&e))?;
-        http1::handshake(TokioIo::new(stream)).await.map_err(|e| no_answer(&e))
-    }
-}
-
-type Connection = http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
-
-/// Runs a request and polls its connection meanwhile. If the connection ends first, the request continues and reports
-/// the result.
-async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -> T {
-    let mut exchange = pin!(exchange);
-    tokio::select! {
-        biased;
-        done = &mut exchange => done,
-        _ = connection => exchange.await,
+    /// Sends a request and returns the response, if its status is a success, once its head has arrived.
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Body>, Failure> {
+        let connection = Connection::open(&self.socket).await.map_err(|e| no_answer(&e))?;
+        accepted(connection.send(request).await.map_err(|e| no_answer(&e))?).await
     }
 }
 
@@ -170,7 +138,7 @@ fn request(method: Method, target: &str, body: Option<&Value>) -> Result<Request
 }
 
 /// The response if its status is a success; otherwise the error that it contains.
-async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Failure> {
+async fn accepted(response: Response<Body>) -> Result<Response<Body>, Failure> {
     let status = response.status();
     if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
@@ -185,7 +153,7 @@ fn words(body: &[u8]) -> String {
     refusal.unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned())
 }
 
-async fn read(body: Incoming, limit: usize) -> Result<Bytes, Failure> {
+async fn read(body: Body, limit: usize) -> Result<Bytes, Failure> {
     match Limited::new(body, limit).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLong(limit)),
