@@ -5,9 +5,9 @@
 //! (`search.rs`), up to [`MOST`] orders of a pair. A search that is cut off there has varied mainly the last steps, so
 //! [`RANDOM`] random orders follow. The numbers of complete and incomplete searches are printed.
 //!
-//! After every step: each status changed as the table in `domain/status.rs` allows, with its event, and no event
-//! without a change; memory agrees with the tables; a paused workspace stays paused until an operator acts, a removed
-//! one stays removed. At the end the passes run until nothing changes, and the row agrees with the running
+//! After every step: each status changed as the table in `domain/status/transition.rs` allows, with its event, and no
+//! event without a change; memory agrees with the tables; a paused workspace stays paused until an operator acts, a
+//! removed one stays removed. At the end the passes run until nothing changes, and the row agrees with the running
 //! containers.
 //!
 //! # Checking the check
