@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     config::Config,
-    registry::identity::{self, Lock},
+    registry::{Lock, identity},
     runtime::{
         clock::{SharedClock, SystemClock},
         entropy::SystemEntropy,

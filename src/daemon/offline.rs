@@ -7,7 +7,7 @@ use crate::{
     api,
     config::Config,
     doctor,
-    registry::identity::{self, IdentityError},
+    registry::{IdentityError, identity},
     runtime::clock::{SharedClock, SystemClock},
     store::Store,
 };

@@ -1,4 +1,4 @@
-//! The identity of this registry, and the locks that keep it unique on this machine.
+//! The identity of this registry, and the rules that keep it unique on this machine.
 //!
 //! Two daemons with the same identity would remove each other's containers. Four rules prevent this. A daemon locks its
 //! data directory. A daemon locks its identity on the machine. A copied data directory is refused until the operator
@@ -6,204 +6,15 @@
 //! file exists, or if the database is older than its mirror file: ostler then keeps all containers and volumes that the
 //! registry does not know until the operator decides.
 
-use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use rustix::{fs::OFlags, io::Errno, process::geteuid};
-
+use super::{IdentityError, Lock};
 use crate::{
     domain::ids::InstanceId,
     runtime::{clock::Clock, entropy::Entropy},
-    store::{Mirror, MirrorRecord, OpenError, Registry, Scope, Store, StoreError},
+    store::{Mirror, MirrorRecord, Registry, Scope, Store, StoreError},
     testing::crash_point,
 };
-
-/// Why this process must not run as the daemon of this registry.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// Another process holds a lock.
-    #[error("{what} is in use by another ostler{}. Stop that one first, or choose another directory with `--data-dir`", lock_holder(*pid))]
-    Held {
-        /// The locked object, for the message.
-        what: String,
-        /// Process id of the holder, if the lock file contains one.
-        pid: Option<u32>,
-    },
-    /// The data directory was copied.
-    #[error(
-        "the data directory {path} is a copy: its mirror file was written in another directory. If the original is no \
-         longer used, run `ostler doctor --accept-copy`. If it is still used, choose a new directory with `--data-dir`: \
-         two daemons with one identity would remove each other's containers"
-    )]
-    Copied {
-        /// Path of the data directory.
-        path: PathBuf,
-    },
-    /// Database and mirror belong to different registries.
-    #[error(
-        "the database in {path} belongs to instance {database}, but instance.json to instance {mirror}. Restore the \
-         file that belongs to this machine's containers, or move instance.json away to continue with the database's \
-         identity"
-    )]
-    Mixed {
-        /// Path of the data directory.
-        path: PathBuf,
-        /// Identity stored in the database.
-        database: InstanceId,
-        /// Identity stored in the mirror.
-        mirror: InstanceId,
-    },
-    /// The runtime directory, or a lock file in it, may belong to another user.
-    #[error(
-        "{path} cannot be trusted: {found}. Another user of this machine may have created it. Remove it, or set a \
-         directory of your own in `runtime_dir`, OSTLER_RUNTIME_DIR or XDG_RUNTIME_DIR"
-    )]
-    Untrusted {
-        /// Path of the directory or file.
-        path: PathBuf,
-        /// Why it is not trusted.
-        found: String,
-    },
-    /// A file or directory cannot be used.
-    #[error("cannot use {path}: {source}. {}", crate::store::advice_for(source))]
-    Location {
-        /// Path of the file or directory.
-        path: PathBuf,
-        /// Error of the operating system.
-        source: io::Error,
-    },
-    /// The database cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The store returned an error.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-fn lock_holder(pid: Option<u32>) -> String {
-    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
-}
-
-/// A lock that this process holds. Dropping it releases it; if the process ends without that, the kernel releases it.
-#[derive(Debug)]
-pub struct Lock {
-    _file: File,
-    /// The locked directory; `None` if its file system cannot lock directories. The lock file alone is not enough:
-    /// after its deletion, another process could lock a new file.
-    _directory: Option<File>,
-}
-
-impl Lock {
-    /// Locks a data directory, and creates the directory if it does not exist.
-    ///
-    /// # Errors
-    /// [`IdentityError::Held`] with the id of the process that holds it.
-    pub fn data_directory(data_dir: &Path) -> Result<Self, IdentityError> {
-        private_directory(data_dir)?;
-        let what = format!("the data directory {}", data_dir.display());
-        let path = data_dir.join("ostler.lock");
-        let directory = File::open(data_dir)
-            .map_err(|source| IdentityError::Location { path: data_dir.to_owned(), source })?;
-        let directory = match directory.try_lock() {
-            Ok(()) => Some(directory),
-            Err(TryLockError::WouldBlock) => {
-                let pid = fs::read_to_string(&path).unwrap_or_default();
-                return Err(IdentityError::Held { what, pid: pid.trim().parse().ok() });
-            }
-            // Some network file systems do not lock directories; the lock file is used alone then.
-            Err(TryLockError::Error(_)) => None,
-        };
-        Ok(Self { _directory: directory, ..Self::take(&path, what)? })
-    }
-
-    /// Locks an identity on this machine.
-    ///
-    /// # Errors
-    /// [`IdentityError::Held`] with the id of the process that holds it.
-    pub fn instance(runtime_dir: &Path, instance: InstanceId) -> Result<Self, IdentityError> {
-        private_directory(runtime_dir)?;
-        refuse_insecure_directory(runtime_dir)?;
-        Self::take(&runtime_dir.join(format!("{instance}.lock")), format!("the identity {instance}"))
-    }
-
-    fn take(path: &Path, what: String) -> Result<Self, IdentityError> {
-        let location = |source| IdentityError::Location { path: path.to_owned(), source };
-        let mut options = File::options();
-        let options = options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        // Without this flag, `set_len` below would truncate the target of a symbolic link that another user created.
-        let options = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        let mut file = match options.open(path) {
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-                return Err(IdentityError::Untrusted {
-                    path: path.to_owned(),
-                    found: "it is a symbolic link".into(),
-                });
-            }
-            other => other.map_err(location)?,
-        };
-        let metadata = file.metadata().map_err(location)?;
-        if !metadata.is_file() || !is_own(&metadata) {
-            let found = format!("it is not a regular file of this user (owner {})", metadata.uid());
-            return Err(IdentityError::Untrusted { path: path.to_owned(), found });
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                file.read_to_string(&mut pid).map_err(location)?;
-                return Err(IdentityError::Held { what, pid: pid.trim().parse().ok() });
-            }
-            Err(TryLockError::Error(source)) => return Err(location(source)),
-        }
-        crash_point::before("lock: write the process id");
-        file.set_len(0).map_err(location)?;
-        file.rewind().map_err(location)?;
-        writeln!(file, "{}", std::process::id()).map_err(location)?;
-        crash_point::after("lock: write the process id");
-        Ok(Self { _file: file, _directory: None })
-    }
-}
-
-/// Creates a directory that only the daemon's user can access. An existing directory keeps its mode.
-fn private_directory(path: &Path) -> Result<(), IdentityError> {
-    let location = |source| IdentityError::Location { path: path.to_owned(), source };
-    let existed = path.is_dir();
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(location)?;
-    if !existed {
-        fs::set_permissions(path, PermissionsExt::from_mode(0o700)).map_err(location)?;
-    }
-    Ok(())
-}
-
-/// Whether the file belongs to this user or to root, which can access everything anyway.
-fn is_own(metadata: &fs::Metadata) -> bool {
-    metadata.uid() == geteuid().as_raw() || metadata.uid() == 0
-}
-
-/// Refuses a runtime directory that another user created or can write to. Without `XDG_RUNTIME_DIR` the runtime
-/// directory is below `/tmp`, where any user may have created a directory of this name first.
-fn refuse_insecure_directory(path: &Path) -> Result<(), IdentityError> {
-    let metadata = fs::symlink_metadata(path)
-        .map_err(|source| IdentityError::Location { path: path.to_owned(), source })?;
-    let found = if metadata.is_symlink() && !is_own(&metadata) {
-        "it is a symbolic link of another user".to_owned()
-    } else {
-        let metadata =
-            fs::metadata(path).map_err(|source| IdentityError::Location { path: path.to_owned(), source })?;
-        if !is_own(&metadata) {
-            format!("it belongs to user {}", metadata.uid())
-        } else if metadata.mode() & 0o022 != 0 {
-            format!("other users may write to it (mode {:o})", metadata.mode() & 0o7777)
-        } else {
-            return Ok(());
-        }
-    };
-    Err(IdentityError::Untrusted { path: path.to_owned(), found })
-}
 
 /// Reads the mirror file, and refuses a copied data directory as the start of a daemon does. Changes and locks nothing.
 ///
@@ -399,6 +210,10 @@ pub async fn become_instance(
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    use rustix::process::geteuid;
+
     use super::*;
     use crate::runtime::{clock::SystemClock, entropy::SystemEntropy};
 
@@ -407,69 +222,13 @@ mod tests {
         establish(store, &mirror, data_dir, &SystemClock::start(), &SystemEntropy).await
     }
 
-    fn refusal<T: std::fmt::Debug>(answer: Result<T, IdentityError>) -> String {
-        match answer {
-            Err(error) => error.to_string(),
-            Ok(lock) => panic!("not refused: {lock:?}"),
-        }
-    }
-
-    #[test]
-    fn lock_file_symlink_is_refused_and_its_target_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let (runtime, target) = (directory.path().join("run"), directory.path().join("precious"));
-        fs::write(&target, "precious").unwrap();
-        DirBuilder::new().mode(0o700).create(&runtime).unwrap();
-        let instance = InstanceId(SystemEntropy.uuid());
-        std::os::unix::fs::symlink(&target, runtime.join(format!("{instance}.lock"))).unwrap();
-        let message = refusal(Lock::instance(&runtime, instance));
-        assert!(message.contains("symbolic link") && message.contains("XDG_RUNTIME_DIR"), "{message}");
-        assert_eq!(fs::read_to_string(target).unwrap(), "precious", "the target of the link was truncated");
-    }
-
-    #[test]
-    fn runtime_directory_is_refused_when_others_may_write_to_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let runtime = directory.path().join("run");
-        fs::create_dir(&runtime).unwrap();
-        for mode in [0o777, 0o1777, 0o720] {
-            fs::set_permissions(&runtime, PermissionsExt::from_mode(mode)).unwrap();
-            let message = refusal(Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())));
-            assert!(message.contains("other users may write"), "{message}");
-        }
-        fs::set_permissions(&runtime, PermissionsExt::from_mode(0o755)).unwrap();
-        Lock::instance(&runtime, InstanceId(SystemEntropy.uuid())).unwrap();
-    }
-
-    #[test]
-    fn runtime_directory_of_another_user_is_refused() {
-        if !geteuid().is_root() {
-            return;
-        }
-        let directory = tempfile::tempdir().unwrap();
-        std::os::unix::fs::chown(directory.path(), Some(4711), None).unwrap();
-        let message = refusal(Lock::instance(directory.path(), InstanceId(SystemEntropy.uuid())));
-        assert!(message.contains("belongs to user 4711"), "{message}");
-    }
-
-    #[test]
-    fn data_directory_stays_locked_when_its_lock_file_is_deleted() {
-        let directory = tempfile::tempdir().unwrap();
-        let lock = Lock::data_directory(directory.path()).unwrap();
-        fs::remove_file(directory.path().join("ostler.lock")).unwrap();
-        let message = refusal(Lock::data_directory(directory.path()));
-        assert!(message.contains("in use by another ostler"), "{message}");
-        drop(lock);
-        Lock::data_directory(directory.path()).unwrap();
-    }
-
     #[tokio::test]
     async fn invalid_mirror_content_is_reported_as_damaged() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
         established(&store, directory.path()).await.unwrap();
         fs::write(directory.path().join(crate::store::MIRROR_FILE_NAME), "garbage").unwrap();
-        let message = refusal(established(&store, directory.path()).await);
+        let message = established(&store, directory.path()).await.unwrap_err().to_string();
         assert!(message.contains("content is damaged") && !message.contains("writable"), "{message}");
     }
 
