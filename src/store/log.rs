@@ -24,7 +24,7 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
-use super::{OpenError, StoreError, StoreResult, private_file};
+use super::{OpenError, StoreError, StoreResult, connection::BUSY_WAIT, private::private_file};
 use crate::testing::crash_point;
 
 /// Log size in bytes from which a commit is followed by a checkpoint.
@@ -265,6 +265,6 @@ fn move_log(sql: &Connection) -> StoreResult<bool> {
     crash_point::before("log: checkpoint into the database");
     let busy = sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
     crash_point::after("log: checkpoint into the database");
-    sql.busy_timeout(super::BUSY_WAIT)?;
+    sql.busy_timeout(BUSY_WAIT)?;
     Ok(!busy?)
 }

@@ -16,7 +16,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, StoreError, log, private_file};
+use super::{OpenError, StoreError, error::is_of_the_disk, log, private::private_file};
 use crate::testing::crash_point;
 
 /// Marks a file as ostler's: ASCII `ostl`.
@@ -200,7 +200,7 @@ fn begin_and_apply(sql: &Connection, due: &[(&str, &str)], target: u32) -> Resul
     sql.execute_batch("BEGIN IMMEDIATE").map_err(of_the_store)?;
     for (name, text) in due {
         sql.execute_batch(text).map_err(|error| {
-            if super::is_of_the_disk(&error) {
+            if is_of_the_disk(&error) {
                 return of_the_store(error);
             }
             OpenError::Migration { name: (*name).to_owned(), found: error.to_string() }

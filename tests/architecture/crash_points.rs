@@ -91,7 +91,7 @@ fn every_durable_step_has_a_crash_point_before_and_after_it() {
 
 #[test]
 fn every_transaction_passes_its_crash_points() {
-    let lane = &sources()[Path::new("store/lane.rs")];
+    let lane = &sources()[Path::new("store/lane/job.rs")];
     for location in ["crash_point::before(self.label)", "crash_point::after(label)"] {
         assert_eq!(without_tests(lane).matches(location).count(), 1, "{location}");
     }
@@ -101,7 +101,7 @@ fn every_transaction_passes_its_crash_points() {
     for (file, text) in sources() {
         let literal =
             literals(&text, "crash_point::before(").len() + literals(&text, "crash_point::after(").len();
-        let lanes = if file == Path::new("store/lane.rs") { 2 } else { 0 };
+        let lanes = if file == Path::new("store/lane/job.rs") { 2 } else { 0 };
         assert_eq!(named(&text), literal + lanes, "{}: a crash point has no literal name", file.display());
     }
 }

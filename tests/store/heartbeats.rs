@@ -1,7 +1,7 @@
 //! The cost of a heartbeat in units that do not depend on the machine (commits and bytes). An answered heartbeat
 //! survives a kill.
 //!
-//! The SQL statements of a heartbeat are counted in `src/store/heartbeats.rs`, where the store's connection can be
+//! The SQL statements of a heartbeat are counted in `src/store/reports/heartbeat.rs`, where the store's connection can be
 //! traced.
 
 use std::{collections::BTreeSet, fs, path::Path};

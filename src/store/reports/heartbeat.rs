@@ -1,57 +1,32 @@
-//! Reports from agents: heartbeats, registrations, cards.
+//! Heartbeats.
 //!
-//! Heartbeats are thousands of times more frequent than any other change. So in the usual case a heartbeat is one
-//! UPDATE of one narrow row, in a transaction that also serves other waiting callers. Text fields (task, error,
-//! metadata) have their own table and are written only when they change; the previous values are kept in memory. The
-//! token is checked again inside the transaction.
+//! They are thousands of times more frequent than any other change. So in the usual case a heartbeat is one UPDATE of one
+//! narrow row, in a transaction that also serves other waiting callers. Text fields (task, error, metadata) have their own
+//! table and are written only when they change; the previous values are kept in memory.
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 use serde_json::{Value, json};
 
 use super::{
-    LastReport, Store, StoreResult, TokenOwner,
-    agents::{CARD_DIGEST, card_digest},
-    lane::{Known, Tx},
-    roster::idle_timeout_seconds,
-    workspaces::{StatusChange, change_status, event_of},
+    ReportResult, allowance::may_cause_event, move_by, refused::note_refused, token_use::note_api_use,
 };
-use crate::domain::{
-    bounds,
-    event::EventKind,
-    heartbeat::{self, Field, Fields, Heartbeat, Standing},
-    ids::WorkspaceId,
-    status::{Cause, Status},
-    time::Timestamp,
-    token::TokenKind,
-    workspace::{Delivery, Kind},
+use crate::{
+    domain::{
+        event::EventKind,
+        heartbeat::{self, Field, Heartbeat, Standing},
+        status::{Cause, Status},
+        time::Timestamp,
+        token::TokenKind,
+    },
+    store::{
+        LastReport, Store, StoreResult, TokenOwner,
+        lane::{Known, Tx},
+        roster::idle_timeout_seconds,
+    },
+    testing::mutation::{Mutation, is},
 };
-use crate::testing::mutation::{Mutation, is};
-
-/// Result of an agent's report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReportResult {
-    /// The report is stored.
-    Noted,
-    /// The token is no longer valid for the workspace; nothing was written.
-    Unauthorized,
-    /// No live workspace has this id any more; nothing was written.
-    Gone,
-}
-
-/// Content of an agent's registration.
-#[derive(Clone, Debug, Default)]
-pub struct Registration {
-    /// URL of an external agent, already checked; ignored for a container.
-    pub url: Option<String>,
-    /// How messages reach an external agent; `None` leaves the row unchanged. Ignored for a container.
-    pub delivery: Option<Delivery>,
-    /// Agent card as JSON; `None` leaves the stored one unchanged.
-    pub card: Option<Value>,
-    /// Fields of the request that were unusable and ignored.
-    pub refused: Fields,
-}
 
 impl Store {
     /// Stores a heartbeat (wire protocol, §4); one statement in the usual case.
@@ -136,154 +111,6 @@ impl Store {
             })
             .await
     }
-
-    /// Stores an agent's registration: card, URL and delivery mode. It changes the status as a heartbeat does.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn record_registration(
-        &self,
-        token_owner: TokenOwner,
-        registration: Registration,
-        at: Timestamp,
-    ) -> StoreResult<ReportResult> {
-        self.lanes
-            .write("record registration", move |tx| {
-                let id = token_owner.workspace;
-                let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
-                    return Ok(ReportResult::Gone);
-                };
-                if !holds {
-                    return Ok(ReportResult::Unauthorized);
-                }
-                let Registration { url, delivery, card, refused } = registration;
-                let card = card.map(|card| write_card(tx, member.key, &card)).transpose()?;
-                let refused = write_refused(tx, &member, refused)?;
-                if let Some(url) = url.as_deref().filter(|_| member.kind == Kind::External) {
-                    tx.sql
-                        .prepare_cached(
-                            "UPDATE workspaces SET url = ?2 WHERE key = ?1 AND kind = 'external'",
-                        )?
-                        .execute(params![member.key, (!url.is_empty()).then_some(url)])?;
-                }
-                if let Some(delivery) = delivery {
-                    tx.sql
-                        .prepare_cached(
-                            "UPDATE workspaces SET delivery_mode = ?2 WHERE key = ?1 AND kind = 'external'",
-                        )?
-                        .execute(params![member.key, delivery.as_str()])?;
-                }
-                let counts_as_use = token_owner.kind == TokenKind::Instance;
-                tx.sql
-                    .prepare_cached(
-                        "UPDATE pulse SET last_heartbeat_at = ?2,
-                           token_used_at = CASE WHEN ?3 THEN ?2 ELSE token_used_at END WHERE workspace = ?1",
-                    )?
-                    .execute(params![member.key, at, counts_as_use])?;
-                note_api_use(tx, &token_owner, at)?;
-                tx.touch(id);
-                let standing = Standing {
-                    status: member.status,
-                    kind: member.kind,
-                    token: token_owner.kind,
-                    manages_status: member.last_report.manages_status,
-                };
-                let mut payload = json!({ "url": url });
-                if let Some(card) = card {
-                    payload[CARD_DIGEST] = json!(card.digest);
-                }
-                move_by(
-                    tx,
-                    &token_owner,
-                    &member,
-                    &heartbeat::moves_of_register(standing),
-                    &payload,
-                    None,
-                    at,
-                )?;
-                note_refused(tx, (id, &member), refused, "register", at)?;
-                Ok(ReportResult::Noted)
-            })
-            .await
-    }
-
-    /// Stores an agent's new card.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn note_card(
-        &self,
-        token_owner: TokenOwner,
-        card: Value,
-        at: Timestamp,
-    ) -> StoreResult<ReportResult> {
-        self.lanes
-            .write("record card", move |tx| {
-                let id = token_owner.workspace;
-                let Some(Known { member, holds }) = tx.known(id, &token_owner.digest, at)? else {
-                    return Ok(ReportResult::Gone);
-                };
-                if !holds {
-                    return Ok(ReportResult::Unauthorized);
-                }
-                let card = write_card(tx, member.key, &card)?;
-                if card.changed && may_cause_event(tx, (id, &member), at)? {
-                    let payload = json!({ CARD_DIGEST: card.digest });
-                    tx.emit(at, EventKind::CardUpdated, Some(id), payload, None)?;
-                }
-                Ok(ReportResult::Noted)
-            })
-            .await
-    }
-
-    /// Emits an event that says that requests of a workspace's agent are refused, if the agent's event allowance
-    /// permits it.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn note_refused_requests(
-        &self,
-        workspace: WorkspaceId,
-        request: &'static str,
-        reason: &'static str,
-        at: Timestamp,
-    ) -> StoreResult<()> {
-        let payload = json!({ "request": request, "reason": reason });
-        self.append_event(at, (EventKind::RequestsRefused, Some(workspace), payload), None, move |tx| {
-            let Some(member) = tx.member(workspace)? else { return Ok(false) };
-            may_cause_event(tx, (workspace, &member), at)
-        })
-        .await
-    }
-
-    /// Returns, from memory, the workspaces whose agents' last reports contained unusable fields.
-    #[must_use]
-    pub fn refusing(&self) -> Vec<(WorkspaceId, Fields)> {
-        self.roster.read().refusing()
-    }
-
-    /// Records the use of a workspace's token for a request other than a heartbeat.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn note_token_use(&self, token_owner: TokenOwner, at: Timestamp) -> StoreResult<()> {
-        self.lanes
-            .write("record token use", move |tx| {
-                let known = tx.known(token_owner.workspace, &token_owner.digest, at)?;
-                let Some(Known { member, holds: true }) = known else { return Ok(()) };
-                match token_owner.kind {
-                    TokenKind::Instance => {
-                        tx.sql
-                            .prepare_cached("UPDATE pulse SET token_used_at = ?2 WHERE workspace = ?1")?
-                            .execute(params![member.key, at])?;
-                        tx.touch(token_owner.workspace);
-                        Ok(())
-                    }
-                    TokenKind::Api => note_api_use(tx, &token_owner, at),
-                }
-            })
-            .await
-    }
 }
 
 /// The only statement of a usual heartbeat. None of the changed columns has an index.
@@ -295,17 +122,6 @@ const HEARTBEAT: &str = "UPDATE pulse SET last_heartbeat_at = ?2,
        monthly_spend_cents = CASE WHEN ?8 > 0 THEN ?8 ELSE monthly_spend_cents END,
        wedged_since = NULL
      WHERE workspace = ?1";
-
-/// Records the use of an API token, at most every few minutes, because a row of `tokens` is wider than one of `pulse`.
-fn note_api_use(tx: &mut Tx<'_>, token_owner: &TokenOwner, at: Timestamp) -> StoreResult<()> {
-    if token_owner.kind == TokenKind::Api && token_owner.is_due(at) {
-        tx.sql
-            .prepare_cached("UPDATE tokens SET last_used_at = ?2 WHERE id = ?1 AND revoked_at IS NULL")?
-            .execute(params![token_owner.token, at])?;
-        tx.touch(token_owner.workspace);
-    }
-    Ok(())
-}
 
 /// Replaces the unknown fields of a heartbeat by the stored values.
 fn leaving_unknown(heartbeat: Heartbeat, before: &LastReport) -> Heartbeat {
@@ -327,65 +143,6 @@ fn leaving_unknown(heartbeat: Heartbeat, before: &LastReport) -> Heartbeat {
         runtime_state: text(Field::RuntimeState, heartbeat.runtime_state, &before.runtime_state),
         ..heartbeat
     }
-}
-
-/// Takes one event from the allowance of a workspace's agent; `false` if the allowance is used up.
-///
-/// An agent can repeat some actions without limit (recover, send another card, send unusable fields). The allowance
-/// permits a burst of events for them, and then one event every few minutes, so that the history stays readable. The
-/// row always has the latest state.
-fn may_cause_event(
-    tx: &mut Tx<'_>,
-    (id, member): (WorkspaceId, &super::Member),
-    at: Timestamp,
-) -> StoreResult<bool> {
-    if is(Mutation::ReportEveryFlip) {
-        return Ok(true);
-    }
-    let held = member.last_report.events_full_at.map(|at| at.0);
-    let Some(next) = bounds::next_agent_event(held, at.0) else { return Ok(false) };
-    tx.sql
-        .prepare_cached(
-            "INSERT INTO reports (workspace, events_full_at) VALUES (?1, ?2)
-             ON CONFLICT (workspace) DO UPDATE SET events_full_at = ?2",
-        )?
-        .execute(params![member.key, next])?;
-    tx.touch(id);
-    Ok(true)
-}
-
-/// Emits an event about refused fields, if `refused` is set and the agent's event allowance permits it.
-fn note_refused(
-    tx: &mut Tx<'_>,
-    of: (WorkspaceId, &super::Member),
-    refused: Option<Fields>,
-    request: &str,
-    at: Timestamp,
-) -> StoreResult<()> {
-    if let Some(refused) = refused
-        && may_cause_event(tx, of, at)?
-    {
-        let payload = json!({ "request": request, "fields_refused": refused.to_string() });
-        tx.emit(at, EventKind::FieldsRefused, Some(of.0), payload, None)?;
-    }
-    Ok(())
-}
-
-/// Stores which fields of a registration were refused. Returns the new set of refused fields if the set changed and
-/// this registration contained a refused field.
-fn write_refused(tx: &Tx<'_>, member: &super::Member, refused: Fields) -> StoreResult<Option<Fields>> {
-    let before = member.last_report.refused;
-    let after = before.after_register(refused);
-    if after == before {
-        return Ok(None);
-    }
-    tx.sql
-        .prepare_cached(
-            "INSERT INTO reports (workspace, refused) VALUES (?1, ?2)
-             ON CONFLICT (workspace) DO UPDATE SET refused = ?2",
-        )?
-        .execute(params![member.key, after.to_string()])?;
-    Ok(Some(after).filter(|_| !refused.is_empty()))
 }
 
 fn kept(old: &Arc<str>, new: &str) -> Arc<str> {
@@ -450,32 +207,6 @@ fn write_texts(
     Ok(last_report)
 }
 
-/// Result of storing a card.
-struct StoredCard {
-    digest: String,
-    changed: bool,
-}
-
-/// Stores a card, only in `reports`: events refer to the card by its digest.
-fn write_card(tx: &Tx<'_>, key: i64, card: &Value) -> StoreResult<StoredCard> {
-    let text = card.to_string();
-    let before: Option<Option<String>> = tx
-        .sql
-        .prepare_cached("SELECT agent_card FROM reports WHERE workspace = ?1")?
-        .query_row([key], |row| row.get(0))
-        .optional()?;
-    let changed = before.flatten().as_deref() != Some(&text);
-    if changed {
-        tx.sql
-            .prepare_cached(
-                "INSERT INTO reports (workspace, agent_card) VALUES (?1, ?2)
-                 ON CONFLICT (workspace) DO UPDATE SET agent_card = ?2",
-            )?
-            .execute(params![key, text])?;
-    }
-    Ok(StoredCard { digest: card_digest(&text), changed })
-}
-
 /// Returns the status detail and the event's payload if a heartbeat makes its workspace degraded.
 fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
     let payload = json!({ "sample_error": heartbeat.sample_error });
@@ -491,37 +222,6 @@ fn degraded(heartbeat: &Heartbeat) -> Option<(String, Value)> {
     })
 }
 
-fn move_by(
-    tx: &mut Tx<'_>,
-    token_owner: &TokenOwner,
-    member: &super::Member,
-    moves: &[Cause],
-    payload: &Value,
-    degraded: Option<&(String, Value)>,
-    at: Timestamp,
-) -> StoreResult<()> {
-    for cause in moves {
-        let (detail, payload) = if let (Cause::ReportedDegraded, Some((detail, payload))) = (cause, degraded)
-        {
-            (Some(detail.clone()), payload.clone())
-        } else {
-            let mut payload = payload.clone();
-            payload["recovered_from"] = json!(member.status.as_str());
-            (None, payload)
-        };
-        let change = StatusChange {
-            workspace: token_owner.workspace,
-            cause: *cause,
-            incarnation: Some(member.incarnation),
-            detail,
-            payload,
-            at,
-        };
-        change_status(tx, &change, event_of(*cause))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::{cell::RefCell, sync::Arc};
@@ -530,23 +230,22 @@ mod tests {
     use rusqlite::trace::{TraceEvent, TraceEventCodes};
     use uuid::Uuid;
 
-    use super::super::{
-        BeginStart, Disk, FILE_NAME, NewWorkspace, Registry, TokenIssue, configure, roster::TokenSubject,
-    };
     use super::*;
     use crate::{
         domain::{
             heartbeat::Metadata,
-            ids::{InstanceId, TokenId},
+            ids::{InstanceId, TokenId, WorkspaceId},
             runtime::Tier,
             spec::Spec,
             token::TokenDigest,
-            workspace::Policy,
+            workspace::{Kind, Policy},
         },
         runtime::tasks::AtOnce,
+        store::{BeginStart, Disk, NewWorkspace, Registry, TokenIssue, roster::TokenSubject},
     };
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
     const DIGEST: TokenDigest = TokenDigest([1; 32]);
 
     thread_local! {
@@ -655,16 +354,6 @@ mod tests {
         assert_eq!(changed.len(), 2, "{changed:?}");
         assert!(changed[1].starts_with("INSERT INTO reports"), "{changed:?}");
         assert_eq!(statements_of(&store, heartbeat(3, "writing")), [HEARTBEAT]);
-    }
-
-    #[test]
-    fn database_is_configured_with_synchronous_full() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(FILE_NAME);
-        let sql = rusqlite::Connection::open(&path).unwrap();
-        configure(&sql, &path).unwrap();
-        let synchronous: u32 = sql.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
-        assert_eq!(synchronous, 2, "FULL: otherwise a power loss loses acknowledged changes");
     }
 
     #[test]
