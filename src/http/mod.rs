@@ -59,6 +59,7 @@ use server::admission::Admission;
 pub use proxy::connect::{Dial, PipeTo};
 pub(crate) use proxy::resolver::is_own_address;
 pub use router::router;
+pub(crate) use view::run as run_view;
 pub use vitals::{StoreState, Vitals};
 
 /// The state that all handlers share. Cloning it is cheap, and every clone refers to the same state.
