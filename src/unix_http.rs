@@ -97,3 +97,71 @@ async fn driven<T>(connection: impl Future, exchange: impl Future<Output = T>) -
         _ = connection => exchange.await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixListener,
+    };
+
+    use super::*;
+
+    /// Sends a request to a server that answers with these bytes. Returns the response and the server's end.
+    async fn exchange(answer: &str) -> (Response<Body>, UnixStream) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("http.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let connection = Connection::open(&socket).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let request = Request::get("/").header("host", "d").header("connection", "upgrade");
+        let request = request.header("upgrade", "tcp").body(Full::default()).unwrap();
+        let serve = async {
+            let mut head = [0; 4096];
+            assert!(server.read(&mut head).await.unwrap() > 0);
+            server.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let (response, ()) = tokio::join!(connection.send(request), serve);
+        (response.unwrap(), server)
+    }
+
+    #[tokio::test]
+    async fn body_is_complete_after_the_server_has_closed_the_connection() {
+        let (response, mut server) = exchange("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nfirst").await;
+        server.write_all(b", rest").await.unwrap();
+        drop(server);
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "first, rest");
+    }
+
+    #[tokio::test]
+    async fn interrupted_body_ends_with_an_error() {
+        let (response, server) = exchange("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nfirst").await;
+        drop(server);
+        assert!(response.into_body().collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn dropping_a_body_closes_its_connection() {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        let (response, mut server) = exchange(&format!("{head}5\r\nfirst\r\n")).await;
+        let mut body = response.into_body();
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        drop(body);
+        assert_eq!(server.read(&mut [0; 16]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn upgraded_connection_carries_bytes_in_both_directions() {
+        let head = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: tcp\r\n\r\n";
+        let (response, mut server) = exchange(&format!("{head}early")).await;
+        let mut stream = upgraded(response).await.unwrap();
+        let mut bytes = [0; 5];
+        stream.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"early");
+        stream.write_all(b"reply").await.unwrap();
+        stream.flush().await.unwrap();
+        server.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(&bytes, b"reply");
+    }
+}
