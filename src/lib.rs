@@ -19,7 +19,7 @@
 //! | `sweep` | `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the passes, and the driver that runs them |
 //! | `ops` | `store`, `engine`, `runtime`, `domain`, `testing` | the use cases, with one actor for each workspace |
 //! | `store` | `runtime`, `domain`, `testing` | the registry's file: the only user of SQLite |
-//! | `engine` | `runtime`, `domain`, `testing`, `unix_http` | the container engine: Podman, or a fake with fault injection |
+//! | `engine` | `runtime`, `domain`, `testing`, `unix_http` | the container engine: its trait, and Podman |
 //! | `runtime` | `domain`, `testing` | everything that is not deterministic: clock, liveness epoch, randomness, tasks, wake-ups |
 //! | `domain` | `testing` | plain data and pure functions |
 //! | `testing` | | crash points and deliberate defects, which are empty in a shipped build |

@@ -24,10 +24,7 @@ use ostler::{
         token::Token,
         workspace::{Kind, Policy},
     },
-    engine::{
-        Engine,
-        fake::{FakeEngine, World},
-    },
+    engine::Engine,
     http::{
         Api, Dial,
         server::{self, serve_agents},
@@ -44,7 +41,10 @@ use ostler::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::serving_at;
+use super::{
+    fake_engine::{FakeEngine, World},
+    serving_at,
+};
 
 pub(crate) const INSTANCE: InstanceId = InstanceId(Uuid::from_u128(1));
 

@@ -7,6 +7,9 @@
 #![allow(dead_code, reason = "each benchmark uses a part")]
 
 pub(crate) mod app;
+#[path = "../../tests/support/fake_engine/mod.rs"]
+#[allow(unused_imports, reason = "shared with the tests, which use the rest")]
+pub(crate) mod fake_engine;
 pub(crate) mod load;
 
 use std::{

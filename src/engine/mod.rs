@@ -1,15 +1,14 @@
 //! The container engine, behind one trait.
 //!
 //! [`Engine`] defines what ostler needs from an engine, independently of Podman. [`podman`] is the only module that
-//! uses podman-api; [`fake`] is the engine of the tests. Every caller holds a [`bounded::Bounded`] engine, so no call
-//! can hang. Every error is an [`EngineError`]. Its [`ErrorKind`] separates "it does not exist" from "unknown whether
-//! it exists"; no decision may treat the second as the first.
+//! uses podman-api; the fake engine of the tests is in `tests/support`. Every caller holds a [`bounded::Bounded`]
+//! engine, so no call can hang. Every error is an [`EngineError`]. Its [`ErrorKind`] separates "it does not exist" from
+//! "unknown whether it exists"; no decision may treat the second as the first.
 //!
 //! A call that times out is not undone: the engine may still complete it minutes later. A caller that started something
 //! must therefore read the state again before it relies on it.
 
 pub mod bounded;
-pub mod fake;
 pub mod podman;
 pub mod tail;
 pub mod trusted;

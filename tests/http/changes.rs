@@ -1,10 +1,11 @@
 //! Changes of the settings from which a container is created: which ones are accepted, when they take effect, and what
 //! the response reports.
 
-use ostler::engine::{MountSource, fake::exposed};
+use ostler::engine::MountSource;
 use serde_json::{Value, json};
 
 use crate::support::{
+    fake_engine::exposed,
     registry::{AgentClient, IMAGE, Registry},
     wire::{Answer, Ask},
 };

@@ -2,11 +2,12 @@
 
 use ostler::{
     domain::runtime::User,
-    engine::{ContainerSpec, MountSource, fake::exposed},
+    engine::{ContainerSpec, MountSource},
 };
 use serde_json::{Value, json};
 
 use crate::support::{
+    fake_engine::exposed,
     registry::{IMAGE, Registry},
     wire::Ask,
 };

@@ -5,9 +5,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ostler::engine::fake::Fault;
-
 use crate::support::{
+    fake_engine::Fault,
     registry::{Registry, until},
     wire::{Ask, Wire},
 };

@@ -16,7 +16,6 @@ use ostler::{
     engine::{
         Engine, EngineResult, ErrorKind, LogChunk,
         bounded::{Bounded, Deadlines},
-        fake::{EventFault, FakeEngine, Fault},
         tail::log_tail,
     },
 };
@@ -26,6 +25,7 @@ use super::{
     executor::{EffectState, Owner, TaskOrder},
     installation::{INSTANCE, Installation},
 };
+use crate::support::fake_engine::{EventFault, FakeEngine, Fault};
 
 /// Events that a listener has received so far.
 #[derive(Clone, Default)]

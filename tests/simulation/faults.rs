@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use ostler::engine::{
-    ErrorKind,
-    fake::{Call, EventFault, Fault},
-};
+use ostler::engine::ErrorKind;
 
 use super::installation::{AGENTS, OPS, SWEEPS};
-use crate::support::rng::Rng;
+use crate::support::{
+    fake_engine::{Call, EventFault, Fault},
+    rng::Rng,
+};
 
 /// Parameters of a scenario. Scenarios with fewer kinds of faults reach deeper states. Numbers are per thousand steps
 /// or calls.

@@ -40,7 +40,6 @@ use ostler::{
     engine::{
         ContainerSpec, Engine, Environment, Mount, MountSource,
         bounded::{Bounded, Deadlines},
-        fake::{FakeContainer, FakeEngine, FakeVolume, World},
         trusted,
     },
     http::{Dial, PipeTo, router},
@@ -59,6 +58,7 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use super::executor::{EffectState, Owner, Sim, TaskOrder};
+use crate::support::fake_engine::{FakeContainer, FakeEngine, FakeVolume, World};
 
 /// Image of every container here.
 pub(crate) const IMAGE: &str = "agent:1";

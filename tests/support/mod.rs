@@ -3,6 +3,7 @@
 pub(crate) mod cli;
 pub(crate) mod daemon;
 pub(crate) mod engine_proxy;
+pub(crate) mod fake_engine;
 pub(crate) mod hasty;
 pub(crate) mod http;
 pub(crate) mod old_schemas;

@@ -30,10 +30,7 @@ use ostler::{
         token::Token,
         workspace::Workspace,
     },
-    engine::{
-        Engine,
-        fake::{FakeEngine, World},
-    },
+    engine::Engine,
     http::{
         Dial,
         server::{self, serve_agents},
@@ -54,7 +51,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Answer, Ask};
+use super::{
+    fake_engine::{FakeEngine, World},
+    wire::{Answer, Ask},
+};
 
 /// Image of every container here.
 pub(crate) const IMAGE: &str = "agent:1";

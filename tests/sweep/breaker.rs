@@ -16,17 +16,17 @@ use ostler::{
         status::Status,
         token::TokenKind,
     },
-    engine::{
-        ErrorKind,
-        fake::{FakeContainer, Fault},
-    },
+    engine::ErrorKind,
     store::Approval,
     sweep::Outcome,
 };
 
-use crate::simulation::{
-    executor::TaskOrder,
-    installation::{IMAGE, Installation, healthy, now_or_panic, request},
+use crate::{
+    simulation::{
+        executor::TaskOrder,
+        installation::{IMAGE, Installation, healthy, now_or_panic, request},
+    },
+    support::fake_engine::{FakeContainer, Fault},
 };
 
 fn token_is_live(site: &Installation, id: WorkspaceId) -> bool {

@@ -8,7 +8,6 @@ use std::{
 use async_trait::async_trait;
 use ostler::{
     domain::{ids::WorkspaceId, plan::Plan, runtime::AGENT, status::Status, time::Awake},
-    engine::fake::Fault,
     ops::CreateRequest,
     runtime::{clock::SharedClock, wake::Wake},
     store::ReportResult,
@@ -16,9 +15,12 @@ use ostler::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::simulation::{
-    executor::{Owner, Sim, TaskOrder},
-    installation::{IMAGE, Installation, healthy, prepared_world, request},
+use crate::{
+    simulation::{
+        executor::{Owner, Sim, TaskOrder},
+        installation::{IMAGE, Installation, healthy, prepared_world, request},
+    },
+    support::fake_engine::Fault,
 };
 
 /// Tolerance around the due time of a restart.

@@ -8,12 +8,14 @@ use std::{
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status, time::Timestamp},
-    engine::fake::Fault,
     store::{PatchResult, WorkspacePatch},
 };
 
 use super::driver::{driven, online};
-use crate::simulation::installation::{Installation, now_or_panic};
+use crate::{
+    simulation::installation::{Installation, now_or_panic},
+    support::fake_engine::Fault,
+};
 
 /// Limit of concurrent starts.
 const CONCURRENT_STARTS: usize = 2;

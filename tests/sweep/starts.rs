@@ -10,14 +10,17 @@ use ostler::{
         runtime::AGENT,
         status::{Failure, Status},
     },
-    engine::{ErrorKind, fake::Fault},
+    engine::ErrorKind,
     ops::{CreateRequest, OpError},
 };
 
-use crate::simulation::{
-    executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request},
-    invariants::{Witness, at_rest},
+use crate::{
+    simulation::{
+        executor::{Owner, TaskOrder},
+        installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request},
+        invariants::{Witness, at_rest},
+    },
+    support::fake_engine::Fault,
 };
 
 /// Names of a workspace's containers and volumes in the engine.

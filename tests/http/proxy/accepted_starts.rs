@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ostler::engine::fake::Fault;
 use serde_json::json;
 
 use super::{REPLY, bare, ok_reply};

@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use ostler::engine::fake::Fault;
 use tokio::{io::AsyncReadExt, net::TcpListener};
 
 use super::{REPLY, bare, hello, ok_reply};

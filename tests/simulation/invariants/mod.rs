@@ -22,11 +22,11 @@ use ostler::{
         trash::{TrashEntry, TrashState},
         workspace::{Kind, Workspace},
     },
-    engine::fake::{Call, FakeContainer, State},
     store::TokenSubject,
 };
 
 use super::installation::{Installation, now_or_panic};
+use crate::support::fake_engine::{Call, FakeContainer, State};
 
 pub(crate) use rest::at_rest;
 pub(crate) use rules::{Broken, Coverage, Rule};

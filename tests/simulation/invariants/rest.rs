@@ -2,21 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use ostler::{
-    domain::{
-        ids::WorkspaceId,
-        status::{Failure, Status},
-        token::TokenKind,
-        trash::{TrashEntry, TrashReason, TrashState},
-        workspace::{Kind, Workspace},
-    },
-    engine::fake::{FakeContainer, State},
+use ostler::domain::{
+    ids::WorkspaceId,
+    status::{Failure, Status},
+    token::TokenKind,
+    trash::{TrashEntry, TrashReason, TrashState},
+    workspace::{Kind, Workspace},
 };
 
 use super::{
     super::installation::{Installation, now_or_panic},
     Broken, Rule, containers_of, describe_token, is_live,
 };
+use crate::support::fake_engine::{FakeContainer, State};
 
 /// Checks what must hold once all faults have stopped and the sweeps have nothing left to do.
 pub(crate) fn at_rest(site: &Installation) -> Result<(), Broken> {

@@ -7,7 +7,6 @@ use ostler::{
         naming::LABEL_WORKSPACE,
         token::{Proof, Token},
     },
-    engine::fake::{FakeContainer, World},
     http::PipeTo,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -19,6 +18,7 @@ use super::{
     },
     book::{Shared, open},
 };
+use crate::support::fake_engine::{FakeContainer, World};
 
 /// Longest time from an agent's start, and so from its registration, to the start of its server.
 const LISTENS_WITHIN_MS: usize = 8_000;

@@ -2,13 +2,10 @@
 
 use std::time::Duration;
 
-use ostler::{
-    domain::{
-        ids::WorkspaceId,
-        naming::{VolumeKind, volume_name},
-        status::Status,
-    },
-    engine::fake::FakeContainer,
+use ostler::domain::{
+    ids::WorkspaceId,
+    naming::{VolumeKind, volume_name},
+    status::Status,
 };
 
 use super::{
@@ -17,6 +14,7 @@ use super::{
     book::open,
     running,
 };
+use crate::support::fake_engine::FakeContainer;
 
 /// A manual action at the engine, without ostler.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,6 @@ use std::{
 
 use ostler::{
     domain::{ids::WorkspaceId, status::Status, time::Awake, workspace::Workspace},
-    engine::fake::{EventFault, Fault},
     store::TokenSubject,
     sweep::{Mode, Requirement, Run, Verdict},
 };
@@ -33,6 +32,7 @@ use super::{
     installation::{AGENTS, IMAGE, Installation, OPS, pass_named, prepared_world, request},
     invariants::{Broken, PurgeOrder, Rule, Witness},
 };
+use crate::support::fake_engine::{EventFault, Fault};
 use behind_ports::agents;
 use book::{Book, Shared, open};
 use manual_actions::ManualAction;

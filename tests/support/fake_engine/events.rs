@@ -13,7 +13,7 @@ use std::{
 use futures_util::stream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::{
+use ostler::{
     domain::{
         ids::ContainerId,
         naming::LABEL_WORKSPACE,
@@ -29,7 +29,7 @@ use crate::{
 
 /// Fault injected into the delivery of an event to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventFault {
+pub(crate) enum EventFault {
     /// The event arrives.
     None,
     /// The event never arrives.
@@ -204,7 +204,7 @@ fn is_subscribed_to(
     event: &ContainerEvent,
     faults: &mut Option<EventHook>,
 ) -> bool {
-    if !super::labelled(labels, &listener.key, listener.value.as_deref()) {
+    if !super::state::labelled(labels, &listener.key, listener.value.as_deref()) {
         return true;
     }
     let fault = faults.as_mut().map_or(EventFault::None, |hook| hook(event));
