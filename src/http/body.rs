@@ -170,7 +170,7 @@ mod tests {
     use futures_util::stream;
 
     use super::*;
-    use crate::http::testing::ManualClock;
+    use crate::runtime::manual_clock::ManualClock;
 
     fn pieces(pieces: &[&'static str]) -> Body {
         let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, io::Error>(Bytes::from(*piece))).collect();

@@ -110,7 +110,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::http::testing::ManualClock;
+    use crate::runtime::manual_clock::ManualClock;
 
     fn limiter(per_second: u32, burst: u32) -> (Arc<ManualClock>, Limiter<u32>) {
         let clock = Arc::new(ManualClock::default());

@@ -16,8 +16,6 @@ mod resolve;
 mod router;
 mod routes;
 pub mod server;
-#[cfg(test)]
-mod testing;
 mod view;
 mod vitals;
 

@@ -4,5 +4,7 @@
 pub mod clock;
 pub mod entropy;
 pub mod epoch;
+#[cfg(test)]
+pub(crate) mod manual_clock;
 pub mod tasks;
 pub mod wake;

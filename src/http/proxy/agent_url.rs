@@ -198,8 +198,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::address::Surroundings,
-        http::{proxy::testing::Answers, testing::ManualClock},
-        runtime::clock::Boxed,
+        http::proxy::testing::Answers,
+        runtime::{clock::Boxed, manual_clock::ManualClock},
     };
 
     const BOTH: Allow = Allow { private: true, loopback: true };

@@ -143,6 +143,7 @@ fn not_connected(error: io::Error) -> ForwardError {
 
 #[cfg(test)]
 mod tests {
+    use crate::runtime::manual_clock::ManualClock;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         sync::OnceCell,
@@ -151,12 +152,9 @@ mod tests {
     use super::*;
     use crate::{
         domain::address::Allow,
-        http::{
-            proxy::{
-                agent_url::check,
-                testing::{Agent, Answers, HELLO, forwarder, limits, message, proof, whole},
-            },
-            testing::ManualClock,
+        http::proxy::{
+            agent_url::check,
+            testing::{Agent, Answers, HELLO, forwarder, limits, message, proof, whole},
         },
     };
 

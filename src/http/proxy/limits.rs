@@ -107,21 +107,19 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use crate::runtime::manual_clock::ManualClock;
     use std::pin::pin;
 
     use axum::http::HeaderValue;
 
     use super::*;
     use crate::{
-        http::{
-            proxy::{
-                connect::Dial,
-                error::ForwardError,
-                headers::TIMEOUT,
-                testing::{Agent, limits, message},
-                transport::{ForwardRequest, Forwarder},
-            },
-            testing::ManualClock,
+        http::proxy::{
+            connect::Dial,
+            error::ForwardError,
+            headers::TIMEOUT,
+            testing::{Agent, limits, message},
+            transport::{ForwardRequest, Forwarder},
         },
         runtime::clock::Clock as _,
     };

@@ -29,8 +29,8 @@ use crate::{
         address::Surroundings,
         token::{Proof, TOKEN_BYTES, Token},
     },
-    http::testing::ManualClock,
     runtime::clock::Boxed,
+    runtime::manual_clock::ManualClock,
 };
 
 pub(super) const HELLO: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";

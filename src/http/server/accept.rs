@@ -56,12 +56,13 @@ impl<A: Accept + Sync> Accept for ThisHost<A> {
 
 #[cfg(test)]
 mod tests {
+    use crate::runtime::manual_clock::ManualClock;
     use std::{collections::VecDeque, sync::Arc};
 
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
-    use crate::http::{is_own_address, server::bind::bind, testing::ManualClock};
+    use crate::http::{is_own_address, server::bind::bind};
 
     /// Reports these addresses as the sources of accepted connections, in order.
     struct From(TcpListener, Mutex<VecDeque<IpAddr>>);

@@ -178,15 +178,13 @@ fn was_about_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::runtime::manual_clock::ManualClock;
     use std::{collections::VecDeque, net::SocketAddr};
 
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::{
-        http::{server::tests::LIMITS, testing::ManualClock},
-        runtime::tasks::TokioTasks,
-    };
+    use crate::{http::server::tests::LIMITS, runtime::tasks::TokioTasks};
 
     /// Returns its errors one by one, then never resolves.
     struct Failing(Mutex<VecDeque<io::Error>>);

@@ -202,15 +202,13 @@ impl Carrier {
 
 #[cfg(test)]
 mod tests {
+    use crate::runtime::manual_clock::ManualClock;
     use std::time::Duration;
 
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::http::{
-        server::tests::{LIMITS, workspace},
-        testing::ManualClock,
-    };
+    use crate::http::server::tests::{LIMITS, workspace};
 
     /// Returns a table of slots and a function that takes a slot: from an address, and with the token of a workspace,
     /// if one is given.

@@ -21,7 +21,10 @@ use super::{
     serve::{HEAD, serve},
     slots::{Carrier, Owner},
 };
-use crate::{domain::ids::WorkspaceId, http::testing::ManualClock, runtime::tasks::TokioTasks};
+use crate::{
+    domain::ids::WorkspaceId,
+    runtime::{manual_clock::ManualClock, tasks::TokioTasks},
+};
 
 pub(super) const LIMITS: ConnectionLimits = ConnectionLimits {
     in_all: 100,

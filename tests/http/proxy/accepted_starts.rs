@@ -8,6 +8,7 @@ use super::{REPLY, bare, ok_reply};
 use crate::{
     http::agent::Agent,
     support::{
+        fake_engine::Fault,
         registry::{AgentClient, Registry, until},
         wire::Ask,
     },

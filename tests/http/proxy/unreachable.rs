@@ -13,7 +13,10 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use super::{REPLY, bare, hello, ok_reply};
 use crate::{
     http::agent::Agent,
-    support::registry::{AgentClient, Options, Registry, until},
+    support::{
+        fake_engine::Fault,
+        registry::{AgentClient, Options, Registry, until},
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]

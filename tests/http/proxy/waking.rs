@@ -1,9 +1,10 @@
 //! Messages that wake a hibernated target.
 
-use ostler::engine::{ErrorKind, fake::Fault};
+use ostler::engine::ErrorKind;
 use serde_json::json;
 
 use super::{REPLY, bare, ok_reply};
+use crate::support::fake_engine::Fault;
 use crate::{
     http::agent::Agent,
     support::{

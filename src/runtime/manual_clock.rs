@@ -1,16 +1,14 @@
-//! Support for the tests of this layer: a clock that the test advances.
+//! A clock for unit tests, which the test advances.
 
 use std::{sync::Mutex, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{
-    domain::time::{Awake, Timestamp},
-    runtime::clock::{Boxed, Clock},
-};
+use super::clock::{Boxed, Clock};
+use crate::domain::time::{Awake, Timestamp};
 
 /// A clock that stands still until the test advances it.
-pub(super) struct ManualClock {
+pub(crate) struct ManualClock {
     now: watch::Sender<Awake>,
     asked: Mutex<Vec<Duration>>,
 }
@@ -23,17 +21,17 @@ impl Default for ManualClock {
 
 impl ManualClock {
     /// Advances the clock, which completes all sleeps that end by then.
-    pub(super) fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.now.send_modify(|now| *now = *now + by);
     }
 
     /// Durations of all sleeps that were requested so far.
-    pub(super) fn asked(&self) -> Vec<Duration> {
+    pub(crate) fn asked(&self) -> Vec<Duration> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Waits until `count` sleeps have been requested.
-    pub(super) async fn until_asked(&self, count: usize) {
+    pub(crate) async fn until_asked(&self, count: usize) {
         while self.asked().len() < count {
             tokio::task::yield_now().await;
         }
