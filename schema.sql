@@ -48,6 +48,8 @@ CREATE TABLE workspaces (
     removed_with            BLOB,  -- workspace whose removal also removed this one; its undelete restores both
     config_pending          INTEGER NOT NULL DEFAULT 0,  -- 1 until the spec's config is written to the config volume
     was_below               BLOB,  -- of a root: its removed parent; an undelete of that parent moves it back
+    revision                INTEGER NOT NULL DEFAULT 0,  -- raised by every change of the row
+    stopped_revision        INTEGER NOT NULL DEFAULT 0,  -- revision at which the last stop or undelete was ordered
     CHECK ((status = 'failed') = (failure IS NOT NULL)),
     CHECK ((status = 'removed') = (removed_at IS NOT NULL))
 ) STRICT;
@@ -72,6 +74,12 @@ CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, statu
 CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
 CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
 CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
+
+-- A trigger, so that no statement can forget it.
+CREATE TRIGGER workspaces_revision AFTER UPDATE ON workspaces WHEN NEW.revision = OLD.revision
+BEGIN
+    UPDATE workspaces SET revision = OLD.revision + 1 WHERE key = OLD.key;
+END;
 
 -- Values that a heartbeat changes. A narrow table without further indexes; one row per workspace that is not removed.
 CREATE TABLE pulse (
@@ -103,6 +111,32 @@ CREATE TABLE tokens (
 CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- covers the sweep's query
     WHERE kind = 'instance' AND revoked_at IS NULL;
 CREATE INDEX tokens_of_workspace ON tokens (workspace, created_at);
+
+-- What operators, and agents for themselves, have ordered. A row is written before anything is done.
+CREATE TABLE operations (
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
+    workspace        BLOB NOT NULL CHECK (length(workspace) = 16),  -- its row may not exist: restored from the trash
+    workspace_name   TEXT NOT NULL,
+    kind             TEXT NOT NULL CHECK (kind IN (
+                         'create', 'start', 'stop', 'hibernate', 'wake', 'restart', 'recreate', 'remove', 'purge',
+                         'undelete', 'restore', 'delete')),
+    deed             TEXT NOT NULL,     -- JSON: kind and parameters
+    requested_by     TEXT NOT NULL,     -- 'operator', or 'agent:' and the id of a workspace
+    revision         INTEGER NOT NULL,  -- of the workspace's row when the operation was accepted
+    state            TEXT NOT NULL CHECK (state IN (
+                         'accepted', 'running', 'waiting', 'done', 'skipped', 'failed', 'cancelled')),
+    detail           TEXT,              -- what it waits for, or its result
+    incarnation      INTEGER,           -- begun by this operation; null until the start's transaction
+    cancel_requested INTEGER NOT NULL DEFAULT 0,
+    begun            INTEGER NOT NULL DEFAULT 0,  -- 1 once it has begun to start a workspace; then it is not cancelled
+    created_at       INTEGER NOT NULL,
+    started_at       INTEGER,
+    ended_at         INTEGER,
+    CHECK ((state IN ('accepted', 'running', 'waiting')) = (ended_at IS NULL))
+) STRICT;
+
+CREATE INDEX operations_open ON operations (workspace, id, state) WHERE ended_at IS NULL;
+CREATE INDEX operations_of_workspace ON operations (workspace, id);
 
 CREATE TABLE events (
     sequence   INTEGER PRIMARY KEY AUTOINCREMENT,

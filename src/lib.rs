@@ -17,7 +17,7 @@
 //! | `config` | `domain` | settings, read and validated into plain values |
 //! | `api` | | the types shared by `cli` and `http` |
 //! | `sweep` | `ops`, `store`, `engine`, `runtime`, `domain`, `testing` | the passes, and the driver that runs them |
-//! | `ops` | `store`, `engine`, `runtime`, `domain`, `testing` | the use cases, with one actor for each workspace |
+//! | `ops` | `store`, `engine`, `runtime`, `domain`, `testing` | the use cases: durable operations, and one actor for each workspace |
 //! | `store` | `runtime`, `domain`, `testing` | the registry's file: the only user of SQLite |
 //! | `engine` | `runtime`, `domain`, `testing`, `unix_http` | the container engine: its trait, and Podman |
 //! | `runtime` | `domain`, `testing` | everything that is not deterministic: clock, liveness epoch, randomness, tasks, wake-ups |

@@ -11,6 +11,7 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod health;
+pub mod operation;
 pub mod order;
 pub mod peer;
 pub mod sweep;

@@ -23,7 +23,7 @@ pub struct Undelete {
 /// Result of an order: response to `POST /workspaces/:id/{start,stop,restart,recreate,hibernate,wake,undelete}`.
 ///
 /// An order is carried out even if the client disconnects. With `?wait=false` the response is sent as soon as the order
-/// is queued or refused.
+/// is accepted or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderOutcome {
     /// Id of the workspace.
@@ -37,10 +37,14 @@ pub struct OrderOutcome {
     /// Descendants that the order included, each with its result.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub along: Vec<AffectedView>,
-    /// Whether the order is only queued, because the client does not wait. `status` is then the status before the
-    /// order.
+    /// Whether the order is only accepted: because the client does not wait, or because Podman gives no answer, in which
+    /// case `detail` says so. `status` is then the stored status right after the
+    /// acceptance; the container may not match it yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub accepted: bool,
+    /// Number of the operation that carries the order out; absent if there was nothing to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<i64>,
 }
 
 /// Result of an order for a descendant of the workspace that the order named.

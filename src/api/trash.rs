@@ -48,4 +48,10 @@ pub struct TrashOutcome {
     pub done: bool,
     /// What was done, or why it failed.
     pub detail: String,
+    /// Whether the operation is accepted and waits for Podman.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub accepted: bool,
+    /// Number of the operation; absent if the request was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<i64>,
 }

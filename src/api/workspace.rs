@@ -204,6 +204,9 @@ pub struct CreatedWorkspace {
     /// `true` for an external workspace.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub external: bool,
+    /// Number of the operation that starts it; absent for an external workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<i64>,
     /// How an external agent connects. Contains the agent's token, which is shown only here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connection: Option<Connection>,
@@ -324,6 +327,9 @@ pub struct RemoveOutcome {
     /// Work that ostler does only when the engine answers again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Number of the operation that moves the container and volumes to the trash, or deletes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation_id: Option<i64>,
     /// Whether the workspace's container and volumes have been permanently deleted. Present if `?purge=true` was
     /// requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -62,7 +62,7 @@ pub(super) async fn request_order_with(
         Wait::Done | Wait::Online => spinner::while_carried_out(session, reference, order).await?,
     };
     let mut failure = None;
-    if wait == Wait::Online {
+    if wait == Wait::Online && !outcome.accepted {
         let view = spinner::until_settled(session, &outcome.id, &outcome.name).await?;
         outcome.status.clone_from(&view.status);
         outcome.detail.clone_from(&view.status_detail);
@@ -72,14 +72,16 @@ pub(super) async fn request_order_with(
         session.out.value(&outcome)?;
     } else if failure.is_none() {
         let detail = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
-        let detail = if outcome.accepted {
-            format!(
-                "; the request to {verb} was accepted: `ostler why {}` shows its outcome",
-                quoted(&outcome.name)
-            )
-        } else {
-            detail.unwrap_or_default()
-        };
+        if let Some(id) = outcome.operation_id.filter(|_| outcome.accepted) {
+            let waits = outcome.detail.as_deref().map(|detail| format!(": {}", printable(detail)));
+            session.out.line(&format!(
+                "operation {id} ({verb} {}) is accepted{}. Wait for its result: `ostler operations wait {id}`",
+                printable(&outcome.name),
+                waits.unwrap_or_default()
+            ))?;
+            return Ok(0);
+        }
+        let detail = detail.unwrap_or_default();
         print(session, &printable(&outcome.name), &outcome.status, &detail)?;
         for along in outcome.along.iter().filter(|along| !along.failed) {
             let detail = along.detail.as_deref().map(|detail| format!(": {}", printable(detail)));

@@ -14,6 +14,7 @@ use super::{
     Session,
     client::workspace,
     failure::Failure,
+    order::quoted,
     output,
     text::{self, printable},
 };
@@ -109,6 +110,9 @@ pub(super) async fn until_settled(
 
 fn still_running(name: &str, spinner: Spinner) -> Failure {
     drop(spinner);
-    output::note(&format!("stopped waiting; the daemon continues: `ostler why {name}` shows the outcome"));
+    output::note(&format!(
+        "stopped waiting; the daemon continues: `ostler operations ls {}` shows the outcome",
+        quoted(name)
+    ));
     Failure::Interrupted
 }

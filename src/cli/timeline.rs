@@ -62,8 +62,33 @@ pub(super) fn brief(event: &EventView) -> String {
     let is_shown = |key: &str, value: &str| is_update(event) || (BRIEF.contains(&key) && value != NO);
     let others = others.into_iter().filter(|(key, value)| is_shown(key, value));
     let others = others.map(|(key, value)| format!("; {}: {value}", label(key)));
-    let parts = [sentence(&event.event_type), reasons].into_iter().chain(others);
+    let sentence = operation(event).unwrap_or_else(|| sentence(&event.event_type));
+    let parts = [sentence, reasons].into_iter().chain(others);
     short_ids(&parts.collect::<String>())
+}
+
+/// The sentence for an event of an operation, such as `operation 7 (stop) was ordered by an operator`.
+fn operation(event: &EventView) -> Option<String> {
+    let text = |key: &str| event.payload.get(key).and_then(Value::as_str).map(printable);
+    let (number, kind) = (event.payload.get("operation")?.as_i64()?, text("kind")?);
+    Some(match event.event_type.as_str() {
+        "OPERATION_ACCEPTED" => {
+            let by = text("requested_by")?;
+            let by = if by.starts_with("agent:") { "its agent" } else { "an operator" };
+            format!("operation {number} ({kind}) was ordered by {by}")
+        }
+        "OPERATION_WAITING" => format!("operation {number} ({kind}) waits for Podman"),
+        "OPERATION_ENDED" => {
+            let state = match text("state")?.as_str() {
+                "done" => "is done",
+                "skipped" => "did nothing",
+                "failed" => "failed",
+                _ => "was cancelled",
+            };
+            format!("operation {number} ({kind}) {state}")
+        }
+        _ => return None,
+    })
 }
 
 /// Shortens the ids of containers and images, which have 64 hexadecimal digits, to the 12 that Podman shows.
@@ -204,6 +229,9 @@ fn sentence(event_type: &str) -> String {
             "the registry was lost or restored; unknown containers and volumes are not changed"
         }
         "REGISTRY_SETTLED" => "the registry has recovered",
+        "OPERATION_ACCEPTED" => "was given an order",
+        "OPERATION_WAITING" => "has an order that waits for Podman",
+        "OPERATION_ENDED" => "has an order that ended",
         "ENGINE_ACCEPTED" => "an engine was accepted",
         other => return printable(other).to_lowercase().replace('_', " "),
     };

@@ -180,6 +180,14 @@ mod tests {
                 "[log]\nformat = \"xml\"",
                 "config.toml:2: `log.format`: expected \"auto\", \"pretty\" or \"json\", found \"xml\"",
             ),
+        ] {
+            assert_eq!(read_text(text).unwrap_err(), message, "of the file:\n{text}");
+        }
+    }
+
+    #[test]
+    fn runtime_config_error_names_file_line_key_and_nearest_key() {
+        for (text, message) in [
             (
                 "[runtimes.agent]\nimag = \"x\"",
                 "config.toml:2: unknown key `runtimes.agent.imag`; did you mean `runtimes.agent.image`?",

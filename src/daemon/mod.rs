@@ -91,6 +91,7 @@ async fn serve_until(
         AgentListeners { api: api.clone(), config: &config, app: &app, stop: &stop, packets };
     // Bound before the sweeps begin: a daemon that agents cannot reach must not act on workspaces.
     let listeners = agent_listeners.open_known()?;
+    app.ops.continue_operations().await.context("cannot read the open operations")?;
     let (opened, open) = oneshot::channel();
     let background = [
         tokio_task(keep_accepting(app.ops.clone(), Arc::clone(&app.clock), sweeps.clone()), &stop),

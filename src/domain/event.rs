@@ -101,6 +101,12 @@ event_kinds! {
     RegistryRecovering = "REGISTRY_RECOVERING",
     /// The registry is no longer recovering.
     RegistrySettled = "REGISTRY_SETTLED",
+    /// An operation was accepted; nothing was done yet.
+    OperationAccepted = "OPERATION_ACCEPTED",
+    /// An operation waits until Podman answers.
+    OperationWaiting = "OPERATION_WAITING",
+    /// An operation ended.
+    OperationEnded = "OPERATION_ENDED",
     /// An engine was accepted as belonging to this instance.
     EngineAccepted = "ENGINE_ACCEPTED",
 }

@@ -22,6 +22,7 @@ pub mod liveness;
 pub mod memory;
 pub mod naming;
 pub mod observed;
+pub mod operation;
 pub mod plan;
 pub mod ports;
 pub mod presence;

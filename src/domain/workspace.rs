@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     ids::{ContainerId, Incarnation, WorkspaceId},
     naming::WorkspaceName,
+    operation::Revision,
     runtime::Tier,
     spec::Spec,
     status::Status,
@@ -124,6 +125,8 @@ pub struct Workspace {
     pub url: Option<String>,
     /// Policy for hibernation, concurrency, restarts and delivery.
     pub policy: Policy,
+    /// Revision of the row.
+    pub revision: Revision,
     /// Workspace whose pause also paused this one.
     pub paused_with: Option<WorkspaceId>,
     /// Workspace whose removal also removed this one, and whose undelete restores it.

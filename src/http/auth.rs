@@ -18,7 +18,7 @@ use super::{
     server::{Carrier, Owner},
 };
 use crate::{
-    domain::{ids::WorkspaceId, workspace::Workspace},
+    domain::{ids::WorkspaceId, operation::Requester, workspace::Workspace},
     store::{Scope, TokenOwner, TokenSubject},
 };
 
@@ -117,6 +117,14 @@ impl Principal {
             Self::Admin => Ok(()),
             Self::Workspace(token_owner) if token_owner.workspace == id => Ok(()),
             Self::Workspace(_) => Err(invalid()),
+        }
+    }
+
+    /// On whose order an operation of this caller is carried out.
+    pub(super) fn requester(self) -> Requester {
+        match self {
+            Self::Admin => Requester::Operator,
+            Self::Workspace(token_owner) => Requester::Agent(token_owner.workspace),
         }
     }
 

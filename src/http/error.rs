@@ -208,7 +208,6 @@ impl From<OpError> for HttpError {
             // The request is valid, but a dependency (image, port, volume) fails.
             OpError::Impossible(_) => StatusCode::FAILED_DEPENDENCY,
             OpError::Engine(_)
-            | OpError::NotStarted(_)
             | OpError::Untrusted(_)
             | OpError::Store(_)
             | OpError::Mirror(_)

@@ -19,7 +19,7 @@ use super::{
     proxy::handler,
     routes::{
         adopt, agents, configuration, delegations, doctor, elsewhere, events, exec, health, logs, memories,
-        notify, orders, registry, sweeps, tokens, trash, workspaces,
+        notify, operations, orders, registry, sweeps, tokens, trash, workspaces,
     },
     server::admission,
 };
@@ -141,6 +141,9 @@ fn for_admins() -> Router<Api> {
         .route("/exec/{id}", get(exec::show))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))
+        .route("/operations", get(operations::list))
+        .route("/operations/{id}", get(operations::show))
+        .route("/operations/{id}/cancel", post(operations::cancel))
         .route("/trash", get(trash::list))
         .route("/trash/empty", post(trash::empty))
         .route("/trash/{entry}/restore", post(trash::restore))

@@ -50,7 +50,7 @@ pub(super) fn workspace(described: Described, ops: &Ops) -> WorkspaceView {
         container_id: row.container.as_ref().map(ToString::to_string),
         host_port: row.host_port,
         drifted: ops.drifted(row),
-        operation: ops.operation(row.id),
+        operation: ops.progress(row.id),
         created_at: text(row.created_at),
         removed_at: row.removed_at.map(text),
         active_tasks: vitals.active_tasks,

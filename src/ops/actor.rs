@@ -85,16 +85,8 @@ impl Order {
         matches!(self, Self::RestartDegraded { .. })
     }
 
-    /// Whether `other` is merged into this order. A merged start takes the later `decided_after` of the two.
-    fn is_joined_by(&mut self, other: &Self) -> bool {
-        if let (Self::Start(this), Self::Start(other)) = (&mut *self, other) {
-            let decided_after = this.decided_after.max(other.decided_after);
-            let is_same = *this == StartOrder { decided_after: this.decided_after, ..other.clone() };
-            if is_same {
-                this.decided_after = decided_after;
-            }
-            return is_same;
-        }
+    /// Whether `other` is merged into this order. Starts on behalf of different operations are not merged.
+    fn is_joined_by(&self, other: &Self) -> bool {
         *self == *other
     }
 }
@@ -106,6 +98,8 @@ pub enum Applied {
     Done(String),
     /// The order's precondition no longer holds, and nothing was done. Contains the reason.
     Raced(String),
+    /// The order is stored and continues when Podman answers. Contains what it waits for.
+    Accepted(String),
 }
 
 type Waiter = oneshot::Sender<OpResult<Applied>>;
@@ -262,11 +256,15 @@ impl Actors {
         unpoisoned(&self.begun).len() + unpoisoned(&self.seen_running).len() + unpoisoned(&self.waiting).len()
     }
 
-    pub(super) fn operation(&self, workspace: WorkspaceId) -> Option<String> {
+    /// What the order in progress is doing.
+    pub(super) fn phase(&self, workspace: WorkspaceId) -> Option<String> {
         let phase = self.lock().get(&workspace).map(|queue| queue.phase.clone());
-        phase
-            .filter(|phase| !phase.is_empty())
-            .or_else(|| unpoisoned(&self.waiting).get(&workspace).map(|what| what.description().to_owned()))
+        phase.filter(|phase| !phase.is_empty())
+    }
+
+    /// What a sweep repeats once the engine answers.
+    pub(super) fn waits(&self, workspace: WorkspaceId) -> Option<String> {
+        unpoisoned(&self.waiting).get(&workspace).map(|what| what.description().to_owned())
     }
 
     /// Queues an order. Returns whether an actor has to be spawned for it.
@@ -326,7 +324,6 @@ impl Ops {
     /// The reason why it was not carried out.
     pub async fn order(&self, workspace: WorkspaceId, order: Order) -> OpResult<Applied> {
         let answer = self.submit(workspace, order);
-        self.report_queued();
         answer.await.unwrap_or(Err(OpError::Stopping))
     }
 
@@ -342,14 +339,6 @@ impl Ops {
             self.0.spawn.spawn(Box::pin(async move { ops.work(workspace).await }));
         }
         answer
-    }
-
-    /// Notifies the caller of [`Ops::reporting_queued`], if any, that its order is queued. To be called when every
-    /// order that has to be queued before the first wait is submitted.
-    pub(super) fn report_queued(&self) {
-        if let Some(queued) = &self.1 {
-            queued.report();
-        }
     }
 
     async fn work(&self, workspace: WorkspaceId) {
@@ -419,24 +408,5 @@ impl Ops {
                 self.mark_ready_now(workspace, incarnation, &container).await
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn start_orders_merge_if_only_decided_after_differs() {
-        let start = |decided_after, new_container| {
-            Order::Start(StartOrder { new_container, decided_after, ..StartOrder::default() })
-        };
-        let mut first = start(Some(1), true);
-        assert!(first.is_joined_by(&start(Some(7), true)));
-        assert_eq!(first, start(Some(7), true));
-        assert!(first.is_joined_by(&start(Some(3), true)));
-        assert_eq!(first, start(Some(7), true), "the later `decided_after` is kept");
-        assert!(!first.is_joined_by(&start(Some(9), false)));
-        assert_eq!(first, start(Some(7), true), "a different order was merged");
     }
 }

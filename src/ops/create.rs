@@ -1,11 +1,12 @@
 //! Create: first the row is stored durably, and the mirror file is updated. Then the container and volumes are created
 //! in the engine.
 
-use super::{Inner, OpError, OpResult, Ops, Order, pause::below_paused, start::StartOrder};
+use super::{Inner, OpError, OpResult, Ops, Ticket, pause::below_paused};
 use crate::{
     domain::{
         ids::{TokenId, WorkspaceId},
         naming::WorkspaceName,
+        operation::{OperationId, Requester},
         runtime::{PLAIN, Tier},
         spec::{Access, InvalidSpec, Spec, Unfit},
         status::{Failure, Status},
@@ -47,6 +48,8 @@ pub struct Created {
     pub token: Option<Token>,
     /// The engine's error, if the start waits because the engine gives no answer.
     pub waits: Option<String>,
+    /// The operation that starts it; `None` for an external workspace.
+    pub operation: Option<OperationId>,
 }
 
 impl Ops {
@@ -75,7 +78,10 @@ impl Ops {
             token: token.as_ref().map(|token| self.0.issue(token)),
             policy: request.policy,
         };
-        match self.0.store.create_workspace(new, self.0.clock.now()).await? {
+        let (store, now) = (self.0.store.clone(), self.0.clock.now());
+        let transaction = async move { store.accept_creation(new, Some(Requester::Operator), now).await };
+        let (result, ticket) = self.accepting(transaction).await?;
+        match result {
             CreateResult::NameTaken => return Err(self.0.name_taken(request.name).await?),
             CreateResult::ParentMissing => {
                 return Err(OpError::Invalid("the parent does not exist, or was removed".into()));
@@ -83,10 +89,8 @@ impl Ops {
             CreateResult::ParentPaused(parent) => return Err(below_paused(&parent)),
             CreateResult::Created(_) => {}
         }
-        if !request.external {
-            let _carried_out_anyway = self.submit(id, Order::Start(StartOrder::default()));
-        }
-        Ok(Created { id, token, waits: waits.map(|error| error.to_string()) })
+        let operation = ticket.as_ref().and_then(Ticket::operation);
+        Ok(Created { id, token, waits: waits.map(|error| error.to_string()), operation })
     }
 }
 

@@ -1,10 +1,14 @@
 //! Permanent deletion of trash entries. An entry is claimed first. Nothing is deleted by force or while it is in use.
 
-use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use super::{Applied, OpError, OpResult, Ops, Order, Ticket, actor::Phase, pause::own};
 use crate::{
-    domain::{ids::TrashId, trash::TrashState},
+    domain::{
+        ids::{TrashId, WorkspaceId},
+        operation::{Deed, Requester},
+        trash::TrashState,
+    },
     engine::ErrorKind,
-    store::DeleteGuard,
+    store::{DeleteGuard, NewOperation},
     testing::{
         crash_point,
         mutation::{Mutation, is},
@@ -17,10 +21,27 @@ impl Ops {
     /// # Errors
     /// If there is no such entry, or if its container or a volume is in use.
     pub async fn delete(&self, entry: TrashId) -> OpResult<Applied> {
+        let (workspace, ticket) = self.delete_for(entry, Requester::Operator).await?;
+        own(ticket.ended().await?, workspace)
+    }
+
+    /// Accepts the deletion of a trash entry by order of `by`. Returns its workspace, too.
+    ///
+    /// # Errors
+    /// If there is no such entry.
+    pub async fn delete_for(&self, entry: TrashId, by: Requester) -> OpResult<(WorkspaceId, Ticket)> {
         let found = self.0.store.trash_entry(entry).await?;
         let none = "there is no such trash entry; `ostler trash ls` lists the entries";
         let found = found.ok_or_else(|| OpError::NotFound(none.into()))?;
-        self.order(found.workspace, Order::Delete { entry, guard: DeleteGuard::Named, swept_by: None }).await
+        let new = NewOperation {
+            fallback_name: found.workspace_name,
+            ..by.orders(found.workspace, Deed::Delete { entry })
+        };
+        Ok((found.workspace, self.accept(new).await?))
+    }
+
+    pub(super) async fn delete_for_operator(&self, id: WorkspaceId, entry: TrashId) -> OpResult<Applied> {
+        self.order(id, Order::Delete { entry, guard: DeleteGuard::Named, swept_by: None }).await
     }
 
     pub(super) async fn delete_now(

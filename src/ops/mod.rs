@@ -1,5 +1,7 @@
 //! The use cases of operators and sweep passes, one file per verb.
 //!
+//! What operators order is an operation (`operation.rs`): stored first, then carried out by its workspace's worker.
+//!
 //! The desired state is stored first: pause and remove change the row before they change the container. If this process
 //! ends in between, the sweeps make the engine match the row. Every call that changes the engine runs as an [`Order`]
 //! under that workspace's actor (`actor.rs`), which reads the row again before it acts. An order is independent of its
@@ -16,6 +18,7 @@ mod hibernate;
 mod mark;
 mod move_to_trash;
 mod network;
+mod operation;
 mod pause;
 mod recognise;
 mod recreate;
@@ -36,8 +39,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use tokio::sync::oneshot;
-
 use crate::{
     domain::{
         ids::{ContainerId, Incarnation, WorkspaceId},
@@ -57,7 +58,8 @@ pub use adopt::{AdoptRequest, Adopted};
 pub use create::{CreateRequest, Created};
 pub use move_to_trash::MoveToTrash;
 pub use network::{Gateways, HostAddresses, KnownGateways};
-pub use pause::{Affected, Up};
+pub use operation::{Request, Ticket};
+pub use pause::{Affected, Up, own};
 pub use recognise::OwnContainers;
 pub use remove::Removal;
 pub use restart_degraded::RESTART_DUE;
@@ -68,19 +70,7 @@ pub use update::Needs;
 
 /// Carries out orders. Cheap to clone.
 #[derive(Clone)]
-pub struct Ops(Arc<Inner>, Option<Arc<Queued>>);
-
-/// Signals, once, that an order is queued. By then the order has passed all checks that are made before it is queued.
-struct Queued(Mutex<Option<oneshot::Sender<()>>>);
-
-impl Queued {
-    fn report(&self) {
-        if let Some(waiter) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // The receiver may have been dropped; that is not an error.
-            let _gone = waiter.send(());
-        }
-    }
-}
+pub struct Ops(Arc<Inner>);
 
 struct Inner {
     store: Store,
@@ -92,6 +82,7 @@ struct Inner {
     /// Replaced as a whole by a reload.
     settings: RwLock<Arc<Settings>>,
     actors: actor::Actors,
+    operations: operation::Operations,
     accepted_starts: AcceptedStarts,
     traffic: Traffic,
     wake: Wake,
@@ -137,32 +128,29 @@ impl Ops {
             mirror,
             settings: RwLock::new(Arc::new(settings)),
             actors,
+            operations: operation::Operations::default(),
             accepted_starts: AcceptedStarts::new(),
             traffic,
             wake,
             gateways: Gateways::default(),
             paused: Mutex::default(),
         };
-        Self(Arc::new(inner), None)
+        Self(Arc::new(inner))
     }
 
     /// Workspaces with an order queued or in progress, or a row that is being created.
     #[must_use]
     pub fn busy(&self) -> BTreeSet<WorkspaceId> {
-        self.0.actors.busy()
+        // The first start of a new workspace is busy from its acceptance on: its row looks like an interrupted start.
+        let mut busy = self.0.actors.busy();
+        busy.extend(self.0.operations.creating());
+        busy
     }
 
     /// Workspaces for which an [`Order::RestartDegraded`] is queued or in progress.
     #[must_use]
     pub fn restarting_degraded(&self) -> BTreeSet<WorkspaceId> {
         self.0.actors.restarting_degraded()
-    }
-
-    /// A clone for one order whose caller waits only until the order is queued. `queued` then receives a message. If
-    /// the order ends without being queued, `queued` is dropped.
-    #[must_use]
-    pub fn reporting_queued(&self, queued: oneshot::Sender<()>) -> Self {
-        Self(Arc::clone(&self.0), Some(Arc::new(Queued(Mutex::new(Some(queued))))))
     }
 
     /// Start orders that were accepted and are not finished yet.
@@ -189,13 +177,14 @@ impl Ops {
     /// while no daemon was running.
     pub fn note_running(&self, running: &[WorkspaceId]) {
         self.0.actors.note_running(running, &|workspace| self.0.store.is_live(workspace));
+        self.continue_all_waiting();
     }
 
     /// Number of entries about workspaces in memory: at most two for each registered workspace, and one more for each
     /// order that waits for the engine.
     #[must_use]
     pub fn remembered(&self) -> usize {
-        self.0.actors.remembered()
+        self.0.actors.remembered() + self.0.operations.remembered()
     }
 
     /// Submits an order and does not wait for its result.
@@ -205,8 +194,9 @@ impl Ops {
 
     /// The current operation on a workspace, as text for operators.
     #[must_use]
-    pub fn operation(&self, workspace: WorkspaceId) -> Option<String> {
-        self.0.actors.operation(workspace)
+    pub fn progress(&self, workspace: WorkspaceId) -> Option<String> {
+        let Inner { actors, operations, .. } = &*self.0;
+        actors.phase(workspace).or_else(|| operations.waits(workspace)).or_else(|| actors.waits(workspace))
     }
 
     /// Records which workspaces' containers were paused in a listing.
@@ -267,11 +257,6 @@ impl Inner {
 
     async fn row(&self, id: WorkspaceId) -> Result<Workspace, OpError> {
         self.store.workspace(id).await?.ok_or_else(not_found)
-    }
-
-    /// Same as `row`; also returns the id of the newest event at that time.
-    async fn row_by_now(&self, id: WorkspaceId) -> Result<(Workspace, i64), OpError> {
-        self.store.workspace_by_now(id).await?.ok_or_else(not_found)
     }
 }
 
@@ -342,11 +327,6 @@ pub enum OpError {
     /// The engine failed, or gave no answer.
     #[error("the engine call failed: {0}")]
     Engine(#[from] EngineError),
-    /// The engine gave no answer before anything was started, and no sweep repeats the order.
-    #[error(
-        "nothing was started, because Podman does not answer: {0}. Run the command again when Podman answers"
-    )]
-    NotStarted(EngineError),
     /// The engine is not the one that belongs to this registry.
     #[error(transparent)]
     Untrusted(Untrusted),

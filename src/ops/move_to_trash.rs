@@ -87,6 +87,12 @@ impl Ops {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
         self.0.recognise_engine().await?;
+        // Claims of an earlier attempt, whose containers may still run.
+        for entry in self.0.store.trash_of(vec![id]).await? {
+            if entry.state == TrashState::Claimed && entry.reason == TrashReason::Removed {
+                self.finish_move_to_trash_now(entry.id, phase).await?;
+            }
+        }
         let contents = self.0.contents_of(&row).await?;
         if contents == TrashContents::default() {
             // A different engine has none of these objects either, and the socket may lead to one since the first

@@ -3,17 +3,16 @@
 //! If a workspace is paused along with a workspace above it, its row records the id of that workspace, and both are
 //! resumed together. A workspace that an operator paused separately stays paused when its parent is resumed.
 
-use super::{Applied, OpError, OpResult, Ops, Order, accepted_starts::AcceptedStart, start::StartOrder};
+use super::{Applied, OpError, OpResult, Ops, Order, Ticket, not_found, start::StartOrder};
 use crate::{
     domain::{
-        event::EventKind,
         ids::WorkspaceId,
         naming::WorkspaceName,
+        operation::{Deed, Operation, Requester, Revision},
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
-    engine::EngineError,
-    store::{PauseResult, Precondition, StatusChange},
+    store::{NewOperation, PauseResult, Precondition, StatusChange},
 };
 
 /// The result of an order for one of the workspaces that it affects.
@@ -46,62 +45,26 @@ impl Ops {
     /// If nothing could be paused. The answer contains the result of each stop: if one failed, the row is paused
     /// anyway, and `settle` repeats the stop.
     pub async fn pause(&self, id: WorkspaceId) -> OpResult<Vec<Affected>> {
-        let accepted = self.0.accepted_starts.so_far();
-        let paused = match self.0.store.pause_workspace(id, self.0.clock.now()).await? {
-            PauseResult::Paused(paused) => paused,
-            PauseResult::BelowPaused(parent) => return Err(below_paused(&parent)),
-            PauseResult::NotThere => return Err(OpError::NotFound("workspace not found".into())),
+        self.accept_stop(id, Requester::Operator).await?.ended().await
+    }
+
+    pub(super) async fn accept_stop(&self, id: WorkspaceId, by: Requester) -> OpResult<Ticket> {
+        let (store, now) = (self.0.store.clone(), self.0.clock.now());
+        let starts = self.0.accepted_starts.clone();
+        let accepted = starts.so_far();
+        let transaction = async move {
+            let stored = store.accept_stop(id, Some(by), now).await?;
+            if let PauseResult::Paused(paused) = &stored.result {
+                starts.overrule(paused.iter().copied().chain([id]), accepted);
+            }
+            Ok(stored)
         };
-        self.0.accepted_starts.overrule(paused.iter().copied().chain([id]), accepted);
-        // Children first: no container may keep running below a stopped workspace. All stops are submitted before the
-        // first is awaited, because each may take its whole grace period. There is no await between the submissions,
-        // because a later order must be queued behind all of them.
-        let stops: Vec<_> = paused
-            .into_iter()
-            .rev()
-            .map(|id| {
-                // An external workspace has no container to stop. Resuming an external workspace does not wait for
-                // queued orders, so a stop order could be carried out after it and pause the workspace again.
-                let is_external = self.0.store.member(id).is_some_and(|member| member.kind == Kind::External);
-                (id, (!is_external).then(|| self.submit_stop(id)))
-            })
-            .collect();
-        self.report_queued();
-        let mut affected = Vec::with_capacity(stops.len());
-        for (id, stop) in stops {
-            let result = match stop {
-                Some(stop) => match stop.await.unwrap_or(Err(OpError::Stopping)) {
-                    Err(OpError::Engine(error)) if error.gave_no_answer() => {
-                        self.accepted(id, &error).await?
-                    }
-                    result => result,
-                },
-                None => Ok(Applied::Done("paused".into())),
-            };
-            affected.push(Affected { id, result });
+        let (paused, ticket) = self.accepting(transaction).await?;
+        match paused {
+            PauseResult::Paused(_) => ticket.ok_or_else(not_found),
+            PauseResult::BelowPaused(parent) => Err(below_paused(&parent)),
+            PauseResult::NotThere => Err(not_found()),
         }
-        affected.reverse();
-        Ok(affected)
-    }
-
-    /// The result of a stop that got no answer from the engine. If the row forbids that its containers run, `settle`
-    /// stops them once the engine answers. The order then counts as accepted, and the result says that the container is
-    /// not stopped yet.
-    pub(super) async fn accepted(&self, id: WorkspaceId, error: &EngineError) -> OpResult<OpResult<Applied>> {
-        let row = self.0.row(id).await?;
-        if !row.status.forbids_running() {
-            return Ok(Err(error.clone().into()));
-        }
-        let payload = serde_json::json!({ "container": row.container, "error": error.to_string() });
-        self.0.store.emit(self.0.clock.now(), EventKind::StopFailed, Some(id), payload, None).await?;
-        let detail = format!(
-            "its container will be stopped when Podman answers. Podman does not answer now ({error})"
-        );
-        Ok(Ok(Applied::Done(detail)))
-    }
-
-    fn submit_stop(&self, id: WorkspaceId) -> tokio::sync::oneshot::Receiver<OpResult<Applied>> {
-        self.submit(id, Order::Stop { swept: None })
     }
 
     /// Same as [`Ops::pause`], but returns only the result of the workspace itself.
@@ -116,12 +79,8 @@ impl Ops {
     ///
     /// # Errors
     /// If it is below a paused workspace, or cannot be started. The answer contains the result of each workspace.
-    pub fn resume(
-        &self,
-        id: WorkspaceId,
-        new_volume: bool,
-    ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
-        self.bring_up(id, Up::Start { new_volume })
+    pub async fn resume(&self, id: WorkspaceId, new_volume: bool) -> OpResult<Vec<Affected>> {
+        self.bring_up(id, Up::Start { new_volume }).await
     }
 
     /// Starts, restarts or recreates a workspace, and starts everything that was paused along with it. That includes
@@ -129,47 +88,55 @@ impl Ops {
     ///
     /// # Errors
     /// If it is below a paused workspace, or cannot be started. The answer contains the result of each workspace.
-    pub fn bring_up(
-        &self,
-        id: WorkspaceId,
-        how: Up,
-    ) -> impl Future<Output = OpResult<Vec<Affected>>> + Send + use<> {
-        // Before the first await: the caller reports the order as accepted after this call, and messages that arrive
-        // later must wait for the start.
-        let accepted = self.0.accepted_starts.add(id);
-        let ops = self.clone();
-        async move { ops.bring_up_now(id, how, accepted).await }
+    pub async fn bring_up(&self, id: WorkspaceId, how: Up) -> OpResult<Vec<Affected>> {
+        self.accept_up(id, how, Requester::Operator).await?.ended().await
     }
 
-    async fn bring_up_now(
-        &self,
-        id: WorkspaceId,
-        how: Up,
-        accepted: AcceptedStart,
-    ) -> OpResult<Vec<Affected>> {
-        let (row, order) = self.start_by_operator(id).await?;
+    pub(super) async fn accept_up(&self, id: WorkspaceId, how: Up, by: Requester) -> OpResult<Ticket> {
+        let row = self.0.row(id).await?;
+        self.refuse_below_paused(&row).await?;
+        if row.kind == Kind::External && row.status != Status::Paused {
+            return Err(OpError::Conflict(row.runs_elsewhere("and is started there")));
+        }
+        let deed = match how {
+            Up::Start { new_volume } => Deed::Start { new_volume },
+            Up::Restart => Deed::Restart,
+            Up::Recreate => Deed::Recreate,
+        };
+        self.accept(NewOperation { decided_on: Some(row.revision), ..by.orders(id, deed) }).await
+    }
+
+    pub(super) async fn bring_up_now(&self, operation: &Operation, how: Up) -> OpResult<Vec<Affected>> {
+        let id = operation.workspace;
+        let row = self.0.row(id).await?;
         self.refuse_below_paused(&row).await?;
         let along = self.0.store.paused_along_with(id).await?;
         // From here on each workspace has its own entry, so that a message to one workspace does not wait for the start
         // of another.
         let along: Vec<_> = along.into_iter().map(|row| (self.0.accepted_starts.add(row.id), row)).collect();
-        let overruled = || Ok(Applied::Raced("it was stopped meanwhile".into()));
-        if accepted.is_overruled() {
-            return Ok(vec![Affected { id, result: overruled() }]);
-        }
+        let order = StartOrder { cause: Some(Cause::StartByOperator), ..StartOrder::default() };
         let own = match how {
             Up::Start { new_volume } => StartOrder { new_volume, ..order.clone() },
             Up::Restart => StartOrder { even_if_running: true, ..order.clone() },
             Up::Recreate => StartOrder { even_if_running: true, new_container: true, ..order.clone() },
         };
-        let mut affected = vec![Affected { id, result: self.resume_one(&row, own).await }];
-        drop(accepted);
+        let result = match row.kind {
+            Kind::Container => self.start_once(operation, own).await,
+            Kind::External => self.await_agent(&row, operation.revision).await,
+        };
+        self.0.operations.release_start(operation.id);
+        let mut affected = vec![Affected { id, result }];
         // One after the other, parents first: a child is not started below a paused parent.
         for (accepted, row) in along {
-            let result = if accepted.is_overruled() {
-                overruled()
+            let result = if accepted.is_overruled() || self.is_given_up(operation).await? {
+                Ok(Applied::Raced("it was stopped meanwhile".into()))
             } else {
-                self.resume_descendant(row.id, id, order.clone()).await
+                let order = StartOrder {
+                    decided_on: Some(row.revision),
+                    operation: Some(operation.id),
+                    ..order.clone()
+                };
+                self.resume_descendant(row.id, id, order).await
             };
             affected.push(Affected { id: row.id, result });
             drop(accepted);
@@ -200,30 +167,33 @@ impl Ops {
             }
             (status, _) => return Ok(Applied::Raced(format!("it is {status} now"))),
         }
-        self.resume_one(&row, order).await
+        match row.kind {
+            Kind::Container => self.order(id, Order::Start(order)).await,
+            Kind::External => self.await_agent(&row, order.decided_on.unwrap_or(row.revision)).await,
+        }
     }
 
-    async fn resume_one(&self, row: &Workspace, order: StartOrder) -> OpResult<Applied> {
-        match row.kind {
-            Kind::Container => self.order_start(row.id, order).await,
-            Kind::External if row.status == Status::Paused => {
-                let change = StatusChange {
-                    workspace: row.id,
-                    cause: Cause::AwaitAgain,
-                    incarnation: None,
-                    detail: None,
-                    payload: serde_json::json!({ "name": row.name, "resumed": true }),
-                    at: self.0.clock.now(),
-                };
-                let precondition = Precondition::UndeletedAfter(order.decided_after.unwrap_or(i64::MAX));
-                Ok(if self.0.store.change_status_under(change, precondition).await? {
-                    Applied::Done("waiting for its agent".into())
-                } else {
-                    Applied::Raced("its status changed meanwhile".into())
-                })
-            }
-            Kind::External => Err(OpError::Conflict(row.runs_elsewhere("and is started there"))),
-        }
+    /// Whether a cascade must not go on: its workspace was stopped, or the operation is to be cancelled.
+    async fn is_given_up(&self, operation: &Operation) -> OpResult<bool> {
+        let stored = self.operation(operation.id).await?;
+        let row = self.0.row(operation.workspace).await?;
+        Ok((stored.cancel_requested && !stored.begun) || row.status == Status::Paused)
+    }
+
+    async fn await_agent(&self, row: &Workspace, decided_on: Revision) -> OpResult<Applied> {
+        let change = StatusChange {
+            workspace: row.id,
+            cause: Cause::AwaitAgain,
+            incarnation: None,
+            detail: None,
+            payload: serde_json::json!({ "name": row.name, "resumed": true }),
+            at: self.0.clock.now(),
+        };
+        Ok(if self.0.store.change_status_under(change, Precondition::StoppedSince(decided_on)).await? {
+            Applied::Done("waiting for its agent".into())
+        } else {
+            Applied::Raced("its status changed meanwhile".into())
+        })
     }
 
     pub(super) async fn refuse_below_paused(&self, row: &Workspace) -> OpResult<()> {
@@ -240,7 +210,11 @@ pub(super) fn below_paused(parent: &WorkspaceName) -> OpError {
     OpError::Conflict(format!("parent workspace \"{parent}\" is paused — resume it first"))
 }
 
-pub(super) fn own(affected: Vec<Affected>, id: WorkspaceId) -> OpResult<Applied> {
+/// Returns the result for one workspace.
+///
+/// # Errors
+/// If it could not be carried out for that workspace.
+pub fn own(affected: Vec<Affected>, id: WorkspaceId) -> OpResult<Applied> {
     let own = affected.into_iter().find(|affected| affected.id == id);
     own.map_or_else(|| Err(OpError::NotFound("workspace not found".into())), |affected| affected.result)
 }

@@ -2,19 +2,18 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::broadcast;
 
-use super::{Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use super::{Applied, OpError, OpResult, Ops, Ticket, actor::Phase, not_found};
 use crate::{
     domain::{
         event::{Event, EventKind},
         ids::WorkspaceId,
         naming::WorkspaceName,
+        operation::{OperationId, Requester},
         status::Status,
         trash::{TrashContents, TrashEntry, TrashState},
     },
-    engine::EngineError,
     runtime::clock::within,
     store::{DeleteGuard, RemoveResult},
 };
@@ -31,8 +30,11 @@ pub enum Removal {
         cascaded: usize,
         /// The result of the purge, if one was ordered; an error if not everything is deleted yet.
         purged: Option<OpResult<()>>,
-        /// The engine's error, if containers and volumes are not in the trash yet because the engine gives no answer.
-        waits: Option<EngineError>,
+        /// What the operation waits for, if containers and volumes are not in the trash yet because the engine gives no
+        /// answer.
+        waits: Option<String>,
+        /// The operation that moves or deletes what they own.
+        operation: Option<OperationId>,
     },
     /// It has children and `cascade` was not given: nothing was done.
     HasChildren(Vec<(WorkspaceId, WorkspaceName)>),
@@ -46,67 +48,81 @@ impl Ops {
     /// # Errors
     /// If there is no such workspace.
     pub async fn remove(&self, id: WorkspaceId, cascade: bool, purge: bool) -> OpResult<Removal> {
+        self.remove_for(id, (cascade, purge), Requester::Operator).await
+    }
+
+    /// The same as [`Ops::remove`], by order of `by`.
+    ///
+    /// # Errors
+    /// If there is no such workspace.
+    pub async fn remove_for(
+        &self,
+        id: WorkspaceId,
+        (cascade, purge): (bool, bool),
+        by: Requester,
+    ) -> OpResult<Removal> {
         // Subscribes before anything is claimed, so that no claim is missed.
         let claims = self.0.store.subscribe();
-        match self.0.store.remove_workspace(id, cascade, purge, self.0.clock.now()).await? {
-            RemoveResult::NotThere => Err(OpError::NotFound("workspace not found".into())),
-            RemoveResult::HasChildren(children) => Ok(Removal::HasChildren(children)),
-            RemoveResult::Removed { removed } => {
-                let order = if purge { Order::Purge } else { Order::MoveRemovedToTrash };
-                // Children before parents: no container may keep running below a removed workspace. All orders are
-                // submitted before the first is awaited.
-                let begun: Vec<_> =
-                    removed.iter().rev().map(|workspace| self.submit(*workspace, order.clone())).collect();
-                if !purge {
-                    let waits = self.until_claimed(&removed, begun, claims).await;
-                    return Ok(Removal::Removed { cascaded: removed.len() - 1, purged: None, waits });
-                }
-                let mut purged = Some(Ok(()));
-                for answer in begun {
-                    if let Err(error) = gone(answer.await.unwrap_or(Err(OpError::Stopping))) {
-                        purged = Some(Err(error));
-                    }
-                }
-                Ok(Removal::Removed { cascaded: removed.len() - 1, purged, waits: None })
+        let (store, now) = (self.0.store.clone(), self.0.clock.now());
+        let starts = self.0.accepted_starts.clone();
+        let accepted = starts.so_far();
+        let transaction = async move {
+            let stored = store.accept_removal(id, (cascade, purge), Some(by), now).await?;
+            if let RemoveResult::Removed { removed } = &stored.result {
+                starts.overrule(removed.iter().copied(), accepted);
             }
+            Ok(stored)
+        };
+        let (result, ticket) = self.accepting(transaction).await?;
+        let (removed, ticket) = match (result, ticket) {
+            (RemoveResult::Removed { removed }, Some(ticket)) => (removed, ticket),
+            (RemoveResult::HasChildren(children), _) => return Ok(Removal::HasChildren(children)),
+            (RemoveResult::NotThere | RemoveResult::Removed { .. }, _) => return Err(not_found()),
+        };
+        let (cascaded, operation) = (removed.len() - 1, ticket.operation());
+        if purge {
+            let purged = ticket
+                .ended()
+                .await
+                .and_then(|affected| affected.into_iter().try_for_each(|one| gone(one.result)));
+            return Ok(Removal::Removed { cascaded, purged: Some(purged), waits: None, operation });
         }
+        let waits = self.until_claimed(&removed, ticket, claims).await;
+        Ok(Removal::Removed { cascaded, purged: None, waits, operation })
     }
 
     /// Waits until the trash shows everything that was removed. Does not wait until the containers are stopped, which
-    /// may take their whole grace period. Does not wait for an engine that gives no answer either; its error is
-    /// returned.
+    /// may take their whole grace period. Does not wait for an engine that gives no answer either; what the operation
+    /// waits for is returned.
     async fn until_claimed(
         &self,
         removed: &[WorkspaceId],
-        begun: Vec<oneshot::Receiver<OpResult<Applied>>>,
+        ticket: Ticket,
         mut claims: broadcast::Receiver<Event>,
-    ) -> Option<EngineError> {
-        let ended = removed.iter().rev().zip(begun).map(|(id, answer)| answer.map(|done| (*id, done)));
-        let mut waits = None;
-        let mut ended: FuturesUnordered<_> = ended.collect();
+    ) -> Option<String> {
         let mut left: BTreeSet<_> = removed.iter().copied().collect();
+        let mut ended = std::pin::pin!(ticket.ended());
         let waiting = async {
             while !left.is_empty() {
                 tokio::select! {
                     biased;
-                    Some((id, done)) = ended.next() => {
-                        if let Ok(Err(OpError::Engine(error))) = done && error.gave_no_answer() {
-                            waits = Some(error);
-                        }
-                        left.remove(&id)
-                    }
+                    done = &mut ended => return done.ok()?.into_iter().find_map(|one| match one.result {
+                        Ok(Applied::Accepted(why)) => Some(why),
+                        Ok(Applied::Done(_) | Applied::Raced(_)) | Err(_) => None,
+                    }),
                     claim = claims.recv() => match claim {
                         Ok(event) if event.event_type == EventKind::ContainerReaped.as_str() => {
                             event.workspace_id.is_some_and(|id| left.remove(&id))
                         }
                         Ok(_) => false,
-                        Err(_) => break,
+                        Err(_) => return None,
                     },
                 };
             }
+            None
         };
-        let _shown_later = within(&*self.0.clock, CLAIMED_WITHIN, waiting).await;
-        waits
+        // If it takes longer, the trash shows it later.
+        within(&*self.0.clock, CLAIMED_WITHIN, waiting).await.flatten()
     }
 
     /// Moves what a removed workspace still owns to the trash, and permanently deletes its trash entries.
@@ -158,6 +174,6 @@ impl Ops {
 fn gone(applied: OpResult<Applied>) -> OpResult<()> {
     match applied? {
         Applied::Done(_) => Ok(()),
-        Applied::Raced(why) => Err(OpError::Conflict(why)),
+        Applied::Raced(why) | Applied::Accepted(why) => Err(OpError::Conflict(why)),
     }
 }

@@ -1,9 +1,10 @@
 //! Restoring from the trash: the container gets its old name back, then the entry is deleted.
 
-use super::{AdoptRequest, Affected, Applied, OpError, OpResult, Ops, Order, actor::Phase};
+use super::{AdoptRequest, Affected, Applied, OpError, OpResult, Ops, Ticket, actor::Phase};
 use crate::{
     domain::{
         ids::{TrashId, WorkspaceId},
+        operation::Requester,
         status::Status,
         trash::{TrashReason, TrashState},
     },
@@ -20,6 +21,15 @@ impl Ops {
     /// # Errors
     /// If the entry is gone or is being deleted, or if its workspace has another container by now.
     pub async fn restore(&self, entry: TrashId) -> OpResult<Applied> {
+        let (workspace, ticket) = self.restore_for(entry, Requester::Operator).await?;
+        self.restored(workspace, ticket).await
+    }
+
+    /// Accepts the restore of a trash entry by order of `by`. Returns its workspace, too.
+    ///
+    /// # Errors
+    /// As for [`Ops::restore`].
+    pub async fn restore_for(&self, entry: TrashId, by: Requester) -> OpResult<(WorkspaceId, Ticket)> {
         let gone =
             || OpError::NotFound("there is no such trash entry; `ostler trash ls` lists the entries".into());
         let found = self.0.store.trash_entry(entry).await?.ok_or_else(gone)?;
@@ -27,12 +37,15 @@ impl Ops {
             return Err(OpError::Conflict("it is being permanently deleted and cannot be restored".into()));
         }
         match found.reason {
-            TrashReason::Removed => self.restore_removed(found.workspace).await,
+            TrashReason::Removed => {
+                let ticket = self.accept_undelete(found.workspace, None, false, by).await?;
+                Ok((found.workspace, ticket))
+            }
             TrashReason::Unknown => {
-                if !self.0.store.begin_restore(entry).await? && found.state != TrashState::Restoring {
-                    return Err(gone());
-                }
-                self.order(found.workspace, Order::Restore(entry)).await
+                let (store, now) = (self.0.store.clone(), self.0.clock.now());
+                let transaction = async move { store.accept_restore(entry, Some(by), now).await };
+                let (_is_restoring, ticket) = self.accepting(transaction).await?;
+                Ok((found.workspace, ticket.ok_or_else(gone)?))
             }
             TrashReason::Stray | TrashReason::Replaced => Err(OpError::Conflict(format!(
                 "workspace `{}` has another container now, so this one cannot be restored. It is kept, stopped, as \
@@ -44,9 +57,12 @@ impl Ops {
         }
     }
 
-    /// Undeletes the workspace of an entry, and everything that the same removal included.
-    async fn restore_removed(&self, id: WorkspaceId) -> OpResult<Applied> {
-        let affected = self.undelete(id, None, false).await?;
+    /// Waits for a restore, and describes the results for all workspaces of the removal that it undoes.
+    ///
+    /// # Errors
+    /// If it could not be carried out.
+    pub async fn restored(&self, id: WorkspaceId, ticket: Ticket) -> OpResult<Applied> {
+        let affected = ticket.ended().await?;
         let (own, along): (Vec<_>, Vec<_>) = affected.into_iter().partition(|affected| affected.id == id);
         let own = own.into_iter().next().map_or_else(|| Err(super::not_found()), |own| own.result)?;
         let Applied::Done(summary) = own else { return Ok(own) };
@@ -54,7 +70,7 @@ impl Ops {
         for Affected { id, result } in along {
             let name = self.0.row(id).await?.name;
             let what = match result {
-                Ok(Applied::Done(summary) | Applied::Raced(summary)) => summary,
+                Ok(Applied::Done(summary) | Applied::Raced(summary) | Applied::Accepted(summary)) => summary,
                 Err(error) => error.to_string(),
             };
             summaries.push(format!("{name}: {what}"));

@@ -2,17 +2,15 @@
 
 use serde_json::json;
 
-use super::{Applied, Inner, OpResult, Ops, Order, actor::Phase};
+use super::{Applied, Inner, OpResult, Ops, actor::Phase};
 use crate::{
     domain::{
         event::EventKind,
         ids::{ContainerId, WorkspaceId},
         naming::{LABEL_WORKSPACE, Owner, container_owner, is_labelled_as},
-        status::{Cause, Status},
         workspace::Workspace,
     },
     engine::{EngineError, EngineResult, ErrorKind},
-    store::{PauseResult, StatusChange},
     testing::{
         crash_point,
         mutation::{Mutation, is},
@@ -27,13 +25,9 @@ impl Ops {
         phase: &Phase,
     ) -> OpResult<Applied> {
         phase.report("stop: stopping its container");
-        let mut row = self.0.row(id).await?;
-        if swept.is_none() && row.status != Status::Paused {
-            // A start that was in progress when the stop was ordered has changed the row after the pause. The stop was
-            // ordered later, so it takes precedence.
-            self.pause_again(&row).await?;
-            row = self.0.row(id).await?;
-        }
+        let row = self.0.row(id).await?;
+        // A start that was decided before the stop is abandoned by its transaction. If the row allows that its container
+        // runs, it was started on a later order.
         if !row.status.forbids_running() {
             return Ok(Applied::Raced(format!("it is {} now", row.status)));
         }
@@ -60,21 +54,6 @@ impl Ops {
         Ok(Applied::Done("its container is stopped".into()))
     }
 
-    /// Pauses a row again, together with everything that was created or came up below it meanwhile: nothing may start
-    /// or run below a paused workspace.
-    async fn pause_again(&self, row: &Workspace) -> OpResult<()> {
-        match self.0.store.pause_workspace(row.id, self.0.clock.now()).await? {
-            PauseResult::Paused(paused) => {
-                for below in paused.into_iter().filter(|paused| *paused != row.id) {
-                    self.begin(below, Order::Stop { swept: None });
-                }
-                Ok(())
-            }
-            PauseResult::BelowPaused(_) => self.0.pause(row).await.map(drop),
-            PauseResult::NotThere => Ok(()),
-        }
-    }
-
     /// Stops every container of a row and verifies it. A failure is also reported by a `StopFailed` event.
     pub(super) async fn stop_containers_of(&self, row: &Workspace) -> OpResult<()> {
         let grace = self.0.stop_grace(row);
@@ -96,18 +75,6 @@ impl Ops {
 }
 
 impl Inner {
-    async fn pause(&self, row: &Workspace) -> OpResult<bool> {
-        let change = StatusChange {
-            workspace: row.id,
-            cause: Cause::Pause,
-            incarnation: None,
-            detail: None,
-            payload: json!({ "name": row.name }),
-            at: self.clock.now(),
-        };
-        Ok(self.store.change_status(change).await?)
-    }
-
     pub(super) fn stop_grace(&self, row: &Workspace) -> std::time::Duration {
         self.settings()
             .runtimes

@@ -1,8 +1,13 @@
 //! Undelete: the rows become paused, and what they owned is restored.
 
-use super::{Affected, Applied, OpError, OpResult, Ops, Order};
+use super::{Affected, Applied, OpError, OpResult, Ops, Order, Ticket, not_found};
 use crate::{
-    domain::{ids::WorkspaceId, naming::WorkspaceName, trash::TrashState},
+    domain::{
+        ids::WorkspaceId,
+        naming::WorkspaceName,
+        operation::{Requester, UndeleteTarget},
+        trash::TrashState,
+    },
     store::{UndeleteResult, UndeleteSkip, UndeletedAlong, UndeletedUnder},
 };
 
@@ -18,9 +23,24 @@ impl Ops {
         name: Option<WorkspaceName>,
         only: bool,
     ) -> OpResult<Vec<Affected>> {
+        self.accept_undelete(id, name, only, Requester::Operator).await?.ended().await
+    }
+
+    pub(super) async fn accept_undelete(
+        &self,
+        id: WorkspaceId,
+        name: Option<WorkspaceName>,
+        only: bool,
+        by: Requester,
+    ) -> OpResult<Ticket> {
         let row = self.0.row(id).await?;
         let wanted = name.clone().unwrap_or_else(|| row.name.clone());
-        match self.0.store.undelete_workspace(id, name, only, self.0.clock.now()).await? {
+        let (store, now, named) = (self.0.store.clone(), self.0.clock.now(), wanted.clone());
+        let describe = move |along, under: &UndeletedUnder| targets(id, &named, along, under);
+        let transaction =
+            async move { store.accept_undelete(id, (name, only), describe, Some(by), now).await };
+        let (result, ticket) = self.accepting(transaction).await?;
+        match result {
             UndeleteResult::NotThere => Err(OpError::Conflict(format!(
                 "workspace `{}` is not removed: it is {}",
                 row.name, row.status
@@ -33,37 +53,14 @@ impl Ops {
                  undeleted",
                 row.name
             ))),
-            UndeleteResult::Back { along, under, .. } => {
-                let summary =
-                    format!("undeleted and paused: `ostler start` starts it{}", described(&wanted, &under));
-                let mut affected = vec![Affected { id, result: self.restore_contents(id, &summary).await }];
-                for UndeletedAlong { id, name, left } in along {
-                    let result = match left {
-                        Some(left) => Err(OpError::Conflict(skip_reason(id, &name, &left))),
-                        None => {
-                            self.restore_contents(id, &format!("undeleted with {wanted}, and paused")).await
-                        }
-                    };
-                    affected.push(Affected { id, result });
-                }
-                Ok(affected)
-            }
+            UndeleteResult::Back { .. } => ticket.ok_or_else(not_found),
         }
     }
 
-    async fn restore_contents(&self, id: WorkspaceId, summary: &str) -> OpResult<Applied> {
+    pub(super) async fn restore_contents(&self, id: WorkspaceId, summary: &str) -> OpResult<Applied> {
         for entry in self.0.store.trash_of(vec![id]).await? {
             if entry.state == TrashState::Restoring {
-                match self.order(id, Order::Restore(entry.id)).await {
-                    // The row is undeleted already, and `settle` finishes the restore.
-                    Err(OpError::Engine(error)) if error.gave_no_answer() => {
-                        return Ok(Applied::Done(format!(
-                            "undeleted and paused; its container and volumes are restored when Podman answers. \
-                             Podman does not answer now ({error})"
-                        )));
-                    }
-                    done => drop(done?),
-                }
+                self.order(id, Order::Restore(entry.id)).await?;
             }
         }
         // If the workspace was undeleted before the removal stopped its container, the container still runs. Without
@@ -72,17 +69,33 @@ impl Ops {
             return Ok(Applied::Done(summary.to_owned()));
         }
         match self.order(id, Order::StopUndeleted).await {
-            Err(OpError::Engine(error)) if error.gave_no_answer() => Ok(Applied::Done(format!(
-                "undeleted and paused; its container will be stopped when Podman answers. Podman does not answer now \
-                 ({error})"
-            ))),
-            Err(OpError::Engine(error)) => Err(OpError::Conflict(format!(
+            Err(OpError::Engine(error)) if !error.gave_no_answer() => Err(OpError::Conflict(format!(
                 "it is undeleted and paused, but its container could not be stopped ({error}): ostler keeps trying"
             ))),
             Err(error) => Err(error),
             Ok(_) => Ok(Applied::Done(summary.to_owned())),
         }
     }
+}
+
+/// The workspaces of an undelete, with the texts for the caller. The workspace itself comes first.
+fn targets(
+    id: WorkspaceId,
+    name: &WorkspaceName,
+    along: Vec<UndeletedAlong>,
+    under: &UndeletedUnder,
+) -> Vec<UndeleteTarget> {
+    let note = format!("undeleted and paused: `ostler start` starts it{}", described(name, under));
+    let own = UndeleteTarget { workspace: id, note, skipped: false };
+    let along = along.into_iter().map(|UndeletedAlong { id, name: of, left }| UndeleteTarget {
+        workspace: id,
+        skipped: left.is_some(),
+        note: match left {
+            Some(left) => skip_reason(id, &of, &left),
+            None => format!("undeleted with {name}, and paused"),
+        },
+    });
+    std::iter::once(own).chain(along).collect()
 }
 
 /// Describes the changes in the tree, as the continuation of a sentence; empty if there are none.

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Scope, Store, StoreResult,
-    row::{self, WORKSPACE_COLUMNS, workspace},
+    row::{self, WORKSPACE_COLUMN_COUNT, WORKSPACE_COLUMNS, workspace},
 };
 use crate::domain::{heartbeat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
 
@@ -57,7 +57,7 @@ pub struct Described {
 }
 
 /// Number of columns before those of [`VITALS`].
-const AFTER: usize = 29;
+const AFTER: usize = WORKSPACE_COLUMN_COUNT;
 
 const VITALS: &str = "p.last_heartbeat_at, p.last_activity_at, p.error_rate, p.active_tasks, p.uptime_seconds, \
      p.monthly_spend_cents, p.wedged_since, r.agent_card, r.current_task, r.sample_error, r.runtime_state, \

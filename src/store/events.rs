@@ -54,9 +54,9 @@ const BYTES: &str = "octet_length(payload) + 128";
 
 /// Condition for events that may be trimmed (`?1` is one hour ago).
 ///
-/// Some events of the last hour are excluded, because decisions depend on them: destructive actions, which the breaker
-/// counts, and undeletes, which cancel earlier start orders. A flood of other events must not delete these.
-const TRIMMABLE: &str = "(swept_by IS NULL AND event_type <> 'WORKSPACE_UNDELETED' OR created_at < ?1)";
+/// Destructive actions of the last hour are excluded, because the breaker counts them. A flood of other events must not
+/// delete these.
+const TRIMMABLE: &str = "(swept_by IS NULL OR created_at < ?1)";
 
 /// Age up to which the excluded events are kept, in milliseconds.
 const PROTECTED_MS: i64 = 60 * 60 * 1000;
@@ -128,22 +128,8 @@ fn add_cards<'a>(sql: &Connection, newest_first: impl Iterator<Item = &'a mut Ev
     Ok(())
 }
 
-/// Returns the sequence number of the newest event; 0 if there is none.
-pub(super) fn newest_sequence(sql: &Connection) -> StoreResult<i64> {
+fn newest_sequence(sql: &Connection) -> StoreResult<i64> {
     Ok(sql.prepare_cached("SELECT ifnull(max(sequence), 0) FROM events")?.query_row([], |row| row.get(0))?)
-}
-
-/// Returns whether a workspace was undeleted after an event. Orders from before the undelete must then be ignored.
-pub(super) fn was_undeleted_after(
-    sql: &Connection,
-    workspace: WorkspaceId,
-    sequence: i64,
-) -> StoreResult<bool> {
-    Ok(sql
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM events WHERE workspace = ?1 AND sequence > ?2 AND event_type = ?3)",
-        )?
-        .query_row(params![workspace, sequence, EventKind::Undeleted.as_str()], |row| row.get(0))?)
 }
 
 /// The most bytes of payloads read at once; larger than the largest payload.

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::{
     Store, StoreResult,
-    events::was_undeleted_after,
     lane::Tx,
     row::conversion,
     workspaces::{
         StatusChange, change_status, descendants, event_of, many, one, parents_first, paused_in_chain,
+        was_stopped_since,
     },
 };
 use crate::domain::{
@@ -21,6 +21,7 @@ use crate::domain::{
     event::EventKind,
     ids::{Incarnation, WorkspaceId},
     naming::WorkspaceName,
+    operation::Revision,
     status::{Cause, Status},
     time::{JUMP, Timestamp},
     workspace::Workspace,
@@ -46,9 +47,9 @@ pub enum Precondition {
     /// No heartbeat was received at this time or later. A heartbeat whose time is more than 10 s in the future does not
     /// count: it was received before the clock was set back.
     HeartbeatSince(Timestamp),
-    /// The workspace was not undeleted after the event with this number. The status alone does not show this: a
-    /// workspace that was removed and undeleted meanwhile is paused again.
-    UndeletedAfter(i64),
+    /// The workspace was not stopped or undeleted since its row had this revision, and no ancestor is paused. The status alone does not show this:
+    /// a workspace that was removed and undeleted meanwhile is paused again.
+    StoppedSince(Revision),
 }
 
 /// Reason for hibernating a workspace.
@@ -124,28 +125,7 @@ impl Store {
     /// # Errors
     /// When the store cannot answer.
     pub async fn pause_workspace(&self, id: WorkspaceId, at: Timestamp) -> StoreResult<PauseResult> {
-        self.lanes
-            .write("pause workspace", move |tx| {
-                let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
-                    return Ok(PauseResult::NotThere);
-                };
-                if let Some(parent) = row.parent
-                    && let Some(paused) = paused_in_chain(tx.sql, parent)?
-                {
-                    return Ok(PauseResult::BelowPaused(paused));
-                }
-                let mut paused = vec![id];
-                pause_one(tx, &row, None, at)?;
-                for below in descendants(tx.sql, id)? {
-                    if let Some(row) = one(tx.sql, below)?
-                        && pause_one(tx, &row, Some(id), at)?
-                    {
-                        paused.push(below);
-                    }
-                }
-                Ok(PauseResult::Paused(paused))
-            })
-            .await
+        Ok(self.accept_stop(id, None, at).await?.result)
     }
 
     /// Returns the nearest paused workspace among `parent` and its ancestors.
@@ -200,42 +180,7 @@ impl Store {
         why: HibernateReason,
         at: Timestamp,
     ) -> StoreResult<HibernateResult> {
-        self.lanes
-            .write("begin hibernation", move |tx| {
-                let seen: Option<(u32, Option<Timestamp>, String, u8)> = tx
-                    .sql
-                    .prepare_cached(
-                        "SELECT p.active_tasks, p.last_activity_at, w.name, w.tier FROM workspaces w
-                         JOIN pulse p ON p.workspace = w.key WHERE w.id = ?1",
-                    )?
-                    .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
-                    .optional()?;
-                let Some((tasks, active_at, name, tier)) = seen else { return Ok(HibernateResult::Raced) };
-                let (idle_since, evidence, force) = match why {
-                    HibernateReason::Ordered { force } => (None, None, force),
-                    HibernateReason::Idle { since, evidence } => (Some(since), Some(evidence), false),
-                };
-                if tasks > 0 && !force {
-                    return Ok(HibernateResult::Busy(tasks));
-                }
-                if let (Some(since), Some(active_at)) = (idle_since, active_at)
-                    && active_at > since
-                    && !active_at.is_ahead_of(at)
-                {
-                    return Ok(HibernateResult::Raced);
-                }
-                let change = StatusChange {
-                    workspace: id,
-                    cause: Cause::BeginHibernation,
-                    incarnation: None,
-                    detail: None,
-                    payload: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
-                    at,
-                };
-                let begun = change_status(tx, &change, EventKind::Hibernating)?;
-                Ok(if begun { HibernateResult::Begun } else { HibernateResult::Raced })
-            })
-            .await
+        Ok(self.accept_hibernation(id, why, None, at).await?.result)
     }
 
     /// Records a container's exit and its consequence: a restart with its due time, or parking if the budget is used
@@ -426,6 +371,28 @@ impl Store {
     }
 }
 
+/// See [`Store::pause_workspace`].
+pub(super) fn pause(tx: &mut Tx<'_>, id: WorkspaceId, at: Timestamp) -> StoreResult<PauseResult> {
+    let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
+        return Ok(PauseResult::NotThere);
+    };
+    if let Some(parent) = row.parent
+        && let Some(paused) = paused_in_chain(tx.sql, parent)?
+    {
+        return Ok(PauseResult::BelowPaused(paused));
+    }
+    let mut paused = vec![id];
+    pause_one(tx, &row, None, at)?;
+    for below in descendants(tx.sql, id)? {
+        if let Some(row) = one(tx.sql, below)?
+            && pause_one(tx, &row, Some(id), at)?
+        {
+            paused.push(below);
+        }
+    }
+    Ok(PauseResult::Paused(paused))
+}
+
 fn pause_one(
     tx: &mut Tx<'_>,
     row: &Workspace,
@@ -446,7 +413,9 @@ fn pause_one(
     let by_itself = row.status == Status::Paused && with.is_none();
     if paused || by_itself {
         tx.sql
-            .prepare_cached("UPDATE workspaces SET paused_with = ?2 WHERE id = ?1")?
+            .prepare_cached(
+                "UPDATE workspaces SET paused_with = ?2, stopped_revision = revision + 1 WHERE id = ?1",
+            )?
             .execute(params![row.id, with])?;
         // A change of `paused_with` alone emits no event.
         tx.touch(row.id);
@@ -465,7 +434,15 @@ fn holds(sql: &Connection, id: WorkspaceId, precondition: Precondition, now: Tim
                                 WHERE w.id = ?1 AND COALESCE(p.last_heartbeat_at, 0) NOT BETWEEN ?2 AND ?3)",
             )?
             .query_row(params![id, since, now + JUMP], |row| row.get(0))?,
-        Precondition::UndeletedAfter(event) => !was_undeleted_after(sql, id, event)?,
+        Precondition::StoppedSince(revision) => {
+            let parent: Option<WorkspaceId> = sql
+                .prepare_cached("SELECT parent_id FROM workspaces WHERE id = ?1")?
+                .query_row([id], |row| row.get(0))
+                .optional()?
+                .flatten();
+            let above = parent.map(|parent| paused_in_chain(sql, parent)).transpose()?.flatten();
+            above.is_none() && !was_stopped_since(sql, id, Some(revision))?
+        }
     })
 }
 
@@ -489,4 +466,45 @@ fn write_ends(
         .prepare_cached("UPDATE workspaces SET ends = ?2, restart_due_at = ?3 WHERE id = ?1")?
         .execute(params![id, json!(ends).to_string(), due_at])?;
     Ok(())
+}
+
+/// See [`Store::begin_hibernation`].
+pub(in crate::store) fn hibernate(
+    tx: &mut Tx<'_>,
+    id: WorkspaceId,
+    why: HibernateReason,
+    at: Timestamp,
+) -> StoreResult<HibernateResult> {
+    let seen: Option<(u32, Option<Timestamp>, String, u8)> = tx
+        .sql
+        .prepare_cached(
+            "SELECT p.active_tasks, p.last_activity_at, w.name, w.tier FROM workspaces w
+             JOIN pulse p ON p.workspace = w.key WHERE w.id = ?1",
+        )?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    let Some((tasks, active_at, name, tier)) = seen else { return Ok(HibernateResult::Raced) };
+    let (idle_since, evidence, force) = match why {
+        HibernateReason::Ordered { force } => (None, None, force),
+        HibernateReason::Idle { since, evidence } => (Some(since), Some(evidence), false),
+    };
+    if tasks > 0 && !force {
+        return Ok(HibernateResult::Busy(tasks));
+    }
+    if let (Some(since), Some(active_at)) = (idle_since, active_at)
+        && active_at > since
+        && !active_at.is_ahead_of(at)
+    {
+        return Ok(HibernateResult::Raced);
+    }
+    let change = StatusChange {
+        workspace: id,
+        cause: Cause::BeginHibernation,
+        incarnation: None,
+        detail: None,
+        payload: json!({ "name": name, "tier": tier, "evidence": evidence, "ordered": idle_since.is_none() }),
+        at,
+    };
+    let begun = change_status(tx, &change, EventKind::Hibernating)?;
+    Ok(if begun { HibernateResult::Begun } else { HibernateResult::Raced })
 }

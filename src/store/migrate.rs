@@ -27,6 +27,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
     ("0001_keeper", include_str!("migrations/0001_keeper.sql")),
     ("0002_registry", include_str!("migrations/0002_registry.sql")),
     ("0003_field", include_str!("migrations/0003_field.sql")),
+    ("0004_operations", include_str!("migrations/0004_operations.sql")),
 ];
 
 /// Refuses a file that must not be opened for writing. Changes nothing in it.

@@ -23,6 +23,7 @@ mod log;
 mod memories;
 mod migrate;
 mod mirror;
+mod operations;
 mod private;
 #[cfg(test)]
 mod query_plans;
@@ -63,6 +64,7 @@ pub use lifecycle::{
 };
 pub use memories::{Memory, MemoryQuery, Remembered};
 pub use mirror::{DirectoryMark, MIRROR_FILE_NAME, Mirror, MirrorRecord};
+pub use operations::{CancelResult, NewOperation, Parked, Stored};
 pub use registry::{HostReach, Registry};
 pub use reports::{Registration, ReportResult};
 pub use roster::{LastReport, Member, Pause, TokenOwner, TokenSubject, manages_status};

@@ -13,6 +13,7 @@ use crate::domain::{
         ActivityId, DelegationId, Incarnation, InstanceId, MemoryId, PlanId, TokenId, TrashId, WorkspaceId,
     },
     naming::WorkspaceName,
+    operation::Revision,
     status::Status,
     time::Timestamp,
     workspace::{Delivery, Kind, Policy, Workspace},
@@ -83,7 +84,10 @@ pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runt
      w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
      w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
      w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at, \
-     w.delivery_mode, w.removed_with, w.config_pending";
+     w.delivery_mode, w.removed_with, w.config_pending, w.revision";
+
+/// Number of columns in [`WORKSPACE_COLUMNS`].
+pub(super) const WORKSPACE_COLUMN_COUNT: usize = 30;
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
@@ -124,5 +128,6 @@ pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
         paused_with: row.get(24)?,
         restart_due_at: row.get(25)?,
         removed_with: row.get(27)?,
+        revision: Revision(row.get(29)?),
     })
 }

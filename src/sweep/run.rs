@@ -238,7 +238,7 @@ impl Sweeper {
         crash_point::before("sweep: apply an action");
         let verdict = match self.apply(pass, &planned, snapshot).await {
             Ok(Applied::Done(detail)) => Verdict::Applied(detail),
-            Ok(Applied::Raced(why)) => Verdict::Raced(why),
+            Ok(Applied::Raced(why) | Applied::Accepted(why)) => Verdict::Raced(why),
             Err(error) => {
                 tracing::warn!(pass, action = %planned.action.describe(), %error, "sweep action failed");
                 Verdict::Failed(error.to_string())

@@ -45,7 +45,13 @@ pub const STEPS: &[(&str, &str)] = &[
     ("reach: create the network", "the shared network, or the network of one workspace, exists"),
     ("store host reach", "how workspaces reach this host is stored for the next start"),
     // Creating and changing a workspace.
-    ("create workspace", "the row of a new workspace exists"),
+    // Operations.
+    ("accept operation", "an operation is stored whose order changes no row"),
+    ("park operation", "an operation is marked as waiting for Podman"),
+    ("continue operation", "a waiting operation is marked as running again"),
+    ("cancel operation", "an operation is cancelled, or its worker is to abandon it"),
+    ("end operation", "the result of an operation is stored, and the next one is marked as running"),
+    ("create workspace", "the row of a new workspace exists, and the operation that starts it"),
     ("patch workspace", "the row has new values in fields that users may change"),
     ("adopt workspace", "the row of an unknown workspace is rebuilt"),
     ("adopt container", "a known row takes over a container that the restored registry did not know"),

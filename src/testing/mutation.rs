@@ -94,6 +94,14 @@ pub enum Mutation {
     KeepAllHistory,
     /// A workspace's name takes precedence over a matching id of another.
     NamesBeforeIds,
+    /// A new daemon does not continue the open operations of the previous one.
+    ForgetOperations,
+    /// An operation is recorded as done before it is carried out.
+    DoneBeforeDeed,
+    /// A start goes on although its operation was cancelled.
+    CancelledGoesOn,
+    /// An operation runs at once although another one of its workspace runs.
+    TwoAtOnce,
 }
 
 impl Mutation {
@@ -265,6 +273,22 @@ impl Mutation {
             Self::NamesBeforeIds,
             "names-before-ids",
             "a workspace's name takes precedence over a matching id of another",
+        ),
+        (
+            Self::ForgetOperations,
+            "forget-operations",
+            "a new daemon does not continue the open operations of the previous one",
+        ),
+        (
+            Self::DoneBeforeDeed,
+            "done-before-deed",
+            "an operation is recorded as done before it is carried out",
+        ),
+        (Self::CancelledGoesOn, "cancelled-goes-on", "a start goes on although its operation was cancelled"),
+        (
+            Self::TwoAtOnce,
+            "two-at-once",
+            "an operation runs at once although another one of its workspace runs",
         ),
     ];
 }

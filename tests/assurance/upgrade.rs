@@ -494,13 +494,17 @@ impl Drop for Daemon {
     }
 }
 
-/// Copies every row `copies` times, with new keys, and with every keyword that its columns allow.
+/// Copies every row `copies` times, with new keys, and with every keyword that its columns allow. A table that
+/// allows only one row stays as it is.
 ///
 /// It knows columns, not tables, so the next old schema needs no change here. Unique values are made unique by column
 /// name or type; all others stay as the old version wrote them.
 fn multiply(sql: &mut Connection, copies: u32) -> rusqlite::Result<()> {
     let tables: Vec<String> = sql
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> 'registry'")?
+        .prepare(
+            "SELECT t.name FROM sqlite_schema t WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'
+               AND NOT EXISTS (SELECT 1 FROM pragma_table_info(t.name) c WHERE c.name = 'only_row')",
+        )?
         .query_map([], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
     sql.pragma_update(None, "foreign_keys", false)?;

@@ -1,7 +1,10 @@
 //! The output of each query command, as text and as JSON.
 
 use insta::assert_snapshot;
-use ostler::api::{sweep::HeldPlan, token::IssuedToken, trash::TrashOutcome, workspace::WorkspaceView};
+use ostler::api::{
+    operation::OperationView, sweep::HeldPlan, token::IssuedToken, trash::TrashOutcome,
+    workspace::WorkspaceView,
+};
 use serde_json::json;
 
 use super::fixtures;
@@ -117,6 +120,8 @@ fn trash_ls_lists_entries_with_expiry_time() {
 fn trash_restore_reports_its_outcome() {
     let daemon = FakeDaemon::start();
     let outcome = |done, detail: &str| TrashOutcome {
+        accepted: false,
+        operation_id: Some(7),
         id: "0b5e1111-0000-4000-8000-000000000001".into(),
         workspace_name: "tester".into(),
         done,
@@ -136,6 +141,8 @@ fn trash_restore_reports_its_outcome() {
 fn trash_empty_requires_yes_flag_without_terminal() {
     let daemon = FakeDaemon::start();
     let outcome = |id: &str, done, detail: &str| TrashOutcome {
+        accepted: false,
+        operation_id: Some(7),
         id: id.into(),
         workspace_name: "tester".into(),
         done,
@@ -262,4 +269,40 @@ fn cli_command_runs_with_warning_when_config_file_is_invalid() {
     assert_eq!(ran.code, 0, "{}", ran.transcript());
     assert!(ran.transcript().contains("unknown key `sweep.nope`"), "{}", ran.transcript());
     assert!(ran.transcript().contains("builder"), "{}", ran.transcript());
+}
+
+#[test]
+fn operations_are_listed_shown_awaited_and_cancelled() {
+    let daemon = FakeDaemon::start();
+    let waits = "it continues when Podman answers. Podman does not answer now (connection refused)";
+    let by_agent = OperationView {
+        requested_by: format!("agent:{}", fixtures::BUILDER),
+        ..fixtures::operation(39, "restart", "done", Some("started"))
+    };
+    let list = [
+        fixtures::operation(42, "stop", "accepted", None),
+        fixtures::operation(41, "start", "running", None),
+        fixtures::operation(40, "start", "waiting", Some(waits)),
+        by_agent,
+        fixtures::operation(38, "start", "failed", Some("image `alpine:nope` is not on this machine")),
+    ];
+    daemon.answers("GET /operations?limit=20&open=false", 200, &list);
+    both!(daemon, "operations", ["operations"]);
+    daemon.answers("GET /operations?limit=5&open=true&workspace=night%20shift", 200, &list[..1]);
+    let narrowed = daemon.run(&["ops", "ls", "night shift", "--open", "-n", "5"]);
+    assert_eq!(narrowed.code, 0, "{}", narrowed.transcript());
+    daemon.answers("GET /operations/41", 200, &list[1]);
+    both!(daemon, "operations_show", ["operations", "show", "41"]);
+    let done = fixtures::operation(41, "start", "done", Some("started"));
+    daemon.answers("GET /operations/41?wait=true", 200, &list[1]).answers(
+        "GET /operations/41?wait=true",
+        200,
+        &done,
+    );
+    assert_snapshot!("operations_wait", daemon.run(&["operations", "wait", "41"]).transcript());
+    daemon.answers("GET /operations/38?wait=true", 200, &list[4]);
+    assert_snapshot!("operations_wait_failed", daemon.run(&["operations", "wait", "38"]).transcript());
+    let cancelled = fixtures::operation(42, "start", "cancelled", Some("an operator cancelled it"));
+    daemon.answers("POST /operations/42/cancel", 200, &cancelled);
+    both!(daemon, "operations_cancel", ["operations", "cancel", "42"]);
 }

@@ -4,6 +4,7 @@ use ostler::api::{
     adoption::{AdoptItem, AdoptOutcome},
     doctor::{Check, DoctorReport},
     event::EventView,
+    operation::OperationView,
     sweep::{ActionView, HeldPlan, PassRun, PassView},
     token::{TokenList, TokenView},
     trash::TrashView,
@@ -14,6 +15,26 @@ use serde_json::{Value, json};
 pub(super) const BUILDER: &str = "6f1c0c5e-0d0f-4c58-9b0e-0a4c1b7e2d11";
 pub(super) const TESTER: &str = "7a2d1d6f-1e10-4d69-8c1f-1b5d2c8f3e22";
 const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+pub(super) fn operation(id: i64, kind: &str, state: &str, detail: Option<&str>) -> OperationView {
+    let at = || Some("2020-03-04T05:06:07.890Z".to_owned());
+    let ended = matches!(state, "done" | "skipped" | "failed" | "cancelled");
+    OperationView {
+        id,
+        kind: kind.into(),
+        workspace_id: BUILDER.into(),
+        workspace_name: "builder".into(),
+        requested_by: "operator".into(),
+        state: state.into(),
+        progress: (state == "running").then(|| "start: pulling image alpine".into()),
+        detail: detail.map(Into::into),
+        cancel_requested: false,
+        revision: 4,
+        created_at: "2020-03-04T05:06:07.890Z".into(),
+        started_at: at().filter(|_| state != "accepted"),
+        ended_at: at().filter(|_| ended),
+    }
+}
 
 pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
     WorkspaceView {

@@ -15,6 +15,7 @@ fn created() -> CreatedWorkspace {
         name: "builder".into(),
         status: "provisioning".into(),
         external: false,
+        operation_id: Some(7),
         connection: None,
         notes: Vec::new(),
         ignored: Vec::new(),
@@ -29,6 +30,7 @@ fn outcome(status: &str) -> OrderOutcome {
         status: status.into(),
         detail: None,
         along: Vec::new(),
+        operation_id: Some(7),
     }
 }
 
@@ -270,10 +272,23 @@ fn undelete_sends_new_name_from_name_option() {
 }
 
 #[test]
+fn accepted_order_prints_its_operation_and_what_it_waits_for() {
+    let daemon = FakeDaemon::start();
+    let why = "it continues when Podman answers. Podman does not answer now (connection refused)";
+    let waits = OrderOutcome { accepted: true, detail: Some(why.into()), ..outcome("paused") };
+    daemon.answers("POST /workspaces/builder/start", 200, &waits);
+    assert_snapshot!("start_accepted", daemon.run(&["start", "builder"]).transcript());
+    let unawaited = OrderOutcome { accepted: true, ..outcome("online") };
+    daemon.answers("POST /workspaces/builder/restart?wait=false", 200, &unawaited);
+    assert_snapshot!("restart_no_wait", daemon.run(&["restart", "builder", "--no-wait"]).transcript());
+}
+
+#[test]
 fn rm_prints_undelete_command_or_purge_result() {
     let daemon = FakeDaemon::start();
     let removed = |cascade_deleted| RemoveOutcome {
         detail: None,
+        operation_id: Some(7),
         status: "removed".into(),
         cascade_deleted,
         purged: None,
@@ -299,6 +314,7 @@ fn rm_without_cascade_fails_and_lists_children() {
     let child = |name: &str| Child { id: fixtures::TESTER.into(), name: name.into() };
     let confirmation = RemoveOutcome {
         detail: None,
+        operation_id: None,
         status: "confirmation_required".into(),
         cascade_deleted: 0,
         purged: None,

@@ -268,7 +268,7 @@ async fn token_of_a_removed_workspace_only_reports_the_removal() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}", one.id))).await;
-    removed.is(200, r#"{"status":"removed","cascade_deleted":0}"#);
+    assert_eq!(removed.well()["status"], "removed");
     one.heartbeat(json!({})).await.refuses(410, "workspace removed");
     one.register(json!({})).await.refuses(410, "workspace removed");
     let card = Ask::post("/registry/update-card");

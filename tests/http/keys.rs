@@ -36,7 +36,10 @@ async fn create_ignores_known_keys_of_existing_clients() {
         assert_eq!(made.json()["ignored"], ignored, "{made:?}");
     }
     let plain = json!({ "name": "d", "runtime": "agent" });
-    registry.order(Ask::post("/workspaces").json(plain)).await.has(201, &["id", "name", "status"]);
+    registry
+        .order(Ask::post("/workspaces").json(plain))
+        .await
+        .has(201, &["id", "name", "status", "operation_id"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

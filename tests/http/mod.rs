@@ -18,6 +18,7 @@ mod keys;
 mod load;
 mod memories;
 mod notify;
+mod operations;
 mod peers;
 mod poll;
 mod proxy;

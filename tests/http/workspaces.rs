@@ -43,8 +43,10 @@ async fn container_workspace_is_provisioning_after_create() {
         "name": "one", "role": "digs", "runtime": "agent", "image": IMAGE, "tier": 3, "env": { "A": "b" },
         "config": "name: one\n", "hibernation_idle_minutes": 30, "max_concurrent_tasks": 4,
     });
-    let made =
-        registry.order(Ask::post("/workspaces").json(options)).await.has(201, &["id", "name", "status"]);
+    let made = registry
+        .order(Ask::post("/workspaces").json(options))
+        .await
+        .has(201, &["id", "name", "status", "operation_id"]);
     assert_eq!((&made["name"], &made["status"]), (&json!("one"), &json!("provisioning")));
     let id = made["id"].as_str().unwrap();
     assert_eq!(id, id.to_lowercase());
@@ -282,7 +284,8 @@ async fn removal_with_children_requires_confirmation() {
     assert_eq!(refused["children_count"], 1);
     assert_eq!(root.status().await, "online", "a refused removal changed the status");
     let removed = registry.order(Ask::new("DELETE", format!("/workspaces/{}?confirm=true", root.id))).await;
-    removed.is(200, r#"{"status":"removed","cascade_deleted":2}"#);
+    let removed = removed.has(200, &["status", "cascade_deleted", "operation_id"]);
+    assert_eq!((&removed["status"], &removed["cascade_deleted"]), (&json!("removed"), &json!(2)));
     for client in [&root, &child, &grandchild] {
         assert_eq!(client.status().await, "removed", "the row is not removed when the answer arrives");
     }

@@ -80,10 +80,11 @@ impl Command {
     }
 
     /// Whether an answer reports that the command was carried out. The answer "nothing was done" does not: another
-    /// operation came first, and the resulting status is not guaranteed.
+    /// operation came first, and the resulting status is not guaranteed. An operation that is only accepted waits for the
+    /// engine.
     pub(super) fn is_granted_by(status: u16, body: &Value) -> bool {
         let nothing = body["detail"].as_str().is_some_and(|detail| detail.starts_with("nothing was done"));
-        status < 300 && !nothing
+        status < 300 && !nothing && body["accepted"] != true
     }
 
     /// Whether a workspace may have this status if this command was granted and no other was given since.

@@ -586,6 +586,8 @@ fn start(
     app.sweeper = Arc::new((plan.change_sweeper)(sweeper));
     let (driver, sweeps) = app.driver(ostler::sweep::all(), calls);
     let stop_driving = CancellationToken::new();
+    let ops = app.ops.clone();
+    sim.spawn(owner, async move { ops.continue_operations().await.expect("the store answers") });
     if plan.driven {
         sim.spawn(owner, driver.drive(stop_driving.clone()));
     }

@@ -21,6 +21,7 @@ use ostler::{
     domain::{
         heartbeat::Heartbeat,
         ids::WorkspaceId,
+        operation::Revision,
         status::{Cause, Failure, Status},
         workspace::Policy,
     },
@@ -348,7 +349,9 @@ fn start(site: &Installation, id: WorkspaceId, act: Act, token_owner: TokenOwner
                     .unwrap()
                     .is_some_and(|row| row.status == Status::Hibernated);
                 if is_hibernated {
-                    let order = StartOrder { cause: Some(Cause::Resume), ..StartOrder::default() };
+                    // The defect: a cause of operators, and no guard against stops.
+                    let (cause, decided_on) = (Some(Cause::Resume), Some(Revision(i64::MAX)));
+                    let order = StartOrder { cause, decided_on, ..StartOrder::default() };
                     drop(ops.order(id, Order::Start(order)).await);
                 }
             }

@@ -26,8 +26,11 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, status::Status},
-    ops::{Applied, OpResult, Ops},
+    domain::{
+        ids::WorkspaceId,
+        status::{Cause, Status},
+    },
+    ops::{Applied, OpResult, Ops, StartOrder},
     sweep::{Mode, Sweeper},
 };
 
@@ -128,12 +131,16 @@ enum Order {
 }
 
 impl Order {
+    /// The worker's order itself, without the transactions that accept and end an operation: these touch no token, and
+    /// would multiply the number of orders to run.
     async fn give(self, ops: &Ops, id: WorkspaceId) -> OpResult<Applied> {
-        match self {
-            Self::Start => ops.start(id, false).await,
-            Self::Restart => ops.restart(id).await,
-            Self::Recreate => ops.recreate(id).await,
-        }
+        let order = StartOrder { cause: Some(Cause::StartByOperator), ..StartOrder::default() };
+        let order = match self {
+            Self::Start => order,
+            Self::Restart => StartOrder { even_if_running: true, ..order },
+            Self::Recreate => StartOrder { even_if_running: true, new_container: true, ..order },
+        };
+        ops.order(id, ostler::ops::Order::Start(order)).await
     }
 }
 

@@ -162,10 +162,10 @@ async fn newer_database_is_refused_and_left_unchanged() {
     bytes[60..64].copy_from_slice(&7_u32.to_be_bytes());
     fs::write(&path, &bytes).unwrap();
     let error = refused(directory.path(), "although newer");
-    assert!(matches!(error, OpenError::Newer { version: 7, known: 3, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { version: 7, known: 4, .. }), "{error}");
     let message = error.to_string();
     assert!(
-        message.contains("Install that version again") && message.contains("ostler.backup-v3.db"),
+        message.contains("Install that version again") && message.contains("ostler.backup-v4.db"),
         "{message}"
     );
     assert_eq!(content(directory.path()), BTreeMap::from([(path, bytes)]));

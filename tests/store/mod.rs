@@ -10,6 +10,7 @@ mod files;
 mod heartbeats;
 mod held_plans;
 mod old;
+mod operations;
 mod rows;
 mod statuses;
 mod tokens;
@@ -172,7 +173,8 @@ impl Fixture {
             container: container_id(),
             spec_hash: "hash".into(),
             token: issue,
-            not_undeleted_after: None,
+            decided_on: None,
+            operation: None,
             replaces: None,
             degraded: None,
             at,

@@ -17,6 +17,32 @@ use crate::support::{old_schemas::OLD, tables::Tables};
 
 const T: i64 = 1_700_000_000_000;
 
+/// The workspaces of every file.
+const SINCE_1: &[(&str, Status)] = &[
+    ("lead", Status::Online),
+    ("worker", Status::Degraded),
+    ("asleep", Status::Hibernated),
+    ("stopped", Status::Paused),
+    ("broken", Status::Failed(Failure::StartError)),
+    ("gone", Status::Removed),
+    ("phone", Status::AwaitingAgent),
+    ("down", Status::Offline),
+    ("starting", Status::Provisioning),
+];
+
+/// Those that the files of schema 3 and later have in addition.
+const SINCE_3: &[(&str, Status)] = &[
+    ("team", Status::Removed),
+    ("worker", Status::Removed),
+    ("stopping", Status::Hibernating),
+    ("slow", Status::Failed(Failure::ProvisionTimeout)),
+    ("parked", Status::Failed(Failure::Parked)),
+    ("returning", Status::Offline),
+    ("hook", Status::Online),
+    ("helper", Status::Paused),
+    ("orphan", Status::Paused),
+];
+
 #[tokio::test]
 async fn every_released_schema_migrates_and_keeps_every_row() {
     for (version, (schema, text)) in (1..).zip(OLD) {
@@ -36,21 +62,8 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
 
         let rows = store.describe_all(Scope::Any).await.unwrap();
         let statuses: Vec<_> = rows.iter().map(|one| (one.row.name.as_str(), one.row.status)).collect();
-        assert_eq!(
-            statuses,
-            [
-                ("lead", Status::Online),
-                ("worker", Status::Degraded),
-                ("asleep", Status::Hibernated),
-                ("stopped", Status::Paused),
-                ("broken", Status::Failed(Failure::StartError)),
-                ("gone", Status::Removed),
-                ("phone", Status::AwaitingAgent),
-                ("down", Status::Offline),
-                ("starting", Status::Provisioning),
-            ],
-            "{schema}"
-        );
+        let added: &[_] = if version < 3 { &[] } else { SINCE_3 };
+        assert_eq!(statuses, [SINCE_1, added].concat(), "{schema}");
         let lead = &rows[0].row;
         assert_eq!(lead.spec.env.get("KEY").map(String::as_str), Some("value"), "{schema}");
         assert_eq!((lead.host_port, lead.status_since), (Some(21_001), Timestamp(T + 1)), "{schema}");
@@ -68,7 +81,10 @@ async fn every_released_schema_migrates_and_keeps_every_row() {
         assert!(store.may_communicate(lead.id, rows[1].row.id, true), "{schema}: the tree was lost");
         assert_eq!(store.memory_is_true().await, Ok(true), "{schema}");
         // A workspace that was offline in a schema without the restart budget is not restarted automatically.
-        assert_eq!(store.restarts_due(Timestamp(i64::MAX)).await.unwrap().rows, [], "{schema}");
+        let due = store.restarts_due(Timestamp(i64::MAX)).await.unwrap().rows;
+        let due: Vec<_> = due.iter().map(|(row, at)| (row.name.as_str(), *at)).collect();
+        let expected = if version < 3 { vec![] } else { vec![("returning", Timestamp(T + 10_015))] };
+        assert_eq!(due, expected, "{schema}");
     }
 }
 

@@ -199,9 +199,13 @@ async fn workspace_in_the_trash_is_adopted_only_during_its_restore() {
     assert_eq!(adopt().await, None, "adopted while kept");
     assert!(fixture.begin_delete(entry).await);
     assert_eq!(adopt().await, None, "adopted while being deleted");
-    assert_eq!(fixture.store.begin_restore(entry).await, Ok(false), "restored while being deleted");
+    assert_eq!(
+        fixture.store.begin_restore(entry, minute(1)).await,
+        Ok(false),
+        "restored while being deleted"
+    );
     fixture.store.cancel_transition(entry).await.unwrap();
-    assert_eq!(fixture.store.begin_restore(entry).await, Ok(true));
+    assert_eq!(fixture.store.begin_restore(entry, minute(1)).await, Ok(true));
     assert!(!fixture.begin_delete(entry).await, "deleted while it is restored");
     assert!(adopt().await.is_some());
     assert_eq!(fixture.store.finish_restore(entry, minute(6)).await, Ok(true));

@@ -4,4 +4,5 @@
 pub(crate) const OLD: &[(&str, &str)] = &[
     ("0001_keeper", include_str!("../store/old/0001_keeper.sql")),
     ("0002_registry", include_str!("../store/old/0002_registry.sql")),
+    ("0003_field", include_str!("../store/old/0003_field.sql")),
 ];

@@ -214,6 +214,7 @@ impl Registry {
             },
         });
         app.ops.accept_first_engine().await.expect("the fake engine is accepted");
+        app.ops.continue_operations().await.expect("the open operations are read");
         let (driver, sweeps) = app.driver(sweep::all(), calls);
         let network = Network {
             listen: vec![address.ip()],

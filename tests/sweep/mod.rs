@@ -5,6 +5,7 @@ mod driver;
 mod graces;
 mod hibernation;
 mod idempotence;
+mod operations;
 mod reboots;
 mod starts;
 mod windows;

@@ -94,7 +94,10 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8,
         output::note(&printable(note));
     }
     let mut failure = None;
-    let mut location = String::new();
+    let mut location = match created.operation_id.filter(|_| !wait) {
+        Some(id) => format!(". Wait for its start: `ostler operations wait {id}`"),
+        None => String::new(),
+    };
     if wait && !created.external {
         let view = spinner::until_settled(session, &created.id, &created.name).await?;
         created.status.clone_from(&view.status);

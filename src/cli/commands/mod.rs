@@ -13,6 +13,7 @@ mod logs;
 mod ls;
 mod man;
 mod message;
+mod operations;
 mod recreate;
 mod reload;
 mod restart;
@@ -67,6 +68,8 @@ pub(super) enum Command {
     Token(token::Args),
     #[command(visible_alias = "sweeps")]
     Sweep(sweep::Args),
+    #[command(visible_alias = "ops")]
+    Operations(operations::Args),
     Events(events::Args),
     Why(why::Args),
     Doctor(doctor::Args),
@@ -109,6 +112,7 @@ impl Command {
             Self::Adopt(args) => adopt::run(&session()?, args).await,
             Self::Token(args) => token::run(&session()?, args).await,
             Self::Sweep(args) => sweep::run(&session()?, args).await,
+            Self::Operations(args) => operations::run(&session()?, args).await,
             Self::Events(args) => events::run(&session()?, &args).await,
             Self::Why(args) => why::run(&session()?, &args).await,
             Self::Doctor(args) => doctor::run(&session()?, &args).await,

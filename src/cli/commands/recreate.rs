@@ -40,7 +40,8 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8
             .await?;
     let of = |view: Option<WorkspaceView>| view.and_then(|view| view.container_id);
     if !args.no_wait && of(view().await) == of(before.clone()) {
-        // No container was replaced, because another start was carried out first; the response reports it.
+        // No container was replaced: another start was carried out first, or Podman gives no answer. The response
+        // reports it.
         return Ok(code);
     }
     let (are, started) =

@@ -97,19 +97,26 @@ fn row(entry: &TrashView) -> [Cell; 8] {
     ]
 }
 
+/// What was done, or by which operation it will be done.
+fn detail(outcome: &TrashOutcome) -> String {
+    let detail = printable(&outcome.detail);
+    match outcome.operation_id.filter(|_| outcome.accepted) {
+        Some(id) => format!(
+            "accepted as operation {id}: {detail}. `ostler operations cancel {id}` may still prevent it"
+        ),
+        None => detail,
+    }
+}
+
 async fn restore(session: &Session<'_>, entry: &str) -> Result<u8, Failure> {
     let outcome: TrashOutcome =
         session.client.post(&format!("/trash/{}/restore", segment(entry)), &()).await?;
     if session.out.json() {
         session.out.value(&outcome)?;
-    } else if outcome.done {
-        session.out.line(&format!(
-            "{}: {}",
-            printable(&outcome.workspace_name),
-            printable(&outcome.detail)
-        ))?;
+    } else if outcome.done || outcome.accepted {
+        session.out.line(&format!("{}: {}", printable(&outcome.workspace_name), detail(&outcome)))?;
     }
-    if outcome.done {
+    if outcome.done || outcome.accepted {
         return Ok(0);
     }
     let why =
@@ -123,17 +130,13 @@ async fn empty(session: &Session<'_>, entries: Vec<String>, yes: bool) -> Result
         return Ok(0);
     }
     let outcomes: Vec<TrashOutcome> = session.client.post("/trash/empty", &EmptyTrash { entries }).await?;
-    let kept = outcomes.iter().filter(|outcome| !outcome.done).count();
+    let kept = outcomes.iter().filter(|outcome| !outcome.done && !outcome.accepted).count();
     if session.out.json() {
         session.out.value(&outcomes)?;
     } else {
         for outcome in &outcomes {
             let name = printable(&outcome.workspace_name);
-            session.out.line(&format!(
-                "{}  {name}: {}",
-                text::short(&outcome.id),
-                printable(&outcome.detail)
-            ))?;
+            session.out.line(&format!("{}  {name}: {}", text::short(&outcome.id), detail(outcome)))?;
         }
         if outcomes.is_empty() {
             output::note("The trash was empty.");

@@ -83,7 +83,7 @@ async fn adopt_one(api: &Api, request: AdoptRequest, spec: Option<LabelledSpec>)
     let (ops, order) = (api.0.ops.clone(), request.clone());
     let (adopted, detail) = match api.detached(async move { ops.adopt(order).await }).await {
         Ok(Applied::Done(detail)) => (true, detail),
-        Ok(Applied::Raced(why)) => (false, why),
+        Ok(Applied::Raced(why) | Applied::Accepted(why)) => (false, why),
         Err(error) => (false, error.to_string()),
     };
     AdoptItem { adopted, detail, ..planned(&request, spec.as_ref()) }

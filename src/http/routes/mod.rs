@@ -13,6 +13,7 @@ mod keys;
 pub(super) mod logs;
 pub(super) mod memories;
 pub(super) mod notify;
+pub(super) mod operations;
 pub(super) mod orders;
 pub(super) mod registry;
 pub(super) mod sweeps;

@@ -1,21 +1,18 @@
 //! Starts, stops, pauses, resumes, restarts, recreates, hibernates, wakes and undeletes workspaces.
 
-use std::future::Future;
-
 use axum::{Json, extract::State};
 use serde::Deserialize;
-use tokio::sync::oneshot;
 
 use super::{Body, Path, Query};
 use crate::{
     api::order::{AffectedView, OrderOutcome, Start, Undelete},
-    domain::{ids::WorkspaceId, naming::WorkspaceName, workspace::Workspace},
+    domain::{ids::WorkspaceId, naming::WorkspaceName, operation::Requester, workspace::Workspace},
     http::{
         Api,
         auth::Principal,
         error::{HttpError, HttpResult},
     },
-    ops::{Affected, Applied, OpError, Ops, Up},
+    ops::{Affected, Applied, Request, Up},
     store::Scope,
 };
 
@@ -29,120 +26,37 @@ fn yes() -> bool {
     true
 }
 
-/// Runs an operation on the workspace named by `reference` and returns its outcome. If `wait` is false, it only returns
-/// that the operation was accepted.
-async fn ordered<W>(
-    api: &Api,
-    (reference, scope): (&str, Scope),
-    wait: bool,
-    order: impl FnOnce(Ops, WorkspaceId) -> W,
-) -> HttpResult<Json<OrderOutcome>>
-where
-    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
-{
-    let id = api.resolve(reference, scope).await?.id;
-    ordered_for(api, id, wait, order).await
-}
-
-async fn ordered_for<W>(
+/// Accepts an order and returns its outcome. If `wait` is false, it only returns that the order was accepted, and by
+/// which operation it is carried out.
+async fn ordered(
     api: &Api,
     id: WorkspaceId,
     wait: bool,
-    order: impl FnOnce(Ops, WorkspaceId) -> W,
-) -> HttpResult<Json<OrderOutcome>>
-where
-    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
-{
-    let applied = if wait {
-        Some(api.detached(order(api.0.ops.clone(), id)).await?)
-    } else {
-        queued(api, id, order).await?
-    };
-    let row = api.0.store.workspace(id).await?;
-    let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
-    Ok(Json(match applied {
-        Some(Applied::Done(detail)) => outcome(&row, Some(detail)),
-        Some(Applied::Raced(why)) => outcome(&row, Some(format!("nothing was done: {why}"))),
-        // The operation is only queued: the row still describes the state before it.
-        None => OrderOutcome { accepted: true, detail: None, ..outcome(&row, None) },
-    }))
-}
-
-/// Starts an operation and waits only until it is queued, so that operations requested later run after it.
-///
-/// Returns `None` once the operation is queued. If the operation ended before that, returns its result.
-async fn queued<W>(
-    api: &Api,
-    id: WorkspaceId,
-    order: impl FnOnce(Ops, WorkspaceId) -> W,
-) -> Result<Option<Applied>, OpError>
-where
-    W: Future<Output = Result<Applied, OpError>> + Send + 'static,
-{
-    let (queued_sender, queued) = oneshot::channel();
-    let (answer, mut done) = oneshot::channel();
-    let work = order(api.0.ops.reporting_queued(queued_sender), id);
-    api.0.spawn.spawn(Box::pin(async move {
-        if let Err(Err(error)) = answer.send(work.await) {
-            tracing::warn!(workspace = %id, %error, "background operation failed");
-        }
-    }));
-    tokio::select! {
-        biased;
-        done = &mut done => return done.unwrap_or(Err(OpError::Stopping)).map(Some),
-        Ok(()) = queued => return Ok(None),
-        else => {}
+    request: Request,
+    by: Requester,
+) -> HttpResult<Json<OrderOutcome>> {
+    let ops = api.0.ops.clone();
+    let ticket = api.detached(async move { ops.operate(id, request, by).await }).await?;
+    let operation_id = ticket.operation().map(|operation| operation.0);
+    if !wait && operation_id.is_some() {
+        let row = row(api, id).await?;
+        // The container may not match the row yet.
+        return Ok(Json(OrderOutcome { accepted: true, detail: None, operation_id, ..outcome(&row, None) }));
     }
-    done.await.unwrap_or(Err(OpError::Stopping)).map(Some)
-}
-
-fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
-    OrderOutcome {
-        id: row.id.to_string(),
-        name: row.name.to_string(),
-        status: row.status.as_str().into(),
-        detail: detail.or_else(|| row.status_detail.clone()),
-        along: Vec::new(),
-        accepted: false,
-    }
-}
-
-/// Runs an operation on a workspace and the workspaces below it, and returns the outcome of each.
-async fn cascaded<W>(
-    api: &Api,
-    id: WorkspaceId,
-    wait: bool,
-    order: impl FnOnce(Ops, WorkspaceId) -> W,
-) -> HttpResult<Json<OrderOutcome>>
-where
-    W: Future<Output = Result<Vec<Affected>, OpError>> + Send + 'static,
-{
-    if !wait {
-        let own = |ops, id| {
-            let work = order(ops, id);
-            async move {
-                let own = work.await?.into_iter().find(|affected| affected.id == id);
-                own.map_or_else(|| Ok(Applied::Done(String::new())), |affected| affected.result)
-            }
-        };
-        return ordered_for(api, id, false, own).await;
-    }
-    let work = order(api.0.ops.clone(), id);
-    let affected = api.detached(work).await?;
     let mut own = None;
     let mut along = Vec::new();
-    for Affected { id: of, result } in affected {
-        let row = api.0.store.workspace(of).await?;
-        let row = row.ok_or_else(|| HttpError::not_found("workspace not found"))?;
+    for Affected { id: of, result } in api.detached(ticket.ended()).await? {
+        let row = row(api, of).await?;
+        let accepted = matches!(result, Ok(Applied::Accepted(_)));
         let (detail, failed) = match result {
-            Ok(Applied::Done(detail)) => (Some(detail), false),
+            Ok(Applied::Done(detail) | Applied::Accepted(detail)) => (Some(detail), false),
             Ok(Applied::Raced(why)) => (Some(format!("nothing was done: {why}")), false),
             // A failure of the workspace itself fails the request; those of workspaces below it are listed.
             Err(error) if of == id => return Err(error.into()),
             Err(error) => (Some(error.to_string()), true),
         };
         if of == id {
-            own = Some(outcome(&row, detail));
+            own = Some(OrderOutcome { accepted, operation_id, ..outcome(&row, detail) });
             continue;
         }
         along.push(AffectedView {
@@ -157,6 +71,33 @@ where
     Ok(Json(OrderOutcome { along, ..own }))
 }
 
+async fn row(api: &Api, id: WorkspaceId) -> HttpResult<Workspace> {
+    api.0.store.workspace(id).await?.ok_or_else(|| HttpError::not_found("workspace not found"))
+}
+
+fn outcome(row: &Workspace, detail: Option<String>) -> OrderOutcome {
+    OrderOutcome {
+        id: row.id.to_string(),
+        name: row.name.to_string(),
+        status: row.status.as_str().into(),
+        detail: detail.or_else(|| row.status_detail.clone()),
+        along: Vec::new(),
+        accepted: false,
+        operation_id: None,
+    }
+}
+
+/// Accepts an operator's order for the live workspace named by `reference`.
+async fn by_operator(
+    api: &Api,
+    reference: &str,
+    wait: bool,
+    request: Request,
+) -> HttpResult<Json<OrderOutcome>> {
+    let id = api.resolve(reference, Scope::Live).await?.id;
+    ordered(api, id, wait, request, Requester::Operator).await
+}
+
 /// Handles both `/start` and `/resume`.
 pub(in crate::http) async fn resume(
     State(api): State<Api>,
@@ -164,9 +105,8 @@ pub(in crate::http) async fn resume(
     Query(query): Query<WaitQuery>,
     Body(body): Body<Start>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let id = api.resolve(&reference, Scope::Live).await?.id;
-    let order = |ops: Ops, id| ops.resume(id, body.new_volume);
-    cascaded(&api, id, query.wait, order).await
+    let request = Request::Up(Up::Start { new_volume: body.new_volume });
+    by_operator(&api, &reference, query.wait, request).await
 }
 
 /// Handles both `/stop` and `/pause`.
@@ -175,8 +115,7 @@ pub(in crate::http) async fn pause(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let id = api.resolve(&reference, Scope::Live).await?.id;
-    cascaded(&api, id, query.wait, |ops: Ops, id| async move { ops.pause(id).await }).await
+    by_operator(&api, &reference, query.wait, Request::Stop).await
 }
 
 #[derive(Deserialize)]
@@ -199,8 +138,8 @@ pub(in crate::http) async fn hibernate(
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
-    let order = |ops: Ops, id| async move { ops.hibernate(id, query.force).await };
-    ordered_for(&api, row.id, query.wait, order).await
+    let request = Request::Hibernate { force: query.force };
+    ordered(&api, row.id, query.wait, request, principal.requester()).await
 }
 
 pub(in crate::http) async fn wake(
@@ -208,8 +147,7 @@ pub(in crate::http) async fn wake(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let order = |ops: Ops, id| async move { ops.wake(id).await };
-    ordered(&api, (&reference, Scope::Live), query.wait, order).await
+    by_operator(&api, &reference, query.wait, Request::Wake).await
 }
 
 /// Restarts a workspace, at the request of an admin or of the workspace itself.
@@ -224,14 +162,11 @@ pub(in crate::http) async fn restart(
     if !principal.is_admin() {
         api.0.buckets.orders.check(row.id).map_err(HttpError::too_many)?;
     }
-    // If the settings have changed since the container was created, this route recreates the container to apply them.
-    let how = if api.0.ops.drifted(&row) { Up::Recreate } else { Up::Restart };
-    if principal.is_admin() {
-        let order = |ops: Ops, id| ops.bring_up(id, how);
-        return cascaded(&api, row.id, query.wait, order).await;
-    }
-    let order = |ops: Ops, id| async move { ops.restart_itself(id).await };
-    ordered_for(&api, row.id, query.wait, order).await
+    // If the settings have changed since the container was created, an admin's request recreates the container to apply
+    // them.
+    let recreates = principal.is_admin() && api.0.ops.drifted(&row);
+    let how = if recreates { Up::Recreate } else { Up::Restart };
+    ordered(&api, row.id, query.wait, Request::Up(how), principal.requester()).await
 }
 
 pub(in crate::http) async fn recreate(
@@ -239,9 +174,7 @@ pub(in crate::http) async fn recreate(
     Path(reference): Path<String>,
     Query(query): Query<WaitQuery>,
 ) -> HttpResult<Json<OrderOutcome>> {
-    let id = api.resolve(&reference, Scope::Live).await?.id;
-    let order = |ops: Ops, id| ops.bring_up(id, Up::Recreate);
-    cascaded(&api, id, query.wait, order).await
+    by_operator(&api, &reference, query.wait, Request::Up(Up::Recreate)).await
 }
 
 pub(in crate::http) async fn undelete(
@@ -253,6 +186,6 @@ pub(in crate::http) async fn undelete(
     let name = body.name.map(|name| name.parse::<WorkspaceName>()).transpose();
     let name = name.map_err(|error| HttpError::invalid(error.to_string()))?;
     let id = api.resolve(&reference, Scope::Removed).await?.id;
-    cascaded(&api, id, query.wait, |ops: Ops, id| async move { ops.undelete(id, name, body.only).await })
-        .await
+    let request = Request::Undelete { name, only: body.only };
+    ordered(&api, id, query.wait, request, Requester::Operator).await
 }

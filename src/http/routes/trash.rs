@@ -12,8 +12,11 @@ use super::{
 };
 use crate::{
     api::trash::{EmptyTrash, TrashOutcome, TrashView},
-    domain::trash::TrashEntry,
-    ops::{Applied, OpError},
+    domain::{
+        operation::{OperationId, Requester},
+        trash::TrashEntry,
+    },
+    ops::{Applied, OpError, own},
 };
 
 pub(in super::super) async fn list(State(api): State<Api>) -> HttpResult<Json<Vec<TrashView>>> {
@@ -29,9 +32,10 @@ pub(in super::super) async fn restore(
 ) -> HttpResult<Json<TrashOutcome>> {
     let entries = api.0.store.trash().await?;
     let entry = which(&reference, &entries)?.clone();
-    let (ops, id) = (api.0.ops.clone(), entry.id);
-    let applied = api.detached(async move { ops.restore(id).await }).await?;
-    Ok(Json(outcome(&entry, Ok(applied))))
+    let (workspace, ticket) = api.0.ops.restore_for(entry.id, Requester::Operator).await?;
+    let operation = ticket.operation();
+    let applied = api.0.ops.restored(workspace, ticket).await?;
+    Ok(Json(outcome(&entry, operation, Ok(applied))))
 }
 
 pub(in super::super) async fn empty(
@@ -50,20 +54,38 @@ pub(in super::super) async fn empty(
     meant.sort_by_key(|entry| entry.contents.container.is_none());
     let mut outcomes = Vec::new();
     for entry in meant {
-        let (ops, id) = (api.0.ops.clone(), entry.id);
-        let done = api.detached(async move { ops.delete(id).await }).await;
-        outcomes.push(outcome(&entry, done));
+        let outcome = match api.0.ops.delete_for(entry.id, Requester::Operator).await {
+            Ok((workspace, ticket)) => {
+                let operation = ticket.operation();
+                let done = ticket.ended().await.and_then(|affected| own(affected, workspace));
+                outcome(&entry, operation, done)
+            }
+            Err(refused) => outcome(&entry, None, Err(refused)),
+        };
+        outcomes.push(outcome);
     }
     Ok(Json(outcomes))
 }
 
-fn outcome(entry: &TrashEntry, done: Result<Applied, OpError>) -> TrashOutcome {
+fn outcome(
+    entry: &TrashEntry,
+    operation: Option<OperationId>,
+    done: Result<Applied, OpError>,
+) -> TrashOutcome {
+    let accepted = matches!(done, Ok(Applied::Accepted(_)));
     let (done, detail) = match done {
         Ok(Applied::Done(detail)) => (true, detail),
-        Ok(Applied::Raced(why)) => (false, why),
+        Ok(Applied::Raced(why) | Applied::Accepted(why)) => (false, why),
         Err(error) => (false, error.to_string()),
     };
-    TrashOutcome { id: entry.id.to_string(), workspace_name: entry.workspace_name.clone(), done, detail }
+    TrashOutcome {
+        id: entry.id.to_string(),
+        workspace_name: entry.workspace_name.clone(),
+        done,
+        detail,
+        accepted,
+        operation_id: operation.map(|operation| operation.0),
+    }
 }
 
 /// Finds an entry by its id, a unique id prefix of at least 4 characters, or the name of its workspace.

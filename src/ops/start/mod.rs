@@ -21,11 +21,12 @@ mod readiness;
 mod spec_hash;
 mod volumes;
 
-use super::{Applied, Inner, OpError, OpResult, Ops, Order, actor::Phase, paused_by_hand};
+use super::{Applied, Inner, OpError, OpResult, Ops, actor::Phase, paused_by_hand};
 use crate::{
     domain::{
         ids::{ContainerId, WorkspaceId},
         observed::ContainerState,
+        operation::{OperationId, Revision},
         runtime::Readiness,
         status::{Cause, Status},
         trash::{NamedContainer, TrashEntry, TrashReason, TrashState},
@@ -50,9 +51,11 @@ pub struct StartOrder {
     pub new_container: bool,
     /// Whether a new, empty work volume may replace a missing one.
     pub new_volume: bool,
-    /// Id of the newest event when the order was given; `None` means the newest event when the start begins. If the
-    /// workspace was removed and undeleted after that event, the start is abandoned.
-    pub decided_after: Option<i64>,
+    /// Revision of the row on which the start was decided; `None` means the revision when the start begins. If the
+    /// workspace was stopped, or removed and undeleted, since that revision, the start is abandoned.
+    pub decided_on: Option<Revision>,
+    /// The operation on whose behalf the workspace is started; `None` for a sweep.
+    pub operation: Option<OperationId>,
     /// For a restart of a degraded or stalled workspace: the pass that ordered it, and the reason.
     pub degraded: Option<(&'static str, String)>,
 }
@@ -81,29 +84,14 @@ struct Prepared {
 }
 
 impl Ops {
-    /// Returns the row and an operator's start order that was decided on this row.
-    pub(super) async fn start_by_operator(&self, id: WorkspaceId) -> OpResult<(Workspace, StartOrder)> {
-        let (row, by_now) = self.0.row_by_now(id).await?;
-        let (cause, decided_after) = (Some(Cause::StartByOperator), Some(by_now));
-        Ok((row, StartOrder { cause, decided_after, ..StartOrder::default() }))
-    }
-
-    /// Submits a start and waits for its result.
-    pub(super) async fn order_start(&self, id: WorkspaceId, order: StartOrder) -> OpResult<Applied> {
-        let done = self.order(id, Order::Start(order)).await;
-        let gave_up = matches!(&done, Err(OpError::Engine(error)) if error.gave_no_answer());
-        // If the row is already provisioning, or a restart is due, the sweeps repeat the start.
-        if gave_up && !self.0.is_retried(id).await { not_started(done) } else { done }
-    }
-
     pub(super) async fn start_now(
         &self,
         id: WorkspaceId,
         order: StartOrder,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        let (row, by_now) = self.0.row_by_now(id).await?;
-        let order = StartOrder { decided_after: order.decided_after.or(Some(by_now)), ..order };
+        let row = self.0.row(id).await?;
+        let order = StartOrder { decided_on: order.decided_on.or(Some(row.revision)), ..order };
         if row.kind == Kind::External {
             return Err(OpError::Conflict(row.runs_elsewhere("and is started there")));
         }
@@ -202,14 +190,6 @@ impl Ops {
             self.finish_move_to_trash_now(entry.id, phase).await?;
         }
         Ok(())
-    }
-}
-
-/// Turns "no answer from the engine" into `OpError::NotStarted`: no sweep repeats this start.
-pub(super) fn not_started(done: OpResult<Applied>) -> OpResult<Applied> {
-    match done {
-        Err(OpError::Engine(error)) if error.gave_no_answer() => Err(OpError::NotStarted(error)),
-        done => done,
     }
 }
 

@@ -71,6 +71,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::domain::operation::Revision;
     use crate::domain::{
         ids::{Incarnation, InstanceId},
         naming::WorkspaceName,
@@ -126,6 +127,7 @@ mod tests {
             has_work_volume: true,
             url: None,
             policy: Policy::default(),
+            revision: Revision::default(),
             paused_with: None,
             removed_with: None,
             restart_due_at: None,

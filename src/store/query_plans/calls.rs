@@ -14,6 +14,7 @@ use crate::{
             ActivityId, ContainerId, DelegationId, InstanceId, MemoryId, PlanId, TokenId, TrashId,
             WorkspaceId,
         },
+        operation::{Deed, OperationId, OperationState, Requester, Revision},
         runtime::Tier,
         spec::Spec,
         status::Cause,
@@ -73,7 +74,8 @@ fn begin(number: u128, token: TokenIssue) -> BeginStart {
         container: container(1),
         spec_hash: String::new(),
         token,
-        not_undeleted_after: Some(0),
+        decided_on: Some(Revision(0)),
+        operation: Some(OperationId(1)),
         replaces: None,
         degraded: None,
         at: NOW,
@@ -116,7 +118,6 @@ pub(super) fn drive_workspaces(store: &Store) {
     }
     let first = WorkspaceId(id(1));
     at_once(store.workspace(first));
-    at_once(store.workspace_by_now(first));
     for scope in [Scope::Live, Scope::Removed, Scope::Any] {
         for reference in ["w1", "0000", "nothing"] {
             at_once(store.find_workspace(reference.into(), scope));
@@ -132,6 +133,7 @@ pub(super) fn drive_workspaces(store: &Store) {
             host_port: Some(1),
         },
     ));
+    drive_operations(store, first);
     at_once(store.begin_start(begin(1, token(11)))).expect("start begun");
     at_once(store.begin_start(begin(4, token(12)))).expect("start begun");
     let change = StatusChange {
@@ -403,7 +405,32 @@ pub(super) fn drive_trash(store: &Store) {
     at_once(store.begin_delete(TrashId(id(23)), DeleteGuard::Named, None, NOW));
     at_once(store.finish_delete(TrashId(id(23)), NOW));
     at_once(store.finish_purge(removed, NOW));
-    at_once(store.begin_restore(TrashId(id(22))));
+    at_once(store.begin_restore(TrashId(id(22)), NOW));
+    at_once(store.accept_restore(TrashId(id(22)), Some(Requester::Operator), NOW));
+}
+
+/// Leaves operation 1 running, so that a start on its behalf may begin.
+fn drive_operations(store: &Store, first: WorkspaceId) {
+    let by = Some(Requester::Operator);
+    let wake = || store.accept_operation(Requester::Operator.orders(first, Deed::Wake), NOW);
+    at_once(wake());
+    let cancelled = at_once(wake()).operation.expect("it is accepted");
+    at_once(store.cancel_operation(cancelled.id, NOW));
+    at_once(store.operation(OperationId(1)));
+    at_once(store.open_operations());
+    at_once(store.operations(Some(first), 5));
+    at_once(store.operations(None, 5));
+    let other = at_once(store.accept_creation(workspace(40, None), by, NOW));
+    let other = other.operation.expect("a container is started");
+    let id = other.workspace;
+    at_once(store.park_operation(other.clone(), "why".into(), NOW));
+    at_once(store.continue_operation(id, NOW)).expect("it waits");
+    at_once(store.end_operation(other, OperationState::Done, None, NOW));
+    let orders = HibernateReason::Ordered { force: true };
+    at_once(store.accept_hibernation(id, orders, by, NOW));
+    at_once(store.accept_stop(id, by, NOW));
+    at_once(store.accept_removal(id, (false, false), by, NOW));
+    at_once(store.accept_undelete(id, (None, false), |_, _| Vec::new(), by, NOW));
 }
 
 fn card_event() -> Event {

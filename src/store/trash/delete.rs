@@ -127,7 +127,11 @@ impl Store {
                            AND NOT EXISTS (SELECT 1 FROM trash t WHERE t.workspace = ?1)",
                     )?
                     .execute(params![workspace, at])?;
-                Ok(purged > 0)
+                // An earlier attempt may have finished it.
+                let is_purged = "SELECT EXISTS (SELECT 1 FROM workspaces
+                                                WHERE id = ?1 AND status = 'removed' AND purged_at IS NOT NULL)";
+                Ok(purged > 0
+                    || tx.sql.prepare_cached(is_purged)?.query_row([workspace], |row| row.get(0))?)
             })
             .await
     }

@@ -13,10 +13,10 @@ use crate::domain::{ids::TrashId, trash::TrashState};
 pub(super) use claim::insert_claim;
 pub use claim::{ClaimGuard, NewClaim};
 pub use delete::DeleteGuard;
-pub(super) use restore::begin_restore;
+pub(super) use restore::{begin_restore, entry_being_restored};
 
 /// Changes the state of an entry if it is one of `from`. The caller emits the event.
-fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> StoreResult<bool> {
+pub(super) fn move_state(tx: &Tx<'_>, id: TrashId, from: &[TrashState], to: TrashState) -> StoreResult<bool> {
     let from: Vec<_> = from.iter().map(|state| state.as_str()).collect();
     let moved = tx
         .sql

@@ -1,15 +1,13 @@
 //! The beginning and the end of a restore from the trash.
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 
-use super::move_state;
 use crate::{
     domain::{
         event::EventKind,
         ids::{TrashId, WorkspaceId},
         time::Timestamp,
-        trash::TrashState,
     },
     store::{Store, StoreResult, lane::Tx},
 };
@@ -26,17 +24,24 @@ pub(in crate::store) fn begin_restore(tx: &Tx<'_>, workspace: WorkspaceId) -> St
     Ok(moved > 0)
 }
 
+/// Returns the workspace and its name, if the entry is being restored.
+pub(in crate::store) fn entry_being_restored(
+    sql: &Connection,
+    entry: TrashId,
+) -> StoreResult<Option<(WorkspaceId, String)>> {
+    Ok(sql
+        .prepare_cached("SELECT workspace, workspace_name FROM trash WHERE id = ?1 AND state = 'restoring'")?
+        .query_row([entry], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?)
+}
+
 impl Store {
     /// Marks an entry whose workspace has no row as `restoring`. The caller then adopts the workspace.
     ///
     /// # Errors
     /// When the store cannot answer.
-    pub async fn begin_restore(&self, entry: TrashId) -> StoreResult<bool> {
-        self.lanes
-            .write("begin restore", move |tx| {
-                move_state(tx, entry, &[TrashState::Kept, TrashState::Claimed], TrashState::Restoring)
-            })
-            .await
+    pub async fn begin_restore(&self, entry: TrashId, at: Timestamp) -> StoreResult<bool> {
+        Ok(self.accept_restore(entry, None, at).await?.result)
     }
 
     /// Deletes the entry of a finished restore. `false` if it was not in the state `restoring`.

@@ -65,25 +65,7 @@ impl Store {
     /// # Errors
     /// When the store cannot answer.
     pub async fn create_workspace(&self, new: NewWorkspace, at: Timestamp) -> StoreResult<CreateResult> {
-        self.lanes
-            .write("create workspace", move |tx| {
-                if name_taken(tx.sql, &new.name)? {
-                    return Ok(CreateResult::NameTaken);
-                }
-                if let Some(parent) = new.parent
-                    && !is_live(tx.sql, parent)?
-                {
-                    return Ok(CreateResult::ParentMissing);
-                }
-                if let Some(parent) = new.parent
-                    && let Some(paused) = paused_in_chain(tx.sql, parent)?
-                {
-                    return Ok(CreateResult::ParentPaused(paused));
-                }
-                insert(tx, &new, at)?;
-                tx.raise_known().map(CreateResult::Created)
-            })
-            .await
+        Ok(self.accept_creation(new, None, at).await?.result)
     }
 
     /// Allocates the next container serial number, and a host port if the row has none or its port is in `taken`.
@@ -185,4 +167,27 @@ fn free_port(sql: &Connection, ports: PortRange, taken: &[u16]) -> StoreResult<O
         .query_map([ports.first, ports.last], |row| row.get(0))?
         .collect::<Result<std::collections::BTreeSet<u16>, _>>()?;
     Ok((ports.first..=ports.last).find(|port| !held.contains(port) && !taken.contains(port)))
+}
+
+/// See [`Store::create_workspace`].
+pub(in crate::store) fn create(
+    tx: &mut Tx<'_>,
+    new: &NewWorkspace,
+    at: Timestamp,
+) -> StoreResult<CreateResult> {
+    if name_taken(tx.sql, &new.name)? {
+        return Ok(CreateResult::NameTaken);
+    }
+    if let Some(parent) = new.parent
+        && !is_live(tx.sql, parent)?
+    {
+        return Ok(CreateResult::ParentMissing);
+    }
+    if let Some(parent) = new.parent
+        && let Some(paused) = paused_in_chain(tx.sql, parent)?
+    {
+        return Ok(CreateResult::ParentPaused(paused));
+    }
+    insert(tx, new, at)?;
+    tx.raise_known().map(CreateResult::Created)
 }

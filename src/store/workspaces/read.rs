@@ -9,13 +9,13 @@ use crate::{
         access::STEPS_MAX,
         ids::{IdPrefix, WorkspaceId, id_prefix},
         naming::WorkspaceName,
+        operation::Revision,
         spec::Spec,
         status::Status,
         workspace::Workspace,
     },
     store::{
         Store, StoreResult,
-        events::newest_sequence,
         row::{WORKSPACE_COLUMNS, workspace},
     },
     testing::mutation::{Mutation, is},
@@ -60,19 +60,6 @@ impl Store {
     /// When the store cannot answer.
     pub async fn workspace(&self, id: WorkspaceId) -> StoreResult<Option<Workspace>> {
         self.lanes.read("workspace", move |sql| one(sql, id)).await
-    }
-
-    /// Like `Store::workspace`, with the sequence number of the newest event. Later events have greater numbers.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn workspace_by_now(&self, id: WorkspaceId) -> StoreResult<Option<(Workspace, i64)>> {
-        self.lanes
-            .read("workspace", move |sql| {
-                let by_now = newest_sequence(sql)?;
-                Ok(one(sql, id)?.map(|row| (row, by_now)))
-            })
-            .await
     }
 
     /// Finds a row by name, id or unique id prefix. An exact name takes precedence over an id prefix, unless the name
@@ -269,4 +256,17 @@ fn names(sql: &Connection, within: &str) -> StoreResult<Vec<WorkspaceName>> {
 fn by_id_prefix(sql: &Connection, prefix: IdPrefix, within: &str) -> StoreResult<Vec<Workspace>> {
     let text = format!("WHERE w.id BETWEEN ?1 AND ?2 AND {within} LIMIT 5");
     many(sql, &text, params![prefix.first, prefix.last])
+}
+
+/// Whether the workspace was stopped or undeleted after its row had this revision. A start that was decided on that
+/// revision must then be abandoned. `None` never is: the start was decided on the row as it is.
+pub(in crate::store) fn was_stopped_since(
+    sql: &Connection,
+    id: WorkspaceId,
+    decided_on: Option<Revision>,
+) -> StoreResult<bool> {
+    let Some(Revision(revision)) = decided_on else { return Ok(false) };
+    Ok(sql
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE id = ?1 AND stopped_revision > ?2)")?
+        .query_row(params![id, revision], |row| row.get(0))?)
 }

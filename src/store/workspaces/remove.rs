@@ -17,6 +17,7 @@ use crate::{
     },
     store::{
         Store, StoreResult,
+        lane::Tx,
         row::{self},
         tokens::revoke_instance_tokens,
     },
@@ -51,58 +52,7 @@ impl Store {
         purge: bool,
         at: Timestamp,
     ) -> StoreResult<RemoveResult> {
-        self.lanes
-            .write("remove workspace", move |tx| {
-                if !is_live(tx.sql, id)? {
-                    return Ok(RemoveResult::NotThere);
-                }
-                let below = descendants(tx.sql, id)?;
-                if !below.is_empty() && !cascade {
-                    let children = many(tx.sql, "WHERE w.parent_id = ?1 AND w.status <> 'removed'", [id])?;
-                    return Ok(RemoveResult::HasChildren(
-                        children.into_iter().map(|w| (w.id, w.name)).collect(),
-                    ));
-                }
-                let mut removed = vec![id];
-                removed.extend(below);
-                for workspace in &removed {
-                    let along = Some(id).filter(|_| *workspace != id);
-                    // A workspace that was paused on its own gets no `paused_with`: after an undelete, it must not
-                    // resume together with the others.
-                    let stopped = one(tx.sql, *workspace)?
-                        .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
-                    let payload = if *workspace == id {
-                        json!({ "cascade_deleted": removed.len() - 1 })
-                    } else {
-                        json!({ "removed_with": id })
-                    };
-                    let change = StatusChange {
-                        workspace: *workspace,
-                        cause: Cause::Remove,
-                        incarnation: None,
-                        detail: None,
-                        payload,
-                        at,
-                    };
-                    change_status(tx, &change, EventKind::Removed)?;
-                    revoke_instance_tokens(tx, *workspace, at)?;
-                    tx.sql
-                        .prepare_cached(
-                            // The assignment also clears the purge order of an earlier removal, which does not apply to
-                            // this removal.
-                            "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
-                               purge_ordered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",
-                        )?
-                        .execute(params![workspace, along, along.filter(|_| !stopped), purge, at])?;
-                    tx.sql
-                        .prepare_cached(
-                            "DELETE FROM pulse WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)",
-                        )?
-                        .execute([workspace])?;
-                }
-                Ok(RemoveResult::Removed { removed })
-            })
-            .await
+        Ok(self.accept_removal(id, (cascade, purge), None, at).await?.result)
     }
 
     /// Deletes the oldest rows that were removed before `before`. Returns how many.
@@ -134,4 +84,58 @@ impl Store {
             })
             .await
     }
+}
+
+/// See [`Store::remove_workspace`].
+pub(in crate::store) fn remove(
+    tx: &mut Tx<'_>,
+    id: WorkspaceId,
+    cascade: bool,
+    purge: bool,
+    at: Timestamp,
+) -> StoreResult<RemoveResult> {
+    if !is_live(tx.sql, id)? {
+        return Ok(RemoveResult::NotThere);
+    }
+    let below = descendants(tx.sql, id)?;
+    if !below.is_empty() && !cascade {
+        let children = many(tx.sql, "WHERE w.parent_id = ?1 AND w.status <> 'removed'", [id])?;
+        return Ok(RemoveResult::HasChildren(children.into_iter().map(|w| (w.id, w.name)).collect()));
+    }
+    let mut removed = vec![id];
+    removed.extend(below);
+    for workspace in &removed {
+        let along = Some(id).filter(|_| *workspace != id);
+        // A workspace that was paused on its own gets no `paused_with`: after an undelete, it must not
+        // resume together with the others.
+        let stopped = one(tx.sql, *workspace)?
+            .is_some_and(|row| row.status == Status::Paused && row.paused_with.is_none());
+        let payload = if *workspace == id {
+            json!({ "cascade_deleted": removed.len() - 1 })
+        } else {
+            json!({ "removed_with": id })
+        };
+        let change = StatusChange {
+            workspace: *workspace,
+            cause: Cause::Remove,
+            incarnation: None,
+            detail: None,
+            payload,
+            at,
+        };
+        change_status(tx, &change, EventKind::Removed)?;
+        revoke_instance_tokens(tx, *workspace, at)?;
+        tx.sql
+            .prepare_cached(
+                // The assignment also clears the purge order of an earlier removal, which does not apply to
+                // this removal.
+                "UPDATE workspaces SET removed_with = ?2, paused_with = ?3,
+                   purge_ordered_at = CASE WHEN ?4 THEN ?5 END WHERE id = ?1",
+            )?
+            .execute(params![workspace, along, along.filter(|_| !stopped), purge, at])?;
+        tx.sql
+            .prepare_cached("DELETE FROM pulse WHERE workspace = (SELECT key FROM workspaces WHERE id = ?1)")?
+            .execute([workspace])?;
+    }
+    Ok(RemoveResult::Removed { removed })
 }

@@ -4,20 +4,21 @@ use rusqlite::params;
 use serde_json::json;
 
 use super::{
-    read::{one, paused_in_chain},
+    read::{one, paused_in_chain, was_stopped_since},
     status::{StatusChange, change_status},
 };
 use crate::{
     domain::{
         event::EventKind,
         ids::{ContainerId, Incarnation, WorkspaceId},
+        operation::{OperationId, Revision},
         status::{Cause, Status},
         time::Timestamp,
         workspace::Kind,
     },
     store::{
         Store, StoreResult,
-        events::was_undeleted_after,
+        operations::{may_begin, note_incarnation},
         tokens::{TokenIssue, rotate_instance_token},
         trash::{NewClaim, insert_claim},
     },
@@ -37,10 +38,12 @@ pub struct BeginStart {
     pub spec_hash: String,
     /// Instance token of the new incarnation.
     pub token: TokenIssue,
-    /// Sequence number of the newest event when the start was ordered. The start is refused if the workspace was
-    /// undeleted after that event. The row alone does not show this: a workspace that was removed and undeleted is
-    /// paused, as it may have been before.
-    pub not_undeleted_after: Option<i64>,
+    /// Revision of the row on which the start was decided. The start is refused if the workspace was stopped or
+    /// undeleted since. The status alone does not show this: a workspace that was removed and undeleted is paused, as it
+    /// may have been before.
+    pub decided_on: Option<Revision>,
+    /// The operation that ordered the start. The start is refused if the operation has ended or is to be cancelled.
+    pub operation: Option<OperationId>,
     /// The container that this start replaces. It is claimed for the trash in the same transaction: after a crash, the
     /// next sweep finds the claim and completes it.
     pub replaces: Option<NewClaim>,
@@ -74,8 +77,11 @@ impl Store {
                 if row.parent.map(|parent| paused_in_chain(tx.sql, parent)).transpose()?.flatten().is_some() {
                     return Ok(None);
                 }
-                if let Some(decided_after) = begin.not_undeleted_after
-                    && was_undeleted_after(tx.sql, row.id, decided_after)?
+                if was_stopped_since(tx.sql, row.id, begin.decided_on)? {
+                    return Ok(None);
+                }
+                if let Some(operation) = begin.operation
+                    && !may_begin(tx.sql, operation)?
                 {
                     return Ok(None);
                 }
@@ -119,6 +125,9 @@ impl Store {
                     insert_claim(tx, replaced, begin.at)?;
                 }
                 rotate_instance_token(tx, row.id, incarnation, &begin.token, begin.at)?;
+                if let Some(operation) = begin.operation {
+                    note_incarnation(tx.sql, operation, row.id, incarnation)?;
+                }
                 // A new process has no active tasks and no error rate yet.
                 tx.sql
                     .prepare_cached(

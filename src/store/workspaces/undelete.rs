@@ -94,31 +94,7 @@ impl Store {
         only: bool,
         at: Timestamp,
     ) -> StoreResult<UndeleteResult> {
-        self.lanes
-            .write("undelete workspace", move |tx| {
-                let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Removed) else {
-                    return Ok(UndeleteResult::NotThere);
-                };
-                let name = name.unwrap_or_else(|| row.name.clone());
-                if name_taken(tx.sql, &name)? {
-                    return Ok(UndeleteResult::NameTaken);
-                }
-                if is_deleted(tx.sql, id)? && !is(Mutation::UndeleteDeleted) {
-                    return Ok(UndeleteResult::Deleted);
-                }
-                let below =
-                    if only || is(Mutation::UndeleteAlone) { Vec::new() } else { removed_along(tx, &row)? };
-                let restoring = undelete_row(tx, id, &name, None, at)?;
-                let mut under =
-                    UndeletedUnder { removed_parent: removed_parent(tx.sql, id)?, ..Default::default() };
-                return_below(tx, id, &mut under, at)?;
-                let along = undelete_descendants(tx, id, below, &mut under, at)?;
-                if !is(Mutation::UndeleteAlone) {
-                    regroup_skipped(tx, id)?;
-                }
-                Ok(UndeleteResult::Back { restoring, along, under })
-            })
-            .await
+        Ok(self.accept_undelete(id, (name, only), |_, _| Vec::new(), None, at).await?.result)
     }
 }
 
@@ -152,7 +128,7 @@ pub(super) fn undelete_row(
 ) -> StoreResult<bool> {
     tx.sql
         .prepare_cached(
-            "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL,
+            "UPDATE workspaces SET name = ?2, purge_ordered_at = NULL, stopped_revision = revision + 1,
                was_below = (SELECT p.id FROM workspaces p
                             WHERE p.id = COALESCE(workspaces.parent_id, workspaces.was_below) AND p.status = 'removed'),
                parent_id = (SELECT p.id FROM workspaces p
@@ -264,4 +240,33 @@ pub(super) fn regroup_skipped(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()>
             .execute(params![row.id, above])?;
     }
     Ok(())
+}
+
+/// See [`Store::undelete_workspace`].
+pub(in crate::store) fn undelete(
+    tx: &mut Tx<'_>,
+    id: WorkspaceId,
+    name: Option<WorkspaceName>,
+    only: bool,
+    at: Timestamp,
+) -> StoreResult<UndeleteResult> {
+    let Some(row) = one(tx.sql, id)?.filter(|row| row.status == Status::Removed) else {
+        return Ok(UndeleteResult::NotThere);
+    };
+    let name = name.unwrap_or_else(|| row.name.clone());
+    if name_taken(tx.sql, &name)? {
+        return Ok(UndeleteResult::NameTaken);
+    }
+    if is_deleted(tx.sql, id)? && !is(Mutation::UndeleteDeleted) {
+        return Ok(UndeleteResult::Deleted);
+    }
+    let below = if only || is(Mutation::UndeleteAlone) { Vec::new() } else { removed_along(tx, &row)? };
+    let restoring = undelete_row(tx, id, &name, None, at)?;
+    let mut under = UndeletedUnder { removed_parent: removed_parent(tx.sql, id)?, ..Default::default() };
+    return_below(tx, id, &mut under, at)?;
+    let along = undelete_descendants(tx, id, below, &mut under, at)?;
+    if !is(Mutation::UndeleteAlone) {
+        regroup_skipped(tx, id)?;
+    }
+    Ok(UndeleteResult::Back { restoring, along, under })
 }

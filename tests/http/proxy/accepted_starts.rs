@@ -1,6 +1,8 @@
 //! A start order counts from its acceptance: later messages and commands wait for it.
 
+use ostler::ops::{Affected, OpResult};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 use serde_json::json;
 
@@ -26,18 +28,30 @@ async fn come_online<'a>(to: &AgentClient<'a>) -> AgentClient<'a> {
     restarted
 }
 
+/// Accepts a start that the engine carries out slowly: a message that is sent now arrives before the container is up.
+#[expect(clippy::disallowed_methods, reason = "the test awaits this task")]
+async fn accept_slow_start(registry: &Registry, to: &AgentClient<'_>) -> JoinHandle<OpResult<Vec<Affected>>> {
+    registry.world.inject(|call| match call.method {
+        "inspect_container" => Fault::Slow(CHANCE),
+        _ => Fault::None,
+    });
+    let (ops, id) = (registry.ops.clone(), to.id.parse().unwrap());
+    let start = tokio::spawn(async move { ops.resume(id, false).await });
+    until("the start is accepted", async || registry.ops.accepted_starts().has(id).then_some(())).await;
+    start
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn message_waits_for_an_accepted_start_but_not_after_a_stop() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    // The start is accepted, but is executed only after the message was observed for `CHANCE`.
-    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
+    let accepted = accept_slow_start(&registry, &to).await;
     let come_online = async {
-        registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(to.port().await, ok_reply()).await;
         let (started, _) = tokio::join!(accepted, come_online(&to));
-        started.expect("the start succeeds");
+        started.expect("the start does not panic").expect("the start succeeds");
+        registry.world.heal();
         agent
     };
     let (answer, _agent) = tokio::join!(from.ask(from.message(&to).json(bare())), come_online);
@@ -55,17 +69,17 @@ async fn message_to_a_child_waits_for_the_accepted_start_of_its_parent() {
     let alone = registry.online_below("alone", &lead).await;
     alone.order("stop").await.well();
     lead.order("stop").await.well();
-    let accepted = registry.ops.resume(lead.id.parse().unwrap(), false);
+    let accepted = accept_slow_start(&registry, &lead).await;
     let message =
         |to: &AgentClient<'_>| registry.order(Ask::post(format!("/workspaces/{}/a2a", to.id)).json(bare()));
     message(&alone)
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
     let come_online = async {
-        registry.clock.sleep(CHANCE).await;
         let agent = Agent::at(child.port().await, ok_reply()).await;
         let (started, ..) = tokio::join!(accepted, come_online(&lead), come_online(&child));
-        started.expect("the start succeeds");
+        started.expect("the start does not panic").expect("the start succeeds");
+        registry.world.heal();
         agent
     };
     let (answer, _agent) = tokio::join!(message(&child), come_online);
@@ -131,12 +145,12 @@ async fn stop_after_an_accepted_start_leaves_workspace_paused() {
     let registry = Registry::start().await;
     let (from, to) = (registry.online("from").await, registry.online("to").await);
     to.order("stop").await.well();
-    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
+    let accepted = accept_slow_start(&registry, &to).await;
     to.order("stop").await.well();
     from.send_message(&to, bare())
         .await
         .refuses(409, "workspace or one of its ancestors is paused: resume it with `ostler start`");
-    accepted.await.expect("the start ends without an error");
+    accepted.await.expect("the start does not panic").expect("the start ends without an error");
     assert_eq!(to.status().await, "paused", "the stop came after the start");
 }
 
@@ -171,13 +185,9 @@ async fn exec_waits_for_an_accepted_start() {
         registry.order(Ask::post(format!("/workspaces/{}/exec", to.id)).json(json!({ "command": ["true"] })))
     };
     command().await.refuses_with(409, "its container is not running");
-    let accepted = registry.ops.resume(to.id.parse().unwrap(), false);
-    let starts = async {
-        registry.clock.sleep(CHANCE).await;
-        accepted.await
-    };
-    let (answer, started) = tokio::join!(command(), starts);
-    started.expect("the start succeeds");
+    let accepted = accept_slow_start(&registry, &to).await;
+    let (answer, started) = tokio::join!(command(), accepted);
+    started.expect("the start does not panic").expect("the start succeeds");
     // The fake engine gives this response for any command in a running container.
     answer.refuses_with(503, "the fake engine runs no commands");
 }

@@ -1,6 +1,7 @@
 //! The invariants: those that hold after every step, whatever failed ([`Witness::check`]), and those that hold once all
 //! faults have stopped ([`at_rest`]). The comment of each function names the promise of the design that it checks.
 
+mod operations;
 mod rest;
 mod rules;
 
@@ -83,6 +84,10 @@ pub(crate) struct Witness {
     trash: Vec<TrashEntry>,
     /// The trash before the last change.
     known_trash: Vec<TrashEntry>,
+    /// Workspaces with an open start of an operator, once for each.
+    open_starts: Vec<WorkspaceId>,
+    /// The number of the last check at which a workspace had an open start of an operator.
+    starts_seen: BTreeMap<WorkspaceId, usize>,
     /// Workspaces whose work volume may have been created while the socket pointed to another engine.
     pub(crate) elsewhere: BTreeSet<WorkspaceId>,
 }
@@ -150,6 +155,7 @@ impl Witness {
     pub(crate) fn at_rest(&mut self, site: &Installation) -> Result<(), Broken> {
         self.coverage.count(Rule::ItHeals, self.rows.len());
         self.coverage.count(Rule::TrashIsWhole, self.trash.len());
+        self.every_operation_has_ended(site)?;
         rest::at_rest_but(site, &self.lost_work)
     }
 
@@ -188,6 +194,7 @@ impl Witness {
         self.every_change_is_reported_and_legal(events, rows)?;
         self.trees_are_restored(rows)?;
         self.hibernated_workspaces_do_not_run(site, events, rows)?;
+        self.operations_hold(site, events, rows)?;
         for event in events {
             self.deaths_are_real(site, rows, event)?;
             self.deleted_stays_deleted(site, event)?;

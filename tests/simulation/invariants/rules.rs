@@ -50,6 +50,10 @@ rules! {
     RestartsAreOnTime, "restarts-are-on-time", "4 it heals, and stops and asks", "a daemon with a driver restarts exited containers within 250 ms of their due time";
     RebootsAreFree, "reboots-are-free", "4 it heals, and stops and asks", "an exit with the host is not charged to the restart budget";
     HistoryIsBounded, "history-is-bounded", "5 it costs nothing when idle", "events older than the retention are deleted, and repeated actions of an agent emit few events";
+    OperationsEnd, "operations-end", "3 what you see is what is", "once faults stop, every operation has ended, also those that a killed daemon left open";
+    OneOperation, "one-operation", "3 what you see is what is", "at most one operation of a workspace runs at a time";
+    DoneIsDone, "done-is-done", "3 what you see is what is", "when a stop is recorded as done, no container of its workspaces runs";
+    CancelledBeginsNothing, "cancelled-begins-nothing", "3 what you see is what is", "an operation whose cancellation was granted starts nothing";
     IdsAreNoNames, "ids-are-no-names", "3 what you see is what is", "a full id addresses its workspace, even if another has that id as its name";
     MemoryIsBounded, "memory-is-bounded", "5 it costs nothing when idle", "the number of in-memory entries per workspace is bounded";
     ItHeals, "it-heals", "4 it heals, and stops and asks", "once faults stop, every workspace that should run has one running container and one token, the same in process, file and store; no other runs";
@@ -68,8 +72,14 @@ impl Rule {
 }
 
 /// How often each rule had a case to check.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Coverage(pub(crate) [u64; Rule::ALL.len()]);
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self([0; Rule::ALL.len()])
+    }
+}
 
 impl Coverage {
     pub(crate) fn count(&mut self, rule: Rule, times: usize) {

@@ -174,7 +174,9 @@ impl Scenario {
             let mut line = line_above(&self.site, id);
             line.push(id);
             self.witness.coverage.count(Rule::RestIsKept, 1);
-            if !book.command_history.rest_was_ended(&line, since) {
+            if !book.command_history.rest_was_ended(&line, since)
+                && !self.witness.start_was_open(&line, since)
+            {
                 let name = self.site.row(id).name;
                 return Err(Rule::RestIsKept
                     .broken(format!("{name} left its resting status without an operator command")));

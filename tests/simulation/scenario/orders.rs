@@ -156,7 +156,7 @@ impl Scenario {
         let Some(id) = self.any_workspace() else { return };
         let trash = now_or_panic(self.site.reader.trash()).expect("the store answers");
         let name = self.site.row(id).name;
-        let (what, checks) = (self.site.sim.choose(|rng| rng.below(8)), self.witness.checks);
+        let (what, checks) = (self.site.sim.choose(|rng| rng.below(10)), self.witness.checks);
         let path = |more: &str| format!("/workspaces/{id}{more}");
         let nothing = |_: &mut Book, _: u16, _: &Value| {};
         match what {
@@ -210,8 +210,27 @@ impl Scenario {
                 self.ask(format!("empty entry {}", entry.id), ("POST", to, Some(body)), None, gone);
             }
             7 => self.approve_what_is_held(),
+            8 | 9 => self.cancel_an_operation(),
             _ => self.ask("list the trash".into(), ("GET", "/trash".into(), None), None, nothing),
         }
+    }
+
+    /// An operator cancels one of the open operations, or lists them if there is none.
+    fn cancel_an_operation(&mut self) {
+        let nothing = |_: &mut Book, _: u16, _: &Value| {};
+        let open = now_or_panic(self.site.reader.open_operations()).expect("the store answers");
+        if open.is_empty() {
+            let request = ("GET", "/operations?limit=5".to_owned(), None);
+            return self.ask("list the operations".into(), request, None, nothing);
+        }
+        let id = self.site.sim.choose(|rng| rng.pick(&open)).id;
+        let request = ("POST", format!("/operations/{id}/cancel"), None);
+        self.count("operations to cancel");
+        self.ask(format!("cancel operation {id}"), request, None, move |book, status, _| {
+            if status == 200 {
+                book.count("operations cancelled");
+            }
+        });
     }
 
     /// An operator restores an entry of the trash.

@@ -36,7 +36,8 @@ pub(in crate::http) async fn create(
     }
     notes.extend(notes_for(&api, &request).await);
     let ops = api.0.ops.clone();
-    let Created { id, token, waits } = api.detached(async move { ops.create(request).await }).await?;
+    let Created { id, token, waits, operation } =
+        api.detached(async move { ops.create(request).await }).await?;
     notes.extend(waits.map(|why| {
         format!("the workspace is started when Podman answers. Podman does not answer now ({why})")
     }));
@@ -56,6 +57,7 @@ pub(in crate::http) async fn create(
         name,
         status: status.as_str().into(),
         external: connection.is_some(),
+        operation_id: operation.map(|operation| operation.0),
         connection,
         notes,
         ignored,

@@ -37,13 +37,9 @@ pub(in crate::http) async fn remove(
     let (ops, id) = (api.0.ops.clone(), row.id);
     let removal = api.detached(async move { ops.remove(id, query.confirm, query.purge).await }).await?;
     Ok(match removal {
-        Removal::Removed { cascaded, purged, waits } => Json(RemoveOutcome {
-            detail: waits.map(|error| {
-                format!(
-                    "the container is stopped and moved to the trash when Podman answers. Podman does not answer now \
-                     ({error})"
-                )
-            }),
+        Removal::Removed { cascaded, purged, waits, operation } => Json(RemoveOutcome {
+            detail: waits.map(|why| format!("its container and volumes are not in the trash yet: {why}")),
+            operation_id: operation.map(|operation| operation.0),
             status: "removed".into(),
             cascade_deleted: cascaded,
             purged: purged.as_ref().map(Result::is_ok),

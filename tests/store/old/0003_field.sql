@@ -1,0 +1,372 @@
+-- A database of schema 3, with rows of every kind: what every later version has to bring up.
+PRAGMA application_id = 1869837420;
+PRAGMA user_version = 3;
+PRAGMA foreign_keys = OFF;
+BEGIN TRANSACTION;
+CREATE TABLE activity (
+    sequence      INTEGER PRIMARY KEY,
+    id            BLOB NOT NULL UNIQUE CHECK (length(id) = 16), -- used as a cursor by clients
+    workspace     INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    activity_type TEXT NOT NULL CHECK (activity_type IN (
+                      'a2a_send', 'a2a_receive', 'task_update', 'agent_log', 'skill_promotion', 'memory_write',
+                      'error')),
+    source_id     TEXT,             -- sending workspace; null for a user
+    target_id     TEXT,
+    method        TEXT,
+    summary       TEXT,
+    status        TEXT NOT NULL,
+    error_detail  TEXT,
+    duration_ms   INTEGER,
+    request_body  TEXT,             -- JSON
+    response_body TEXT,             -- JSON
+    created_at    INTEGER NOT NULL,
+    waiting       INTEGER NOT NULL, -- 1 until the agent has polled it; such rows are never dropped to free space
+    bytes         INTEGER NOT NULL  -- size of the bodies, to limit what is kept
+) STRICT;
+INSERT INTO "activity" VALUES(1,X'000000000000000000000000000001F5',1,'agent_log','00000000-0000-0000-0000-000000000065',NULL,NULL,'began','ok',NULL,NULL,'{"activity_type":"agent_log","summary":"began"}',NULL,1700000000080,0,47);
+INSERT INTO "activity" VALUES(2,X'000000000000000000000000000001F6',1,'task_update','00000000-0000-0000-0000-000000000065',NULL,NULL,'went on','ok',NULL,NULL,'{"activity_type":"task_update","summary":"went on"}',NULL,1700000000081,0,51);
+INSERT INTO "activity" VALUES(3,X'000000000000000000000000000001F7',2,'agent_log','00000000-0000-0000-0000-000000000066',NULL,NULL,'no type','ok',NULL,NULL,'{"summary":"no type"}',NULL,1700000000082,0,21);
+INSERT INTO "activity" VALUES(5,X'000000000000000000000000000001F9',2,'a2a_receive','00000000-0000-0000-0000-000000000065','00000000-0000-0000-0000-000000000066','message/send','message/send → worker','ok',NULL,1250,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}','{"id":"1","jsonrpc":"2.0","result":{"kind":"message"}}',1700000000085,0,191);
+INSERT INTO "activity" VALUES(6,X'000000000000000000000000000001FA',2,'a2a_receive',NULL,'00000000-0000-0000-0000-000000000066','message/send','A2A request to worker failed: timeout','error','no answer within 30 seconds',30000,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}',NULL,1700000000086,0,164);
+INSERT INTO "activity" VALUES(7,X'000000000000000000000000000001FB',1,'a2a_send','00000000-0000-0000-0000-000000000065','00000000-0000-0000-0000-000000000066','message/send','asked worker','ok',NULL,NULL,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}',NULL,1700000000087,0,137);
+INSERT INTO "activity" VALUES(8,X'000000000000000000000000000001FC',1,'a2a_receive','00000000-0000-0000-0000-000000000065',NULL,'notify','terminé','ok',NULL,NULL,'{"message":"terminé"}',NULL,1700000000088,0,22);
+INSERT INTO "activity" VALUES(9,X'000000000000000000000000000001FD',1,'task_update','00000000-0000-0000-0000-000000000065',NULL,NULL,'half done','ok',NULL,5,NULL,NULL,1700000000089,0,0);
+INSERT INTO "activity" VALUES(10,X'000000000000000000000000000001FE',1,'agent_log','00000000-0000-0000-0000-000000000065',NULL,NULL,NULL,'ok',NULL,NULL,NULL,NULL,1700000000090,0,0);
+INSERT INTO "activity" VALUES(11,X'000000000000000000000000000001FF',2,'skill_promotion','00000000-0000-0000-0000-000000000066',NULL,NULL,'learned to test','ok',NULL,NULL,'{"skill":"test"}',NULL,1700000000091,0,16);
+INSERT INTO "activity" VALUES(12,X'00000000000000000000000000000200',2,'memory_write','00000000-0000-0000-0000-000000000066',NULL,NULL,'wrote a memory','ok',NULL,NULL,'{"scope":"TEAM"}',NULL,1700000000092,0,16);
+INSERT INTO "activity" VALUES(13,X'00000000000000000000000000000201',4,'error','00000000-0000-0000-0000-000000000068',NULL,NULL,'cannot continue','error','disk is full',NULL,NULL,NULL,1700000000093,0,12);
+INSERT INTO "activity" VALUES(14,X'00000000000000000000000000000202',7,'a2a_receive',NULL,'00000000-0000-0000-0000-00000000006b','message/send','message/send → phone','ok',NULL,NULL,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}',NULL,1700000000094,0,137);
+INSERT INTO "activity" VALUES(15,X'00000000000000000000000000000203',7,'a2a_receive',NULL,'00000000-0000-0000-0000-00000000006b','message/send','message/send → phone','ok',NULL,NULL,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}',NULL,1700000000095,1,137);
+INSERT INTO "activity" VALUES(16,X'00000000000000000000000000000204',7,'a2a_receive','00000000-0000-0000-0000-000000000065','00000000-0000-0000-0000-00000000006b','message/send','message/send → phone','ok',NULL,NULL,'{"id":"1","jsonrpc":"2.0","method":"message/send","params":{"message":{"parts":[{"kind":"text","text":"Où en es-tu ?"}],"role":"user"}}}',NULL,1700000000096,1,137);
+INSERT INTO "activity" VALUES(17,X'00000000000000000000000000000205',6,'agent_log','00000000-0000-0000-0000-00000000006a',NULL,NULL,'was here','ok',NULL,NULL,'{"summary":"was here"}',NULL,1700000000097,0,22);
+CREATE TABLE admin_tokens (
+    id         BLOB PRIMARY KEY CHECK (length(id) = 16),
+    name       TEXT NOT NULL,
+    digest     BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    prefix     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
+) STRICT, WITHOUT ROWID;
+INSERT INTO "admin_tokens" VALUES(X'00000000000000000000000000000301','laptop',X'0909090909090909090909090909090909090909090909090909090909090909','AdminTok',1700000000090,NULL);
+INSERT INTO "admin_tokens" VALUES(X'00000000000000000000000000000302','ci',X'0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A0A','CiTokenX',1700000000091,1701000000000);
+CREATE TABLE delegations (
+    sequence         INTEGER PRIMARY KEY,
+    id               BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace        INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    target           BLOB NOT NULL CHECK (length(target) = 16), -- may name a workspace that does not exist
+    idempotency_key  TEXT,
+    task             TEXT NOT NULL,
+    sent_by_ostler   INTEGER NOT NULL,  -- 0: the agent sent it itself and only reports it
+    status           TEXT NOT NULL CHECK (status IN ('pending', 'dispatched', 'queued', 'completed', 'failed')),
+    attempts         INTEGER NOT NULL DEFAULT 0,
+    error            TEXT,
+    response_preview TEXT,
+    created_at       INTEGER NOT NULL,
+    finished_at      INTEGER,
+    CHECK ((status IN ('completed', 'failed')) = (finished_at IS NOT NULL))
+) STRICT;
+INSERT INTO "delegations" VALUES(1,X'00000000000000000000000000000259',1,X'00000000000000000000000000000066','key-1','translate « bonjour »',1,'pending',0,NULL,NULL,1700000000040,NULL);
+INSERT INTO "delegations" VALUES(2,X'0000000000000000000000000000025A',1,X'00000000000000000000000000000066',NULL,'count to ten',1,'pending',0,NULL,NULL,1700000000041,NULL);
+INSERT INTO "delegations" VALUES(3,X'0000000000000000000000000000025B',1,X'00000000000000000000000000000066','key-3','write a poem',1,'dispatched',1,NULL,NULL,1700000000042,NULL);
+INSERT INTO "delegations" VALUES(4,X'0000000000000000000000000000025C',2,X'00000000000000000000000000000065','key-1','read the report',0,'dispatched',0,NULL,NULL,1700000000043,NULL);
+INSERT INTO "delegations" VALUES(5,X'0000000000000000000000000000025D',1,X'0000000000000000000000000000006B','key-5','take a picture',1,'queued',1,NULL,NULL,1700000000044,NULL);
+INSERT INTO "delegations" VALUES(6,X'0000000000000000000000000000025E',1,X'00000000000000000000000000000066','key-6','add 2 and 2',1,'completed',2,NULL,'voilà : 4',1700000000045,1700000000046);
+INSERT INTO "delegations" VALUES(7,X'0000000000000000000000000000025F',2,X'00000000000000000000000000000065',NULL,'review it',0,'completed',0,NULL,NULL,1700000000047,1700000000048);
+INSERT INTO "delegations" VALUES(8,X'00000000000000000000000000000260',1,X'0000000000000000000000000000006C',NULL,'wake up',1,'failed',2,'the agent could not be reached',NULL,1700000000049,1700000000050);
+INSERT INTO "delegations" VALUES(9,X'00000000000000000000000000000261',2,X'00000000000000000000000000000384','key-9','ask someone who is gone',1,'failed',0,'no such workspace',NULL,1700000000051,1700000000052);
+INSERT INTO "delegations" VALUES(10,X'00000000000000000000000000000262',6,X'00000000000000000000000000000065',NULL,'from a removed workspace',1,'failed',1,'no result within 6 hours','so far',1700000000053,1700000000054);
+CREATE TABLE events (
+    sequence   INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_type TEXT NOT NULL,
+    workspace  BLOB,
+    payload    TEXT NOT NULL,     -- JSON, never a secret
+    created_at INTEGER NOT NULL,
+    swept_by   TEXT               -- the pass, where this was a destructive action of one: counted by the breaker
+) STRICT;
+INSERT INTO "events" VALUES(1,'WORKSPACE_PROVISIONING',X'00000000000000000000000000000065','{"name":"lead"}',1700000000001,NULL);
+INSERT INTO "events" VALUES(2,'WORKSPACE_PROVISIONING',X'00000000000000000000000000000065','{"name":"lead"}',1700000000002,NULL);
+INSERT INTO "events" VALUES(3,'WORKSPACE_PROVISIONING',X'00000000000000000000000000000065','{"name":"lead"}',1700000000003,NULL);
+INSERT INTO "events" VALUES(4,'WORKSPACE_PROVISIONING',X'00000000000000000000000000000065','{"name":"lead"}',1700000000004,NULL);
+INSERT INTO "events" VALUES(5,'WORKSPACE_PROVISIONING',X'00000000000000000000000000000065','{"name":"lead"}',1700000000005,'settle');
+INSERT INTO "events" VALUES(6,'WORKSPACE_ONLINE',X'00000000000000000000000000000065','{"name":"lead","reason":"heartbeat received"}',1700000000010,NULL);
+INSERT INTO "events" VALUES(7,'WORKSPACE_AWAITING_AGENT',X'0000000000000000000000000000006B','{"name":"phone","runtime":"external","tier":2}',1700000000011,NULL);
+INSERT INTO "events" VALUES(8,'WORKSPACE_OFFLINE',X'0000000000000000000000000000006C','{"name":"down","reason":"its container exited with code 137"}',1700000000012,NULL);
+INSERT INTO "events" VALUES(9,'WORKSPACE_DEGRADED',X'00000000000000000000000000000066','{"reason":"taux d''erreur élevé"}',1700000000013,NULL);
+INSERT INTO "events" VALUES(10,'WORKSPACE_PROVISION_FAILED',X'00000000000000000000000000000069','{"name":"broken","reason":"no such image"}',1700000000014,NULL);
+INSERT INTO "events" VALUES(11,'WORKSPACE_PARKED',X'00000000000000000000000000000069','{"exits":5,"reason":"exit code 1"}',1700000000015,NULL);
+INSERT INTO "events" VALUES(12,'WORKSPACE_PAUSED',X'00000000000000000000000000000068','{"name":"stopped","paused_with":"00000000-0000-0000-0000-000000000065"}',1700000000016,NULL);
+INSERT INTO "events" VALUES(13,'WORKSPACE_WEDGED',X'00000000000000000000000000000066','{"evidence":"3 active tasks, and no progress for 30 minutes"}',1700000000017,NULL);
+INSERT INTO "events" VALUES(14,'WORKSPACE_RESTARTED_SILENT',X'00000000000000000000000000000066','{"reason":"no heartbeat for 5 minutes"}',1700000000018,'check_heartbeats');
+INSERT INTO "events" VALUES(15,'WORKSPACE_RESTARTED_SILENT',X'00000000000000000000000000000066','{"reason":"busy without progress"}',1700000000019,'flag_wedged');
+INSERT INTO "events" VALUES(16,'WORKSPACE_UPDATED',X'00000000000000000000000000000066','{"config":"changed","env":["KEY"],"max_concurrent_tasks":4}',1700000000020,NULL);
+INSERT INTO "events" VALUES(17,'AGENT_CARD_UPDATED',X'00000000000000000000000000000065','{"agent_card_digest":"00112233445566778899aabbccddeeff"}',1700000000021,NULL);
+INSERT INTO "events" VALUES(18,'AGENT_FIELDS_REFUSED',X'00000000000000000000000000000066','{"fields_refused":"error_rate, runtime_metadata","request":"heartbeat"}',1700000000022,NULL);
+INSERT INTO "events" VALUES(19,'AGENT_REQUESTS_REFUSED',X'0000000000000000000000000000006B','{"reason":"the token is not valid","request":"heartbeat"}',1700000000023,NULL);
+INSERT INTO "events" VALUES(20,'WORKSPACE_HIBERNATING',X'00000000000000000000000000000067','{"name":"asleep","reason":"idle for 15 minutes"}',1700000000024,NULL);
+INSERT INTO "events" VALUES(21,'WORKSPACE_HIBERNATED',X'00000000000000000000000000000067','{"name":"asleep"}',1700000000025,NULL);
+INSERT INTO "events" VALUES(22,'WORKSPACE_REMOVED',X'0000000000000000000000000000006E','{"cascade_deleted":1}',1700000000026,NULL);
+INSERT INTO "events" VALUES(23,'WORKSPACE_REMOVED',X'0000000000000000000000000000006A','{"removed_with":"00000000-0000-0000-0000-00000000006e"}',1700000000027,NULL);
+INSERT INTO "events" VALUES(24,'WORKSPACE_UNDELETED',X'00000000000000000000000000000068','{"name":"stopped","reason":"its parent `gone` is removed, so it is now a root of the tree","undeleted_with":null}',1700000000028,NULL);
+INSERT INTO "events" VALUES(25,'WORKSPACE_ADOPTED',X'00000000000000000000000000000068','{"container":"0000000000000000000000000000000000000000000000000000000000000004","evidence":"its labels","name":"stopped","status":"paused","token":"kept"}',1700000000029,NULL);
+INSERT INTO "events" VALUES(26,'WORKSPACE_STARTED',X'0000000000000000000000000000006D','{"container":"0000000000000000000000000000000000000000000000000000000000000009","incarnation":3,"name":"starting","runtime":"plain","tier":2}',1700000000030,NULL);
+INSERT INTO "events" VALUES(27,'CONTAINER_STOP_FAILED',X'00000000000000000000000000000068','{"container":"0000000000000000000000000000000000000000000000000000000000000004","error":"the engine did not answer"}',1700000000031,NULL);
+INSERT INTO "events" VALUES(28,'CONTAINER_STOPPED',X'00000000000000000000000000000068','{"container":"0000000000000000000000000000000000000000000000000000000000000004","evidence":"paused, but running","pass":"settle"}',1700000000032,NULL);
+INSERT INTO "events" VALUES(29,'CONTAINER_REAPED',X'00000000000000000000000000000384','{"container":"0000000000000000000000000000000000000000000000000000000000009000","evidence":"its labels name a workspace without a row","reason":"unknown","trash_id":"00000000-0000-0000-0000-00000000012e","volumes":["ostler-00000000-0000-0000-0000-000000000384-config","ostler-00000000-0000-0000-0000-000000000384-work"]}',1700000000033,'reap_unknown');
+INSERT INTO "events" VALUES(30,'CONTAINER_REAPED',X'0000000000000000000000000000006A','{"container":"0000000000000000000000000000000000000000000000000000000000000006","evidence":"its workspace was removed","reason":"removed","trash_id":"00000000-0000-0000-0000-00000000012d","volumes":[]}',1700000000034,NULL);
+INSERT INTO "events" VALUES(31,'TRASH_KEPT',X'0000000000000000000000000000006A','{"trash_id":"00000000-0000-0000-0000-00000000012d"}',1700000000035,NULL);
+INSERT INTO "events" VALUES(32,'TRASH_RESTORED',X'00000000000000000000000000000068','{"trash_id":"00000000-0000-0000-0000-000000000136"}',1700000000036,NULL);
+INSERT INTO "events" VALUES(33,'TRASH_DELETED',X'00000000000000000000000000000385','{"phase":"claimed for deletion","trash_id":"00000000-0000-0000-0000-000000000132"}',1700000000037,'empty_trash');
+INSERT INTO "events" VALUES(34,'TRASH_DELETED',X'00000000000000000000000000000065','{"phase":"deleted","trash_id":"00000000-0000-0000-0000-000000000137"}',1700000000038,NULL);
+INSERT INTO "events" VALUES(35,'TOKEN_ISSUED',X'00000000000000000000000000000065','{"prefix":"prefix22","token_id":"00000000-0000-0000-0000-0000000000de"}',1700000000039,NULL);
+INSERT INTO "events" VALUES(36,'TOKEN_REVOKED',X'0000000000000000000000000000006B','{"prefix":"prefix24","token_id":"00000000-0000-0000-0000-0000000000e0"}',1700000000040,NULL);
+INSERT INTO "events" VALUES(37,'TOKENS_REVOKED',X'0000000000000000000000000000006C','{"evidence":"it has no container","incarnations":[1,2]}',1700000000041,'revoke_stale_tokens');
+INSERT INTO "events" VALUES(38,'ADMIN_TOKEN_ISSUED',NULL,'{"name":"laptop","prefix":"AdminTok","token_id":"00000000-0000-0000-0000-000000000301"}',1700000000042,NULL);
+INSERT INTO "events" VALUES(39,'ADMIN_TOKEN_REVOKED',NULL,'{"token_id":"00000000-0000-0000-0000-000000000303"}',1700000000043,NULL);
+INSERT INTO "events" VALUES(40,'SWEEP_HELD',NULL,'{"pass":"empty_trash","plan":[],"plan_id":"00000000-0000-0000-0000-000000000192","reason":"too much"}',1700000000044,NULL);
+INSERT INTO "events" VALUES(41,'SWEEP_APPROVED',NULL,'{"pass":"empty_trash","plan_id":"00000000-0000-0000-0000-000000000192"}',1700000000045,NULL);
+INSERT INTO "events" VALUES(42,'REGISTRY_SETTLED',NULL,'{"reason":"an operator ended the recovery"}',1700000000046,NULL);
+INSERT INTO "events" VALUES(43,'ENGINE_ACCEPTED',NULL,'{"engine":"podman 5.0"}',1700000000047,NULL);
+INSERT INTO "events" VALUES(44,'REGISTRY_RECOVERING',NULL,'{"purges_cancelled":0,"reason":"the mirror has generation 12"}',1700000000048,NULL);
+CREATE TABLE held_plans (
+    pass        TEXT PRIMARY KEY,
+    id          BLOB NOT NULL CHECK (length(id) = 16),
+    reason      TEXT NOT NULL,
+    plan        TEXT NOT NULL,    -- JSON: the actions, exactly
+    held_at     INTEGER NOT NULL,
+    approved_at INTEGER
+) STRICT, WITHOUT ROWID;
+INSERT INTO "held_plans" VALUES('empty_trash',X'00000000000000000000000000000192','the plan affects 4 workspaces, 0 were affected in the last hour, and the limit is 3 of the 9 known workspaces','[{"action":{"do":"delete_trash","entry":"00000000-0000-0000-0000-000000000132","ordered":false,"workspace":"00000000-0000-0000-0000-000000000385"},"evidence":"kept until 2023-11-14","name":"00000000-0000-0000-0000-000000000385"},{"action":{"do":"delete_trash","entry":"00000000-0000-0000-0000-000000000131","ordered":false,"workspace":"00000000-0000-0000-0000-000000000066"},"evidence":"kept until 2023-11-28","name":"worker"}]',1700000000030,1700000000031);
+INSERT INTO "held_plans" VALUES('reap_unknown',X'00000000000000000000000000000191','too much','[]',1700000000000,NULL);
+INSERT INTO "held_plans" VALUES('revoke_stale_tokens',X'00000000000000000000000000000193','the plan affects 4 workspaces, 1 were affected in the last hour, and the limit is 3 of the 9 known workspaces','[{"action":{"do":"revoke_stale_tokens","older_than":1700000000032,"workspace":"00000000-0000-0000-0000-00000000006c"},"evidence":"it has no container","name":"down"}]',1700000000032,NULL);
+CREATE TABLE history (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    bytes    INTEGER NOT NULL  -- payloads plus 128 bytes per event
+) STRICT;
+INSERT INTO "history" VALUES(1,8620);
+CREATE TABLE host_reach (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    rootless INTEGER NOT NULL,
+    gateways TEXT NOT NULL  -- addresses of this host on the workspaces' networks, separated by spaces
+) STRICT;
+INSERT INTO "host_reach" VALUES(1,0,'10.89.0.1 10.89.1.1');
+CREATE TABLE log_mark (
+    only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+    base     INTEGER NOT NULL,
+    state    TEXT NOT NULL CHECK (state IN ('checkpoint', 'open', 'closed'))
+) STRICT;
+INSERT INTO "log_mark" VALUES(1,4611686018427387905,'closed');
+CREATE TABLE memories (
+    sequence   INTEGER PRIMARY KEY,
+    id         BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    workspace  INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    scope      TEXT NOT NULL CHECK (scope IN ('LOCAL', 'TEAM', 'GLOBAL')),
+    namespace  TEXT NOT NULL,
+    content    TEXT NOT NULL,
+    bytes      INTEGER NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+INSERT INTO "memories" VALUES(1,X'000000000000000000000000000002BD',1,'LOCAL','general','the door is green',17,1700000000061);
+INSERT INTO "memories" VALUES(2,X'000000000000000000000000000002BE',2,'LOCAL','général','le café est à côté',22,1700000000062);
+INSERT INTO "memories" VALUES(4,X'000000000000000000000000000002C0',1,'TEAM','general','we meet at nine',15,1700000000064);
+INSERT INTO "memories" VALUES(5,X'000000000000000000000000000002C1',2,'TEAM','procedures','run the tests first',19,1700000000065);
+INSERT INTO "memories" VALUES(6,X'000000000000000000000000000002C2',1,'GLOBAL','general','be brief',8,1700000000066);
+INSERT INTO "memories" VALUES(7,X'000000000000000000000000000002C3',4,'GLOBAL','facts','it''s the user''s "own" machine',29,1700000000067);
+INSERT INTO "memories" VALUES(8,X'000000000000000000000000000002C4',6,'LOCAL','general','a note of a removed workspace',29,1700000000068);
+CREATE TABLE pulse (
+    workspace     INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
+    token_used_at INTEGER  -- last use of the live instance token
+, last_heartbeat_at INTEGER, last_activity_at INTEGER, error_rate REAL NOT NULL DEFAULT 0, active_tasks INTEGER NOT NULL DEFAULT 0, uptime_seconds INTEGER NOT NULL DEFAULT 0, monthly_spend_cents INTEGER NOT NULL DEFAULT 0, wedged_since INTEGER) STRICT;
+INSERT INTO "pulse" VALUES(1,1700000000051,1700000000061,1700000000071,0.25,1,90,120,NULL);
+INSERT INTO "pulse" VALUES(2,1700000000052,1700000000062,1700000000072,0.75,3,90,120,1700000000002);
+INSERT INTO "pulse" VALUES(3,1700000000053,1700000000063,1700000000073,0.25,1,90,120,NULL);
+INSERT INTO "pulse" VALUES(4,1700000000054,1700000000064,1700000000074,0.0,0,90,0,NULL);
+INSERT INTO "pulse" VALUES(5,1700000000055,1700000000065,1700000000075,0.25,1,90,120,NULL);
+INSERT INTO "pulse" VALUES(7,1700000000057,1700000000067,1700000000077,0.25,1,90,120,NULL);
+INSERT INTO "pulse" VALUES(8,1700000000058,1700000000068,1700000000078,0.25,1,90,120,NULL);
+INSERT INTO "pulse" VALUES(9,NULL,NULL,NULL,0.0,0,0,0,NULL);
+INSERT INTO "pulse" VALUES(12,1700000000052,1700000000062,1700000000072,0.0,0,3600,15,NULL);
+INSERT INTO "pulse" VALUES(13,NULL,NULL,NULL,0.0,0,0,0,NULL);
+INSERT INTO "pulse" VALUES(14,1700000000054,1700000000064,NULL,1.0,0,1,0,NULL);
+INSERT INTO "pulse" VALUES(15,1700000000055,1700000000065,1700000000075,0.0,0,30,0,NULL);
+INSERT INTO "pulse" VALUES(16,NULL,1700000000066,1700000000076,0.125,2,86400,999,1700000000080);
+INSERT INTO "pulse" VALUES(17,1700000000057,NULL,NULL,0.0,0,0,0,NULL);
+INSERT INTO "pulse" VALUES(18,NULL,NULL,NULL,0.0,0,0,0,NULL);
+CREATE TABLE registry (
+    only_row           INTEGER PRIMARY KEY CHECK (only_row = 1),
+    instance           BLOB NOT NULL CHECK (length(instance) = 16),
+    generation         INTEGER NOT NULL,  -- bumped by every row that is made; mirrored beside the database
+    recovering_since   INTEGER,           -- set while unknown things are held for a person
+    engine_accepted_at INTEGER            -- when the engine with our sentinel was accepted
+) STRICT;
+INSERT INTO "registry" VALUES(1,X'00000000000000000000000000000001',31,1700000000048,1700000000000);
+CREATE TABLE reports (
+    workspace        INTEGER PRIMARY KEY REFERENCES workspaces (key) ON DELETE CASCADE,
+    agent_card       TEXT,                      -- JSON
+    current_task     TEXT NOT NULL DEFAULT '',
+    sample_error     TEXT NOT NULL DEFAULT '',
+    runtime_state    TEXT NOT NULL DEFAULT '',
+    runtime_metadata TEXT                       -- JSON
+, refused TEXT NOT NULL DEFAULT '', events_full_at INTEGER) STRICT;
+INSERT INTO "reports" VALUES(1,'{"name":"agent 1"}','task 1','error','','{"capabilities":{"status_mgmt":true},"idle_timeout_seconds":90}','',1700000300000);
+INSERT INTO "reports" VALUES(2,'{"name":"agent 2"}','task 2','connexion refusée','wedged',NULL,'error_rate, runtime_metadata, url',1700006000000);
+INSERT INTO "reports" VALUES(3,'{"name":"agent 3"}','task 3','error','','{"capabilities":{"status_mgmt":true}}','',NULL);
+INSERT INTO "reports" VALUES(4,'{"name":"agent 4"}','task 4','error','','{"capabilities":{"status_mgmt":true}}','',NULL);
+INSERT INTO "reports" VALUES(5,'{"name":"agent 5"}','task 5','error','','{"capabilities":{"status_mgmt":true}}','',NULL);
+INSERT INTO "reports" VALUES(6,NULL,'','','',NULL,'agent_card',NULL);
+INSERT INTO "reports" VALUES(7,NULL,'','','','{"capabilities":{"status_mgmt":true}}','body',NULL);
+INSERT INTO "reports" VALUES(8,'{"name":"agent 8"}','task 8','error','','{"capabilities":{"status_mgmt":true}}','',NULL);
+INSERT INTO "reports" VALUES(9,'{"name":"agent 9"}','task 9','error','','{"capabilities":{"status_mgmt":true}}','',NULL);
+INSERT INTO "reports" VALUES(16,'{"name":"hook","url":"https://agent.example/a2a"}','task 16','','working',NULL,'',NULL);
+CREATE TABLE tokens (
+    id           BLOB PRIMARY KEY CHECK (length(id) = 16),
+    workspace    INTEGER NOT NULL REFERENCES workspaces (key) ON DELETE CASCADE,
+    kind         TEXT NOT NULL CHECK (kind IN ('instance', 'api')),
+    incarnation  INTEGER,
+    digest       BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    prefix       TEXT NOT NULL,
+    created_at   INTEGER NOT NULL,
+    last_used_at INTEGER,
+    expires_at   INTEGER,
+    revoked_at   INTEGER,
+    CHECK ((kind = 'instance') = (incarnation IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000C9',1,'instance',3,X'0101010101010101010101010101010101010101010101010101010101010101','prefix01',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CA',2,'instance',3,X'0202020202020202020202020202020202020202020202020202020202020202','prefix02',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CB',3,'instance',3,X'0303030303030303030303030303030303030303030303030303030303030303','prefix03',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CC',4,'instance',3,X'0404040404040404040404040404040404040404040404040404040404040404','prefix04',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CD',5,'instance',3,X'0505050505050505050505050505050505050505050505050505050505050505','prefix05',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CE',6,'instance',3,X'0606060606060606060606060606060606060606060606060606060606060606','prefix06',1700000000000,NULL,NULL,1700000000009);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000CF',7,'api',NULL,X'0707070707070707070707070707070707070707070707070707070707070707','prefix07',1700000000000,1700000000001,2700000000000,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000D0',8,'instance',3,X'0808080808080808080808080808080808080808080808080808080808080808','prefix08',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000D1',9,'instance',3,X'0909090909090909090909090909090909090909090909090909090909090909','prefix09',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000DC',1,'instance',1,X'1414141414141414141414141414141414141414141414141414141414141414','prefix20',1699999999998,1699999999999,NULL,1699999999999);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000DD',1,'instance',2,X'1515151515151515151515151515151515151515151515151515151515151515','prefix21',1699999999999,NULL,NULL,1700000000000);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000DE',1,'api',NULL,X'1616161616161616161616161616161616161616161616161616161616161616','prefix22',1700000000000,1700000000005,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000DF',2,'api',NULL,X'1717171717171717171717171717171717171717171717171717171717171717','prefix23',1700000000000,NULL,1700000001000,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000E0',7,'api',NULL,X'1818181818181818181818181818181818181818181818181818181818181818','prefix24',1700000000000,NULL,NULL,1700000000002);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000E8',12,'instance',2,X'2020202020202020202020202020202020202020202020202020202020202020','prefix32',1700000000000,1700000000052,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000EA',14,'instance',2,X'2222222222222222222222222222222222222222222222222222222222222222','prefix34',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000EB',15,'instance',2,X'2323232323232323232323232323232323232323232323232323232323232323','prefix35',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000EC',16,'api',NULL,X'2424242424242424242424242424242424242424242424242424242424242424','prefix36',1700000000000,NULL,NULL,NULL);
+INSERT INTO "tokens" VALUES(X'000000000000000000000000000000ED',17,'instance',2,X'2525252525252525252525252525252525252525252525252525252525252525','prefix37',1700000000000,NULL,NULL,NULL);
+CREATE TABLE trash (
+    id             BLOB PRIMARY KEY CHECK (length(id) = 16),
+    workspace      BLOB NOT NULL CHECK (length(workspace) = 16),
+    workspace_name TEXT NOT NULL,
+    reason         TEXT NOT NULL CHECK (reason IN ('removed', 'unknown', 'stray', 'replaced')),
+    evidence       TEXT NOT NULL,
+    state          TEXT NOT NULL CHECK (state IN ('claimed', 'kept', 'restoring', 'deleting')),
+    created_at     INTEGER NOT NULL,
+    keep_until     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO "trash" VALUES(X'0000000000000000000000000000012D',X'0000000000000000000000000000006A','gone','removed','its workspace was removed','kept',1700000000000,1701209600000);
+INSERT INTO "trash" VALUES(X'0000000000000000000000000000012E',X'00000000000000000000000000000384','stray cat','unknown','its labels name a workspace without a row','claimed',1700000000020,1701209600020);
+INSERT INTO "trash" VALUES(X'0000000000000000000000000000012F',X'00000000000000000000000000000068','stopped','removed','its workspace was removed','restoring',1700000000021,1701209600021);
+INSERT INTO "trash" VALUES(X'00000000000000000000000000000130',X'00000000000000000000000000000065','lead','replaced','replaced by `recreate`','deleting',1700000000022,1700000000023);
+INSERT INTO "trash" VALUES(X'00000000000000000000000000000131',X'00000000000000000000000000000066','worker','stray','a second container of a live workspace','kept',1700000000024,1701209600024);
+INSERT INTO "trash" VALUES(X'00000000000000000000000000000132',X'00000000000000000000000000000385','00000000-0000-0000-0000-000000000385','unknown','its labels name a workspace without a row','deleting',1700000000025,1700000000026);
+CREATE TABLE trash_items (
+    item  TEXT PRIMARY KEY,       -- container id or volume name
+    trash BLOB NOT NULL REFERENCES trash (id) ON DELETE CASCADE,
+    kind  TEXT NOT NULL CHECK (kind IN ('container', 'volume')),
+    name  TEXT NOT NULL           -- the name to give back
+) STRICT, WITHOUT ROWID;
+INSERT INTO "trash_items" VALUES('0000000000000000000000000000000000000000000000000000000000000004',X'0000000000000000000000000000012F','container','ostler-00000000-0000-0000-0000-000000000068-4');
+INSERT INTO "trash_items" VALUES('0000000000000000000000000000000000000000000000000000000000000006',X'0000000000000000000000000000012D','container','ostler-x-4');
+INSERT INTO "trash_items" VALUES('0000000000000000000000000000000000000000000000000000000000009000',X'0000000000000000000000000000012E','container','ostler-00000000-0000-0000-0000-000000000384-7');
+INSERT INTO "trash_items" VALUES('0000000000000000000000000000000000000000000000000000000000009001',X'00000000000000000000000000000130','container','ostler-00000000-0000-0000-0000-000000000065-3');
+INSERT INTO "trash_items" VALUES('0000000000000000000000000000000000000000000000000000000000009002',X'00000000000000000000000000000131','container','ostler-00000000-0000-0000-0000-000000000066-5');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-000000000068-config',X'0000000000000000000000000000012F','volume','ostler-00000000-0000-0000-0000-000000000068-config');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-000000000068-work',X'0000000000000000000000000000012F','volume','ostler-00000000-0000-0000-0000-000000000068-work');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-00000000006a-config',X'0000000000000000000000000000012D','volume','ostler-00000000-0000-0000-0000-00000000006a-config');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-00000000006a-work',X'0000000000000000000000000000012D','volume','ostler-00000000-0000-0000-0000-00000000006a-work');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-000000000384-config',X'0000000000000000000000000000012E','volume','ostler-00000000-0000-0000-0000-000000000384-config');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-000000000384-work',X'0000000000000000000000000000012E','volume','ostler-00000000-0000-0000-0000-000000000384-work');
+INSERT INTO "trash_items" VALUES('ostler-00000000-0000-0000-0000-000000000385-work',X'00000000000000000000000000000132','volume','ostler-00000000-0000-0000-0000-000000000385-work');
+CREATE TABLE workspaces (
+    key                 INTEGER PRIMARY KEY,
+    id                  BLOB NOT NULL UNIQUE CHECK (length(id) = 16),
+    name                TEXT NOT NULL,
+    role                TEXT,
+    kind                TEXT NOT NULL CHECK (kind IN ('container', 'external')),
+    runtime             TEXT NOT NULL,
+    tier                INTEGER NOT NULL CHECK (tier BETWEEN 1 AND 4),
+    parent_id           BLOB REFERENCES workspaces (id),
+    spec                TEXT NOT NULL,    -- JSON: image, command, env, bound directory, config
+    status              TEXT NOT NULL CHECK (status IN (
+                            'provisioning', 'online', 'degraded', 'offline', 'failed', 'paused',
+                            'hibernating', 'hibernated', 'awaiting_agent', 'removed')),
+    failure             TEXT CHECK (failure IN ('provision_timeout', 'start_error', 'parked')),
+    status_detail       TEXT,
+    status_since        INTEGER NOT NULL, -- nothing but a status change moves it
+    incarnation         INTEGER NOT NULL DEFAULT 0,
+    container_id        TEXT,
+    container_serial    INTEGER NOT NULL DEFAULT 0,
+    container_spec_hash TEXT,
+    host_port           INTEGER,
+    has_work_volume     INTEGER NOT NULL DEFAULT 0,
+    url                 TEXT,
+    created_at          INTEGER NOT NULL,
+    removed_at          INTEGER,
+    purged_at           INTEGER, hibernation_idle_minutes INTEGER, max_concurrent_tasks INTEGER, restart_when_wedged INTEGER NOT NULL DEFAULT 0, paused_with BLOB, online_since INTEGER, ends TEXT NOT NULL DEFAULT '[]', restart_due_at INTEGER, purge_ordered_at INTEGER, delivery_mode TEXT NOT NULL DEFAULT 'push' CHECK (delivery_mode IN ('push', 'poll')), removed_with BLOB, config_pending INTEGER NOT NULL DEFAULT 0, was_below BLOB,          -- what it owned was deleted for good: nothing to come back to
+    CHECK ((status = 'failed') = (failure IS NOT NULL)),
+    CHECK ((status = 'removed') = (removed_at IS NOT NULL))
+) STRICT;
+INSERT INTO "workspaces" VALUES(1,X'00000000000000000000000000000065','lead','role of lead','container','plain',2,NULL,'{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','online',NULL,NULL,1700000000001,3,'0000000000000000000000000000000000000000000000000000000000000001',4,'abc',21001,1,NULL,1700000000000,NULL,NULL,30,2,0,NULL,1700000000001,'[1700000000000]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(2,X'00000000000000000000000000000066','worker','role of worker','container','plain',3,X'00000000000000000000000000000065','{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','degraded',NULL,NULL,1700000000002,3,'0000000000000000000000000000000000000000000000000000000000000002',4,'abc',21002,1,NULL,1700000000000,NULL,NULL,NULL,4,1,NULL,1699999999700,'[1699999999100,1699999999600]',NULL,NULL,'push',NULL,1,NULL);
+INSERT INTO "workspaces" VALUES(3,X'00000000000000000000000000000067','asleep',NULL,'container','plain',1,X'00000000000000000000000000000065','{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','hibernated',NULL,NULL,1700000000003,3,'0000000000000000000000000000000000000000000000000000000000000003',4,'abc',21003,1,NULL,1700000000000,NULL,NULL,15,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(4,X'00000000000000000000000000000068','stopped','role of stopped','container','plain',4,NULL,'{"command":["run"],"config":null,"env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_only","workspace_dir":"/srv/équipe"}','paused',NULL,'adopted',1700000000004,3,'0000000000000000000000000000000000000000000000000000000000000004',4,'abc',21004,1,NULL,1700000000000,NULL,NULL,NULL,NULL,0,X'00000000000000000000000000000065',NULL,'[]',NULL,NULL,'push',NULL,1,X'0000000000000000000000000000006A');
+INSERT INTO "workspaces" VALUES(5,X'00000000000000000000000000000069','broken','role of broken','container','plain',2,NULL,'{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','failed','start_error','told',1700000000005,3,'0000000000000000000000000000000000000000000000000000000000000005',4,'abc',21005,1,NULL,1700000000000,NULL,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(6,X'0000000000000000000000000000006A','gone','role of gone','container','plain',2,X'0000000000000000000000000000006E','{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','removed',NULL,NULL,1700000000006,3,'0000000000000000000000000000000000000000000000000000000000000006',4,'abc',NULL,1,NULL,1700000000000,1700000000009,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,1700000000009,'push',X'0000000000000000000000000000006E',0,NULL);
+INSERT INTO "workspaces" VALUES(7,X'0000000000000000000000000000006B','phone','role of phone','external','external',2,NULL,'{"image":"","command":[],"env":{},"workspace_dir":null,"workspace_access":"read_write","config":null}','awaiting_agent',NULL,NULL,1700000000007,0,NULL,4,'abc',NULL,0,'http://192.0.2.7:8080/a2a',1700000000000,NULL,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'poll',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(8,X'0000000000000000000000000000006C','down','role of down','container','plain',2,NULL,'{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','offline',NULL,'its container exited with code 137',1700000000008,3,'0000000000000000000000000000000000000000000000000000000000000008',4,'abc',21008,1,NULL,1700000000000,NULL,NULL,NULL,NULL,0,NULL,NULL,'[1700000000008]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(9,X'0000000000000000000000000000006D','starting','role of starting','container','plain',2,NULL,'{"image":"localhost/agent:1","command":["run"],"env":{"KEY":"value"},"workspace_dir":null,"workspace_access":"read_write","config":"model: small"}','provisioning',NULL,NULL,1700000000009,3,'0000000000000000000000000000000000000000000000000000000000000009',4,'abc',21009,1,NULL,1700000000000,NULL,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(10,X'0000000000000000000000000000006E','team','role of team','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','removed',NULL,NULL,1700000000010,2,'000000000000000000000000000000000000000000000000000000000000000a',3,'def',NULL,1,NULL,1700000000110,1700000000009,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(11,X'0000000000000000000000000000006F','worker','role of worker','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','removed',NULL,NULL,1700000000011,2,NULL,3,'def',NULL,0,NULL,1700000000111,1700000000109,1700000000110,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(12,X'00000000000000000000000000000070','stopping','role of stopping','container','plain',2,X'00000000000000000000000000000065','{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','hibernating',NULL,'idle for 10 minutes',1700000000012,2,'000000000000000000000000000000000000000000000000000000000000000c',3,'def',21012,1,NULL,1700000000112,NULL,NULL,10,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(13,X'00000000000000000000000000000071','slow','role of slow','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','failed','provision_timeout','not ready within 120 seconds',1700000000013,2,'000000000000000000000000000000000000000000000000000000000000000d',3,'def',21013,1,NULL,1700000000113,NULL,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(14,X'00000000000000000000000000000072','parked','role of parked','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','failed','parked','restart budget spent: 5 exits within 30m',1700000000014,2,'000000000000000000000000000000000000000000000000000000000000000e',3,'def',21014,1,NULL,1700000000114,NULL,NULL,NULL,NULL,0,NULL,NULL,'[1700000000001,1700000000002,1700000000003,1700000000004]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(15,X'00000000000000000000000000000073','returning','role of returning','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','offline',NULL,'its container exited with code 1',1700000000015,2,'000000000000000000000000000000000000000000000000000000000000000f',3,'def',21015,1,NULL,1700000000115,NULL,NULL,NULL,NULL,0,NULL,NULL,'[1700000000015]',1700000010015,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(16,X'00000000000000000000000000000074','hook','role of hook','external','external',2,NULL,'{"command":[],"config":null,"env":{},"image":"","workspace_access":"read_write","workspace_dir":null}','online',NULL,NULL,1700000000016,0,NULL,0,NULL,NULL,0,'https://agent.example/a2a',1700000000116,NULL,NULL,NULL,NULL,0,NULL,1700000000116,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(17,X'00000000000000000000000000000075','helper','role of helper','container','plain',1,X'00000000000000000000000000000068','{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','paused',NULL,NULL,1700000000017,2,'0000000000000000000000000000000000000000000000000000000000000011',3,'def',21017,1,NULL,1700000000117,NULL,NULL,NULL,NULL,0,X'00000000000000000000000000000068',NULL,'[]',NULL,NULL,'push',NULL,0,NULL);
+INSERT INTO "workspaces" VALUES(18,X'00000000000000000000000000000076','orphan','role of orphan','container','plain',2,NULL,'{"command":["run"],"config":"model: small","env":{"KEY":"value"},"image":"localhost/agent:1","workspace_access":"read_write","workspace_dir":null}','paused',NULL,NULL,1700000000018,2,'0000000000000000000000000000000000000000000000000000000000000012',3,'def',21018,1,NULL,1700000000118,NULL,NULL,NULL,NULL,0,NULL,NULL,'[]',NULL,NULL,'push',NULL,0,X'0000000000000000000000000000006E');
+CREATE UNIQUE INDEX workspaces_live_name ON workspaces (name) WHERE status <> 'removed';
+CREATE INDEX workspaces_name ON workspaces (name);
+CREATE UNIQUE INDEX workspaces_host_port ON workspaces (host_port) WHERE host_port IS NOT NULL;
+CREATE INDEX workspaces_parent ON workspaces (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX workspaces_live ON workspaces (created_at) WHERE status <> 'removed';
+CREATE INDEX workspaces_provisioning ON workspaces (status_since) WHERE status = 'provisioning';
+CREATE INDEX workspaces_removed ON workspaces (removed_at) WHERE status = 'removed';
+CREATE INDEX tokens_live_instance ON tokens (workspace, created_at, revoked_at) -- with what the sweep reads
+    WHERE kind = 'instance' AND revoked_at IS NULL;
+CREATE INDEX tokens_of_workspace ON tokens (workspace, created_at);
+CREATE INDEX events_of_workspace ON events (workspace, sequence);
+CREATE INDEX events_swept ON events (created_at) WHERE swept_by IS NOT NULL;
+CREATE INDEX trash_of_workspace ON trash (workspace);
+CREATE INDEX trash_keep_until ON trash (keep_until);
+CREATE INDEX trash_open ON trash (id) WHERE state IN ('claimed', 'restoring');
+CREATE INDEX trash_items_of_entry ON trash_items (trash);
+CREATE INDEX workspaces_holding -- what passes read of containers' rows, without the rows: those lie a page each
+    ON workspaces (id, name, status, failure, container_id, incarnation, status_since, runtime)
+    WHERE kind = 'container'
+      AND status IN ('online', 'degraded', 'offline', 'failed', 'paused', 'hibernating', 'hibernated');
+CREATE INDEX workspaces_restart_due ON workspaces (restart_due_at)
+    WHERE status = 'offline' AND restart_due_at IS NOT NULL;
+CREATE INDEX workspaces_falling_asleep ON workspaces (key) WHERE status = 'hibernating';
+CREATE INDEX workspaces_may_sleep ON workspaces (hibernation_idle_minutes, status, kind)
+    WHERE hibernation_idle_minutes IS NOT NULL AND status IN ('online', 'degraded');
+CREATE INDEX workspaces_paused_with ON workspaces (paused_with) WHERE paused_with IS NOT NULL;
+CREATE INDEX workspaces_to_purge ON workspaces (purge_ordered_at) WHERE purge_ordered_at IS NOT NULL;
+CREATE INDEX activity_of_workspace ON activity (workspace, sequence);
+CREATE INDEX activity_kept ON activity (workspace, sequence, bytes) WHERE waiting = 0;
+CREATE INDEX activity_waiting ON activity (workspace, sequence, bytes) WHERE waiting = 1;
+CREATE INDEX delegations_of_workspace ON delegations (workspace, sequence);
+CREATE UNIQUE INDEX delegations_key ON delegations (workspace, idempotency_key) WHERE idempotency_key IS NOT NULL;
+CREATE INDEX delegations_open ON delegations (workspace, created_at) WHERE finished_at IS NULL;
+CREATE INDEX memories_of_workspace ON memories (workspace, sequence, bytes);
+CREATE INDEX memories_global ON memories (sequence) WHERE scope = 'GLOBAL';
+CREATE INDEX workspaces_removed_with ON workspaces (removed_with) WHERE removed_with IS NOT NULL;
+CREATE INDEX workspaces_was_below ON workspaces (was_below) WHERE was_below IS NOT NULL;
+DELETE FROM "sqlite_sequence";
+INSERT INTO "sqlite_sequence" VALUES('events',44);
+COMMIT;
