@@ -17,12 +17,12 @@ use ostler::{
         budget::RestartBudget,
         ids::{ContainerId, InstanceId, TokenId, WorkspaceId},
         ports::PortRange,
-        runtime::{PLAIN, Runtime, Tier},
-        spec::Spec,
+        runtime::{PLAIN, Runtime},
+        spec::WorkspaceSpec,
         status::Cause,
         time::Timestamp,
         token::Token,
-        workspace::{Kind, Policy},
+        workspace::{Delivery, Kind},
     },
     engine::Engine,
     http::{
@@ -85,15 +85,14 @@ async fn one(store: &Store, number: usize, at: Timestamp) {
     let new = NewWorkspace {
         id: workspace(number),
         name: format!("agent-{number}").parse().unwrap(),
-        role: None,
         kind: Kind::Container,
-        runtime: PLAIN.into(),
-        tier: Tier::default(),
-        parent: None,
-        spec: Spec { image: "registry.example.org/team/agent:1.2.3".into(), ..Spec::default() },
-        url: None,
+        delivery: Delivery::Push,
+        spec: WorkspaceSpec {
+            runtime: PLAIN.into(),
+            image: "registry.example.org/team/agent:1.2.3".into(),
+            ..WorkspaceSpec::default()
+        },
         token: None,
-        policy: Policy::default(),
     };
     store.create_workspace(new, at).await.unwrap();
     let token = token(number);

@@ -1,8 +1,8 @@
 //! A workspace: its state, its creation, a change of its settings, and its removal.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
+
+use super::spec::SpecView;
 
 /// A workspace, in lists and in single responses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,27 +88,15 @@ pub struct WorkspaceView {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_note: Option<String>,
     /// Resource limits of the container that this host does not enforce. This field and the following ones up to
-    /// `config_bytes` are filled only when an admin requests a single workspace.
+    /// `config_pending` are filled only when an admin requests a single workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits_note: Option<String>,
-    /// Command that replaces the image's own command; empty: not replaced.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// Names of the environment variables. Values may be secrets and are never shown.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub env_names: Vec<String>,
-    /// Host directory mounted at `/workspace`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace_dir: Option<String>,
-    /// `read_only` if the container may not write to `/workspace`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub workspace_access: Option<String>,
+    /// The settings of the container.
+    #[serde(flatten)]
+    pub spec: SpecView,
     /// Whether the next start overwrites `/configs/config.yaml` with the text in the registry.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub config_pending: bool,
-    /// Length in bytes of the text for `/configs/config.yaml`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub config_bytes: Option<usize>,
     /// `poll` if messages are stored until the agent polls them; absent otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_mode: Option<String>,
@@ -134,62 +122,6 @@ pub struct GoneView {
     pub workspace_id: String,
     /// Always `true`.
     pub deleted: bool,
-}
-
-/// `POST /workspaces`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CreateWorkspace {
-    /// Unique among live workspaces.
-    pub name: String,
-    /// The purpose of the workspace, as free text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub role: Option<String>,
-    /// Name of the runtime; default `plain`. `external` creates an external workspace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub runtime: Option<String>,
-    /// Image; default: the runtime's image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// Command that replaces the image's own command; empty: not replaced.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// Resource tier, 1 to 4; default 2.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tier: Option<u8>,
-    /// Id, unique id prefix or name of the parent workspace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub parent_id: Option<String>,
-    /// Whether the agent runs outside ostler's containers.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub external: bool,
-    /// URL at which an external agent is reached.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Absolute path of a host directory, mounted at `/workspace`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workspace_dir: Option<String>,
-    /// `read_only` or `read_write`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workspace_access: Option<String>,
-    /// Environment variables of the container.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// Content of `/configs/config.yaml`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<String>,
-    /// Idle minutes after which the workspace hibernates; absent: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hibernation_idle_minutes: Option<u32>,
-    /// Number of tasks that the agent accepts at once; shown to peers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_concurrent_tasks: Option<u32>,
-    /// Whether to restart the workspace when it is stalled (busy without progress).
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub restart_when_wedged: bool,
-    /// `push`: messages are sent to the external agent. `poll`: messages are stored until the agent polls them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub delivery_mode: Option<String>,
 }
 
 /// Response to `POST /workspaces`.
@@ -237,63 +169,6 @@ impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Connection to {} [token redacted]", self.platform_url)
     }
-}
-
-/// `PATCH /workspaces/:id`. A setting whose field is absent stays unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PatchWorkspace {
-    /// New name, unique among live workspaces.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The purpose of the workspace; empty or null clears it.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
-    pub role: Option<String>,
-    /// Resource tier, 1 to 4.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tier: Option<u8>,
-    /// Id, unique id prefix or name of the new parent; empty or null makes the workspace a root.
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "null_is_empty")]
-    pub parent_id: Option<String>,
-    /// Name of the new runtime.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub runtime: Option<String>,
-    /// The new image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
-    /// The new command; empty selects the command of the runtime or of the image.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<Vec<String>>,
-    /// Environment variables to set. The value null removes a variable. Variables that are not listed stay unchanged.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, Option<String>>,
-    /// Another host directory for `/workspace`. Allowed only if the workspace has a host directory already.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workspace_dir: Option<String>,
-    /// `read_only` or `read_write`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub workspace_access: Option<String>,
-    /// Content of `/configs/config.yaml`. The next start overwrites the existing file with it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<String>,
-    /// URL at which an external agent is reached; empty clears it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// Idle minutes after which the workspace hibernates; 0: never.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hibernation_idle_minutes: Option<u32>,
-    /// Number of tasks that the agent accepts at once; 0: unknown.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_concurrent_tasks: Option<u32>,
-    /// Whether to restart the workspace when it is stalled (busy without progress).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub restart_when_wedged: Option<bool>,
-}
-
-/// Deserializes null as an empty string, so that null differs from an absent key. Existing clients send
-/// `"parent_id": null` to make a workspace a root.
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Option::<String>::deserialize(deserializer).map(|text| Some(text.unwrap_or_default()))
 }
 
 /// Response to `PATCH /workspaces/:id`.

@@ -7,7 +7,7 @@ use super::{
     naming::WorkspaceName,
     operation::Revision,
     runtime::Tier,
-    spec::Spec,
+    spec::WorkspaceSpec,
     status::Status,
     time::Timestamp,
 };
@@ -67,19 +67,6 @@ impl Delivery {
     }
 }
 
-/// Policy of a workspace: hibernation, concurrency, restart when wedged, delivery.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Minutes of idleness before it hibernates; `None` if it never hibernates because of idleness.
-    pub hibernation_idle_minutes: Option<u32>,
-    /// Maximum number of concurrent tasks. ostler does not enforce it; other workspaces can read it.
-    pub max_concurrent_tasks: Option<u32>,
-    /// Whether it is restarted when it is busy without progress.
-    pub restart_when_wedged: bool,
-    /// Delivery of messages; only an external agent may poll.
-    pub delivery: Delivery,
-}
-
 /// A row of the table of workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workspace {
@@ -87,18 +74,12 @@ pub struct Workspace {
     pub id: WorkspaceId,
     /// Unique among workspaces that are not removed.
     pub name: WorkspaceName,
-    /// Purpose, as free text of the operator.
-    pub role: Option<String>,
     /// Container or external.
     pub kind: Kind,
-    /// Name of its runtime in the configuration.
-    pub runtime: String,
-    /// Resource tier.
-    pub tier: Tier,
-    /// Parent in the tree; `None` at a root.
-    pub parent: Option<WorkspaceId>,
-    /// Inputs of its container.
-    pub spec: Spec,
+    /// Delivery of messages; only an external agent may poll.
+    pub delivery: Delivery,
+    /// Everything that an operator can change.
+    pub spec: WorkspaceSpec,
     /// Current status.
     pub status: Status,
     /// Explanation of the status, if there is one.
@@ -121,10 +102,6 @@ pub struct Workspace {
     /// Whether a work volume was created. If the volume is missing later, a start fails instead of creating an empty
     /// one.
     pub has_work_volume: bool,
-    /// Address of an external agent.
-    pub url: Option<String>,
-    /// Policy for hibernation, concurrency, restarts and delivery.
-    pub policy: Policy,
     /// Revision of the row.
     pub revision: Revision,
     /// Workspace whose pause also paused this one.
@@ -143,7 +120,7 @@ impl Workspace {
     /// Whether it needs a work volume. A workspace with a bound host directory needs none, nor does a sandbox.
     #[must_use]
     pub fn wants_work_volume(&self) -> bool {
-        self.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
+        self.spec.tier != Tier::SANDBOX && self.spec.workspace_dir.is_none()
     }
 
     /// Error text for an order that needs a container, given to an external workspace. `so` continues the phrase "its

@@ -16,6 +16,7 @@ mod resolve;
 mod router;
 mod routes;
 pub mod server;
+mod spec;
 mod view;
 mod vitals;
 

@@ -23,7 +23,7 @@ use crate::{
         },
         observed::Observed,
         recovery::{Contradicted, Difference, contradiction, newer_container},
-        spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, Spec},
+        spec::{LabelledSpec, NOT_IN_LABELS, OWN_VARIABLES, WorkspaceSpec},
         status::Cause,
         token::Token,
         trash::TrashContents,
@@ -98,7 +98,7 @@ impl Ops {
         if self.0.is_recovering().await? {
             let busy = self.busy();
             for row in self.0.store.workspaces(Scope::Any).await? {
-                parents.insert(row.id, row.parent);
+                parents.insert(row.id, row.spec.parent);
                 let of_row: Vec<_> =
                     entries.iter().filter(|entry| entry.workspace == row.id).cloned().collect();
                 if busy.contains(&row.id) {
@@ -111,7 +111,7 @@ impl Ops {
                     .and_then(|container| inventory.container(row.id, &container.id))
                     .and_then(|container| LabelledSpec::of(&container.labels))
                     // The row's parent, because it determines the order of adoption.
-                    .map(|spec| LabelledSpec { parent: row.parent, ..spec });
+                    .map(|spec| LabelledSpec { parent: row.spec.parent, ..spec });
                 let contents = TrashContents { container, volumes: Vec::new() };
                 found.push((AdoptRequest { workspace: row.id, contents, known: Some(known) }, spec));
             }
@@ -256,7 +256,7 @@ impl Ops {
     /// whether the container was stopped, removed or exited since the registry's copy was made.
     async fn pause_what_is_down(&self, id: WorkspaceId, known: &Contradicted) -> OpResult<Applied> {
         let rows = self.0.store.workspaces(Scope::Live).await?;
-        let up_below = rows.iter().find(|row| row.parent == Some(id) && !row.status.forbids_running());
+        let up_below = rows.iter().find(|row| row.spec.parent == Some(id) && !row.status.forbids_running());
         if let Some(child) = up_below {
             return Err(OpError::Conflict(format!(
                 "its container does not run, but `{child}` below it is up, and pausing would stop `{child}` too: run \
@@ -307,11 +307,7 @@ impl Ops {
         let adopted = AdoptedWorkspace {
             id,
             name: name.clone(),
-            role: labelled.role.clone(),
-            runtime: labelled.runtime.clone(),
-            tier: labelled.tier,
-            parent: labelled.parent,
-            spec_hash: self.0.labelled_hash(&labelled, &spec),
+            spec_hash: self.0.made_from(&spec),
             spec,
             container: Some(container.id.clone()),
             serial,
@@ -429,13 +425,12 @@ impl Inner {
             .map_err(|error: crate::domain::naming::InvalidName| OpError::Invalid(error.to_string()))
     }
 
-    /// Hash of the settings with which a container was created, from its labels and `spec`. Settings and runtime are
+    /// Hash of the settings with which a container was created, from the spec in its labels. Settings and runtime are
     /// not in the labels; their current values are used. `None` if that runtime is no longer configured.
-    fn labelled_hash(&self, labelled: &LabelledSpec, spec: &Spec) -> Option<String> {
+    fn made_from(&self, spec: &WorkspaceSpec) -> Option<String> {
         let settings = self.settings();
-        let runtime = settings.runtimes.get(&labelled.runtime)?;
-        let made_from = start::MadeFrom { spec, tier: labelled.tier, parent: labelled.parent };
-        Some(start::hash_of(&made_from, runtime, &settings))
+        let runtime = settings.runtimes.get(&spec.runtime)?;
+        Some(start::hash_of(spec, runtime, &settings))
     }
 
     /// Hash of the settings with which a container that is newer than its row was created. If the container's
@@ -452,10 +447,10 @@ impl Inner {
         if of_row.iter().all(|(key, value)| seen.env.0.get(key) == Some(value)) {
             spec.env = of_row;
         }
-        Ok(self.labelled_hash(labelled, &spec))
+        Ok(self.made_from(&spec))
     }
 
-    fn rebuilt_spec(&self, labelled: &LabelledSpec, seen: &InspectedContainer) -> Spec {
+    fn rebuilt_spec(&self, labelled: &LabelledSpec, seen: &InspectedContainer) -> WorkspaceSpec {
         let settings = self.settings();
         let of_runtime = settings.runtimes.get(&labelled.runtime).map(|runtime| &runtime.env);
         let env = seen.env.0.iter().filter(|(key, value)| {
@@ -463,13 +458,9 @@ impl Inner {
             let runtimes = of_runtime.is_some_and(|env| env.get(*key) == Some(*value));
             !engines && !runtimes && !OWN_VARIABLES.contains(&key.as_str())
         });
-        Spec {
-            image: labelled.image.clone(),
-            command: labelled.command.clone(),
+        WorkspaceSpec {
             env: env.map(|(key, value)| (key.clone(), value.clone())).collect(),
-            workspace_dir: labelled.workspace_dir.clone(),
-            workspace_access: labelled.workspace_access,
-            config: None,
+            ..labelled.spec()
         }
     }
 }

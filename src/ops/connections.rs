@@ -49,7 +49,7 @@ impl Ops {
     /// Whether a process in a workspace's container accepts connections from outside on the agent's port. `None` if
     /// that cannot be seen, if no container runs, and for runtimes without the heartbeat protocol.
     pub async fn listens(&self, row: &Workspace) -> Option<bool> {
-        let speaks = self.0.settings().runtimes.get(&row.runtime)?.readiness == Readiness::Heartbeat;
+        let speaks = self.0.settings().runtimes.get(&row.spec.runtime)?.readiness == Readiness::Heartbeat;
         let is_up = matches!(row.status, Status::Online | Status::Degraded);
         let (container, port) = (row.container.as_ref()?, row.host_port?);
         if !speaks || !is_up {

@@ -8,10 +8,10 @@ use crate::{
         naming::WorkspaceName,
         operation::{OperationId, Requester},
         runtime::{PLAIN, Tier},
-        spec::{Access, InvalidSpec, Spec, Unfit},
+        spec::{Access, InvalidSpec, Unfit, WorkspaceSpec},
         status::{Failure, Status},
         token::Token,
-        workspace::{Kind, Policy},
+        workspace::{Delivery, Kind},
     },
     store::{CreateResult, Found, NewWorkspace, Scope, TokenIssue},
 };
@@ -21,22 +21,13 @@ use crate::{
 pub struct CreateRequest {
     /// Name; unique among live workspaces.
     pub name: WorkspaceName,
-    /// Purpose of the workspace, as free text.
-    pub role: Option<String>,
-    /// The runtime's name; `None` means `plain`, or `external` for an external workspace.
-    pub runtime: Option<String>,
-    /// Tier, which sets the resource limits and privileges.
-    pub tier: Tier,
-    /// Parent in the tree; `None` for a root.
-    pub parent: Option<WorkspaceId>,
     /// Whether its agent runs elsewhere.
     pub external: bool,
-    /// The URL of an external agent.
-    pub url: Option<String>,
-    /// Policies for hibernation, tasks, message delivery and restarts of a stalled agent.
-    pub policy: Policy,
-    /// The spec of its container; an empty image or command is taken from the runtime.
-    pub spec: Spec,
+    /// Delivery of messages; only an external agent may poll.
+    pub delivery: Delivery,
+    /// Its spec. An empty runtime means `plain`, or `external` for an external workspace; an empty image or command is
+    /// taken from the runtime.
+    pub spec: WorkspaceSpec,
 }
 
 /// The result of a creation.
@@ -50,6 +41,18 @@ pub struct Created {
     pub waits: Option<String>,
     /// The operation that starts it; `None` for an external workspace.
     pub operation: Option<OperationId>,
+}
+
+impl CreateRequest {
+    /// The name of its runtime.
+    #[must_use]
+    pub fn runtime(&self) -> &str {
+        match self.spec.runtime.as_str() {
+            "" if self.external => "external",
+            "" => PLAIN,
+            named => named,
+        }
+    }
 }
 
 impl Ops {
@@ -66,17 +69,10 @@ impl Ops {
         let new = NewWorkspace {
             id,
             name: request.name.clone(),
-            role: request.role,
             kind: if request.external { Kind::External } else { Kind::Container },
-            runtime: request
-                .runtime
-                .unwrap_or_else(|| if request.external { "external" } else { PLAIN }.into()),
-            tier: request.tier,
-            parent: request.parent,
+            delivery: request.delivery,
             spec,
-            url: request.url,
             token: token.as_ref().map(|token| self.0.issue(token)),
-            policy: request.policy,
         };
         let (store, now) = (self.0.store.clone(), self.0.clock.now());
         let transaction = async move { store.accept_creation(new, Some(Requester::Operator), now).await };
@@ -101,13 +97,13 @@ impl From<InvalidSpec> for OpError {
 }
 
 impl Inner {
-    /// The spec, with the runtime's image and command where it has none.
-    fn complete(&self, request: &CreateRequest) -> OpResult<Spec> {
-        let mut spec = request.spec.clone();
+    /// The spec, with its runtime, and with the runtime's image and command where it has none.
+    fn complete(&self, request: &CreateRequest) -> OpResult<WorkspaceSpec> {
+        let mut spec = WorkspaceSpec { runtime: request.runtime().to_owned(), ..request.spec.clone() };
         if request.external {
             return Ok(spec);
         }
-        let runtime = self.runtime(request.runtime.as_deref().unwrap_or(PLAIN))?;
+        let runtime = self.runtime(&spec.runtime)?;
         if spec.image.is_empty() {
             spec.image = runtime.image.clone().ok_or_else(|| {
                 OpError::Invalid(
@@ -119,7 +115,7 @@ impl Inner {
             spec.command.clone_from(&runtime.command);
         }
         spec.check()?;
-        if request.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
+        if spec.tier == Tier::SANDBOX && spec.workspace_dir.is_some() {
             return Err(OpError::Invalid(Unfit::Sandbox.to_string()));
         }
         if spec.workspace_dir.is_none() {

@@ -182,7 +182,7 @@ impl Ops {
             cause: Cause::FinishHibernation,
             incarnation: None,
             detail: None,
-            payload: json!({ "name": row.name, "tier": row.tier }),
+            payload: json!({ "name": row.name, "tier": row.spec.tier }),
             at: self.0.clock.now(),
         };
         Ok(if self.0.store.change_status(change).await? {

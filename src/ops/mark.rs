@@ -129,7 +129,7 @@ impl Ops {
             incarnation: Some(incarnation),
             detail: Some(error.clone()),
             payload: json!({
-                "error": error, "timeout_secs": limit_seconds, "runtime": row.runtime,
+                "error": error, "timeout_secs": limit_seconds, "runtime": row.spec.runtime,
                 "source": "time_out_provisioning", "log_tail": log_tail,
             }),
             at: self.0.clock.now(),

@@ -66,7 +66,6 @@ pub use restart_degraded::RESTART_DUE;
 pub use settings::{Access, Limits, Settings};
 pub use start::StartOrder;
 pub use traffic::{InFlightRequest, Traffic};
-pub use update::Needs;
 
 /// Carries out orders. Cheap to clone.
 #[derive(Clone)]
@@ -218,8 +217,8 @@ impl Ops {
         let settings = self.settings();
         settings
             .runtimes
-            .get(&row.runtime)
-            .is_some_and(|runtime| !start::is_made_from(made_from, row, runtime, &settings))
+            .get(&row.spec.runtime)
+            .is_some_and(|runtime| !start::is_made_from(made_from, &row.spec, runtime, &settings))
     }
 
     /// The in-flight requests to agents.

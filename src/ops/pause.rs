@@ -197,7 +197,7 @@ impl Ops {
     }
 
     pub(super) async fn refuse_below_paused(&self, row: &Workspace) -> OpResult<()> {
-        let Some(parent) = row.parent else { return Ok(()) };
+        let Some(parent) = row.spec.parent else { return Ok(()) };
         match self.0.store.paused_above(parent).await? {
             Some(paused) => Err(below_paused(&paused)),
             None => Ok(()),

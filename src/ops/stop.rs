@@ -78,7 +78,7 @@ impl Inner {
     pub(super) fn stop_grace(&self, row: &Workspace) -> std::time::Duration {
         self.settings()
             .runtimes
-            .get(&row.runtime)
+            .get(&row.spec.runtime)
             .map_or(std::time::Duration::from_secs(10), |runtime| runtime.stop_grace)
     }
 

@@ -2,27 +2,23 @@
 
 use super::{OpError, OpResult, Ops, pause::below_paused};
 use crate::{
-    domain::{ids::WorkspaceId, spec::Unfit, status::Status, workspace::Workspace},
+    domain::{
+        ids::WorkspaceId,
+        spec::{Effect, Unfit},
+        status::Status,
+        workspace::Workspace,
+    },
     store::{PatchResult, WorkspacePatch},
 };
 
-/// What an update requires to take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    /// The workspace has to be restarted.
-    pub restart: bool,
-    /// The container has to be recreated.
-    pub recreate: bool,
-}
-
 impl Ops {
-    /// Applies a patch completely, or not at all.
+    /// Applies a patch completely, or not at all. Returns when the workspace's settings take effect.
     ///
     /// # Errors
     /// If the name is taken, the new parent is missing or below the workspace, or no container could be made with
     /// these settings.
-    pub async fn update(&self, id: WorkspaceId, mut patch: WorkspacePatch) -> OpResult<Needs> {
-        if let Some(runtime) = patch.runtime.as_deref() {
+    pub async fn update(&self, id: WorkspaceId, mut patch: WorkspacePatch) -> OpResult<Effect> {
+        if let Some(runtime) = patch.spec.runtime.as_deref() {
             self.0.runtime(runtime)?;
         }
         let name = patch.name.clone();
@@ -31,13 +27,13 @@ impl Ops {
         if let Some(command) = patch.spec.command.as_mut().filter(|command| command.is_empty()) {
             // As in a create request, an empty command means the runtime's command. If that is empty too, the image's
             // command runs.
-            let runtime = patch.runtime.as_deref().unwrap_or(&before.runtime);
+            let runtime = patch.spec.runtime.as_deref().unwrap_or(&before.spec.runtime);
             if let Ok(runtime) = self.0.runtime(runtime) {
                 command.clone_from(&runtime.command);
             }
         }
         match self.0.store.patch_workspace(id, patch, self.0.clock.now()).await? {
-            PatchResult::Patched(row) => Ok(self.needs(&row)),
+            PatchResult::Patched(row) => Ok(self.outstanding(&row)),
             PatchResult::NameTaken => Err(OpError::NameTaken(name.unwrap_or(before.name))),
             PatchResult::ParentMissing => {
                 Err(OpError::Unprocessable("the new parent does not exist, or was removed".into()))
@@ -52,11 +48,18 @@ impl Ops {
         }
     }
 
-    fn needs(&self, row: &Workspace) -> Needs {
+    /// When all settings of a workspace are in effect. Changes that were made earlier count too, unless a later change
+    /// has undone them: the hash of the container shows whether it was created with these settings.
+    fn outstanding(&self, row: &Workspace) -> Effect {
         let up = !matches!(row.status, Status::Removed | Status::AwaitingAgent) && row.container.is_some();
-        let recreate = up && self.drifted(row);
-        // If the container is kept, its environment, including its parent's id, stays the same: a restart does not
-        // apply such changes.
-        Needs { restart: recreate || (up && row.config_pending), recreate }
+        if up && self.drifted(row) {
+            // If the container is kept, its environment, including its parent's id, stays the same: a restart does not
+            // apply such changes.
+            Effect::Recreate
+        } else if up && row.config_pending {
+            Effect::NextRestart
+        } else {
+            Effect::AtOnce
+        }
     }
 }

@@ -376,7 +376,7 @@ pub(super) fn pause(tx: &mut Tx<'_>, id: WorkspaceId, at: Timestamp) -> StoreRes
     let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
         return Ok(PauseResult::NotThere);
     };
-    if let Some(parent) = row.parent
+    if let Some(parent) = row.spec.parent
         && let Some(paused) = paused_in_chain(tx.sql, parent)?
     {
         return Ok(PauseResult::BelowPaused(paused));

@@ -31,6 +31,7 @@ mod registry;
 mod reports;
 mod roster;
 mod row;
+mod spec_columns;
 mod sweeps;
 mod tokens;
 mod trash;

@@ -8,6 +8,7 @@ use rusqlite::{
 };
 use uuid::Uuid;
 
+use super::spec_columns::{self, spec_columns};
 use crate::domain::{
     ids::{
         ActivityId, DelegationId, Incarnation, InstanceId, MemoryId, PlanId, TokenId, TrashId, WorkspaceId,
@@ -16,7 +17,7 @@ use crate::domain::{
     operation::Revision,
     status::Status,
     time::Timestamp,
-    workspace::{Delivery, Kind, Policy, Workspace},
+    workspace::{Delivery, Kind, Workspace},
 };
 
 macro_rules! uuid_column {
@@ -80,54 +81,46 @@ pub(super) fn conversion(error: impl Into<Box<dyn std::error::Error + Send + Syn
 }
 
 /// Columns that [`workspace`] reads, in its order.
-pub(super) const WORKSPACE_COLUMNS: &str = "w.id, w.name, w.role, w.kind, w.runtime, w.tier, w.parent_id, \
-     w.spec, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, w.container_id, \
-     w.container_serial, w.host_port, w.container_spec_hash, w.has_work_volume, w.url, w.created_at, w.removed_at, \
-     w.hibernation_idle_minutes, w.max_concurrent_tasks, w.restart_when_wedged, w.paused_with, w.restart_due_at, \
-     w.delivery_mode, w.removed_with, w.config_pending, w.revision";
+pub(super) const WORKSPACE_COLUMNS: &str = concat!(
+    "w.id, w.name, w.kind, w.delivery_mode, w.status, w.failure, w.status_detail, w.status_since, w.incarnation, \
+     w.container_id, w.container_serial, w.host_port, w.container_spec_hash, w.config_pending, w.has_work_volume, \
+     w.paused_with, w.removed_with, w.restart_due_at, w.created_at, w.removed_at, w.revision, ",
+    spec_columns!("w.")
+);
 
 /// Number of columns in [`WORKSPACE_COLUMNS`].
-pub(super) const WORKSPACE_COLUMN_COUNT: usize = 30;
+pub(super) const WORKSPACE_COLUMN_COUNT: usize = FIRST_SPEC_COLUMN + spec_columns::COUNT;
+
+/// Index of the first column of the spec in [`WORKSPACE_COLUMNS`].
+const FIRST_SPEC_COLUMN: usize = 21;
 
 /// Reads a row of [`WORKSPACE_COLUMNS`].
 pub(super) fn workspace(row: &Row<'_>) -> rusqlite::Result<Workspace> {
-    let kind: String = row.get(3)?;
-    let tier: u8 = row.get(5)?;
-    let spec: String = row.get(7)?;
-    let (status, failure): (String, Option<String>) = (row.get(8)?, row.get(9)?);
-    let container: Option<String> = row.get(13)?;
-    let delivery: String = row.get(26)?;
+    let kind: String = row.get(2)?;
+    let delivery: String = row.get(3)?;
+    let (status, failure): (String, Option<String>) = (row.get(4)?, row.get(5)?);
+    let container: Option<String> = row.get(9)?;
     Ok(Workspace {
         id: row.get(0)?,
         name: WorkspaceName::stored(row.get(1)?),
-        role: row.get(2)?,
         kind: word("kind", &kind, Kind::ALL.into_iter().find(|k| k.as_str() == kind))?,
-        runtime: row.get(4)?,
-        tier: tier.try_into().map_err(conversion)?,
-        parent: row.get(6)?,
-        spec: serde_json::from_str(&spec).map_err(conversion)?,
+        delivery: word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
         status: word("status", &status, Status::parse(&status, failure.as_deref()))?,
-        status_detail: row.get(10)?,
-        status_since: row.get(11)?,
-        incarnation: row.get(12)?,
+        status_detail: row.get(6)?,
+        status_since: row.get(7)?,
+        incarnation: row.get(8)?,
         container: container.map(TryInto::try_into).transpose().map_err(conversion)?,
-        container_serial: row.get(14)?,
-        host_port: row.get(15)?,
-        container_spec_hash: row.get(16)?,
-        config_pending: row.get(28)?,
-        has_work_volume: row.get(17)?,
-        url: row.get(18)?,
-        created_at: row.get(19)?,
-        removed_at: row.get(20)?,
-        policy: Policy {
-            hibernation_idle_minutes: row.get(21)?,
-            max_concurrent_tasks: row.get(22)?,
-            restart_when_wedged: row.get(23)?,
-            delivery: word("delivery_mode", &delivery, Delivery::parse(&delivery))?,
-        },
-        paused_with: row.get(24)?,
-        restart_due_at: row.get(25)?,
-        removed_with: row.get(27)?,
-        revision: Revision(row.get(29)?),
+        container_serial: row.get(10)?,
+        host_port: row.get(11)?,
+        container_spec_hash: row.get(12)?,
+        config_pending: row.get(13)?,
+        has_work_volume: row.get(14)?,
+        paused_with: row.get(15)?,
+        removed_with: row.get(16)?,
+        restart_due_at: row.get(17)?,
+        created_at: row.get(18)?,
+        removed_at: row.get(19)?,
+        revision: Revision(row.get(20)?),
+        spec: spec_columns::read(row, FIRST_SPEC_COLUMN)?,
     })
 }

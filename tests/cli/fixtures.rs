@@ -5,6 +5,7 @@ use ostler::api::{
     doctor::{Check, DoctorReport},
     event::EventView,
     operation::OperationView,
+    spec::SpecView,
     sweep::{ActionView, HeldPlan, PassRun, PassView},
     token::{TokenList, TokenView},
     trash::TrashView,
@@ -76,12 +77,8 @@ pub(super) fn workspace(id: &str, name: &str, status: &str) -> WorkspaceView {
         restart_when_wedged: false,
         port_note: None,
         limits_note: None,
-        command: Vec::new(),
-        env_names: Vec::new(),
-        workspace_dir: None,
-        workspace_access: None,
+        spec: SpecView::default(),
         config_pending: false,
-        config_bytes: None,
         delivery_mode: None,
     }
 }

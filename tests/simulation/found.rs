@@ -13,14 +13,14 @@ use ostler::{
         status::Status,
         trash::TrashState,
     },
-    ops::{Applied, CreateRequest, Ops, Order},
+    ops::{Applied, Ops, Order},
     store::RemoveResult,
     sweep::Mode,
 };
 
 use super::{
     executor::{Owner, TaskOrder},
-    installation::{IMAGE, Installation, healthy, now_or_panic, pass_named, request},
+    installation::{IMAGE, Installation, healthy, now_or_panic, pass_named, request, request_below},
     invariants::at_rest,
 };
 
@@ -238,7 +238,7 @@ fn resume_skips_a_child_removed_and_undeleted_meanwhile() {
     for steps in 0..12 {
         let site = site();
         let lead = site.online("lead");
-        let made = CreateRequest { parent: Some(lead), ..request("worker", IMAGE) };
+        let made = request_below(lead, "worker", IMAGE);
         let worker = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         site.sim.quiesce();
         site.calmly(|ops| async move { ops.stop(lead).await }).expect("it is stopped");

@@ -31,11 +31,11 @@ use ostler::{
         observed::ContainerState,
         ports::PortRange,
         runtime::{AGENT, PLAIN, Runtime, Tier, User},
-        spec::Spec,
+        spec::WorkspaceSpec,
         status::Status,
         time::Timestamp,
         token::Token,
-        workspace::{Policy, Workspace},
+        workspace::{Delivery, Workspace},
     },
     engine::{
         ContainerSpec, Engine, Environment, Mount, MountSource,
@@ -396,8 +396,8 @@ impl Installation {
     }
 
     /// Creates a workspace of the `agent` runtime and starts it; no heartbeat has been received yet.
-    pub(crate) fn create_started(&self, made: CreateRequest) -> WorkspaceId {
-        let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..made };
+    pub(crate) fn create_started(&self, mut made: CreateRequest) -> WorkspaceId {
+        AGENT.clone_into(&mut made.spec.runtime);
         let id = self.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
         self.sim.quiesce();
         assert_eq!(
@@ -439,7 +439,7 @@ impl Installation {
 
     /// Sends a healthy heartbeat from every running agent, and for every degraded workspace, whatever its runtime.
     pub(crate) fn all_heartbeat(&self) {
-        let sends = |row: &Workspace| row.runtime == AGENT || row.status == Status::Degraded;
+        let sends = |row: &Workspace| row.spec.runtime == AGENT || row.status == Status::Degraded;
         for row in self.rows().into_iter().filter(sends) {
             self.heartbeat(row.id, healthy());
         }
@@ -615,18 +615,20 @@ pub(crate) fn pass_named(name: &str) -> Arc<dyn Pass> {
     ostler::sweep::all().into_iter().find(|pass| pass.name() == name).expect("there is such a pass")
 }
 
+/// A request for a container workspace of the plain runtime below a parent.
+pub(crate) fn request_below(parent: WorkspaceId, name: &str, image: &str) -> CreateRequest {
+    let mut made = request(name, image);
+    made.spec.parent = Some(parent);
+    made
+}
+
 /// A request for a container workspace of the plain runtime.
 pub(crate) fn request(name: &str, image: &str) -> CreateRequest {
     CreateRequest {
         name: name.parse().expect("a valid name"),
-        role: None,
-        runtime: None,
-        tier: Tier::default(),
-        parent: None,
         external: false,
-        url: None,
-        policy: Policy::default(),
-        spec: Spec { image: image.to_owned(), ..Spec::default() },
+        delivery: Delivery::Push,
+        spec: WorkspaceSpec { image: image.to_owned(), ..WorkspaceSpec::default() },
     }
 }
 

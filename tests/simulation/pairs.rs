@@ -23,9 +23,8 @@ use ostler::{
         ids::WorkspaceId,
         operation::Revision,
         status::{Cause, Failure, Status},
-        workspace::Policy,
     },
-    ops::{CreateRequest, Order, StartOrder},
+    ops::{Order, StartOrder},
     store::{Registration, TokenOwner, TokenSubject},
     sweep::Mode,
 };
@@ -226,8 +225,9 @@ struct Prepared {
 }
 
 fn prepare(site: &mut Installation, from: Status, twice: bool) -> Prepared {
-    let policy = Policy { hibernation_idle_minutes: Some(10), ..Policy::default() };
-    let id = site.create_started(CreateRequest { policy, ..request("w", IMAGE) });
+    let mut made = request("w", IMAGE);
+    made.spec.hibernation_idle_minutes = Some(10);
+    let id = site.create_started(made);
     let stale = site.token_owner(id).expect("its process runs");
     if twice {
         site.heartbeat(id, healthy());

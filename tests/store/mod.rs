@@ -29,13 +29,12 @@ use ostler::{
     domain::{
         ids::{ContainerId, InstanceId, TokenId, TrashId, WorkspaceId},
         naming::WorkspaceName,
-        runtime::Tier,
-        spec::Spec,
+        spec::WorkspaceSpec,
         status::{Cause, Failure, Status},
         time::Timestamp,
         token::{Token, TokenDigest},
         trash::{NamedContainer, TrashContents, TrashReason},
-        workspace::{Kind, Policy, Workspace},
+        workspace::{Delivery, Kind, Workspace},
     },
     store::{
         BeginStart, Begun, ClaimGuard, CreateResult, FILE_NAME, NewClaim, NewWorkspace, Registry, Store,
@@ -90,15 +89,14 @@ pub(crate) fn new_workspace(called: &str, kind: Kind) -> NewWorkspace {
     NewWorkspace {
         id: WorkspaceId(uuid()),
         name: name(called),
-        role: None,
         kind,
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).unwrap(),
-        parent: None,
-        spec: Spec { image: "example.org/agent:1".into(), ..Spec::default() },
-        url: None,
+        delivery: Delivery::Push,
+        spec: WorkspaceSpec {
+            runtime: "plain".into(),
+            image: "example.org/agent:1".into(),
+            ..WorkspaceSpec::default()
+        },
         token: None,
-        policy: Policy::default(),
     }
 }
 
@@ -160,7 +158,8 @@ impl Fixture {
     }
 
     pub(crate) async fn child(&self, called: &str, parent: WorkspaceId) -> WorkspaceId {
-        let new = NewWorkspace { parent: Some(parent), ..new_workspace(called, Kind::Container) };
+        let mut new = new_workspace(called, Kind::Container);
+        new.spec.parent = Some(parent);
         self.create(new, T0).await
     }
 

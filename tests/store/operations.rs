@@ -5,6 +5,7 @@ use ostler::{
         heartbeat::Heartbeat,
         ids::WorkspaceId,
         operation::{Deed, Operation, OperationState, Requester, Revision},
+        spec::SpecPatch,
         status::{Cause, Status},
         workspace::Kind,
     },
@@ -167,7 +168,10 @@ async fn every_change_of_a_row_raises_its_revision_but_no_heartbeat() {
     let fixture = Fixture::new().await;
     let (one, token) = fixture.online("one", T0).await;
     let before = fixture.row(one).await.revision;
-    let patch = WorkspacePatch { role: Some("digs".into()), ..WorkspacePatch::default() };
+    let patch = WorkspacePatch {
+        spec: SpecPatch { role: Some("digs".into()), ..SpecPatch::default() },
+        ..WorkspacePatch::default()
+    };
     fixture.store.patch_workspace(one, patch, minute(1)).await.unwrap();
     assert_eq!(fixture.row(one).await.revision, Revision(before.0 + 1), "after a change of the role");
     fixture.force(one, Status::Degraded);

@@ -4,8 +4,7 @@ use ostler::{
     domain::{
         event::EventKind,
         ids::{Incarnation, TokenId, WorkspaceId},
-        runtime::Tier,
-        spec::{Spec, SpecPatch},
+        spec::{SpecPatch, WorkspaceSpec},
         status::{Cause, Status},
         token::Token,
         trash::TrashReason,
@@ -13,9 +12,8 @@ use ostler::{
     },
     store::{
         AdoptedContainer, AdoptedWorkspace, BeginStart, ClaimGuard, ContainerAdoption, CreateResult,
-        DeleteGuard, Found, HeldToken, Mirror, MirrorRecord, NewWorkspace, PortRange, RemoveResult, Scope,
-        StatusChange, TokenIssue, TokenSubject, UndeleteResult, UndeletedUnder, WorkspaceEdit,
-        WorkspacePatch,
+        DeleteGuard, Found, HeldToken, Mirror, MirrorRecord, PortRange, RemoveResult, Scope, StatusChange,
+        TokenIssue, TokenSubject, UndeleteResult, UndeletedUnder, WorkspaceEdit, WorkspacePatch,
     },
 };
 use serde_json::json;
@@ -82,7 +80,8 @@ async fn create_requires_an_existing_live_parent() {
     fixture.remove(parent, minute(1)).await;
     let before = fixture.dump();
     for missing in [parent, WorkspaceId(uuid())] {
-        let new = NewWorkspace { parent: Some(missing), ..new_workspace("child", Kind::Container) };
+        let mut new = new_workspace("child", Kind::Container);
+        new.spec.parent = Some(missing);
         assert_eq!(fixture.store.create_workspace(new, minute(2)).await, Ok(CreateResult::ParentMissing));
     }
     assert_eq!(fixture.dump(), before);
@@ -142,13 +141,13 @@ async fn child_of_a_removed_parent_is_undeleted_as_a_root() {
     let child = fixture.child("child", root).await;
     fixture.remove(root, minute(1)).await;
     fixture.store.undelete_workspace(child, None, false, minute(2)).await.unwrap();
-    assert_eq!(fixture.row(child).await.parent, None);
+    assert_eq!(fixture.row(child).await.spec.parent, None);
 
     fixture.force(child, Status::Online);
     let other = fixture.child("other", child).await;
     fixture.remove(other, minute(3)).await;
     fixture.store.undelete_workspace(other, None, false, minute(4)).await.unwrap();
-    assert_eq!(fixture.row(other).await.parent, Some(child), "a live parent is kept");
+    assert_eq!(fixture.row(other).await.spec.parent, Some(child), "a live parent is kept");
 }
 
 #[tokio::test]
@@ -208,11 +207,11 @@ fn adopted(id: WorkspaceId, called: &str) -> AdoptedWorkspace {
     AdoptedWorkspace {
         id,
         name: name(called),
-        role: Some("tester".into()),
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).unwrap(),
-        parent: None,
-        spec: Spec::default(),
+        spec: WorkspaceSpec {
+            role: Some("tester".into()),
+            runtime: "plain".into(),
+            ..WorkspaceSpec::default()
+        },
         container: Some(container_id()),
         serial: 4,
         host_port: Some(21_500),
@@ -390,12 +389,12 @@ async fn adoption_reattaches_parent_and_child_like_undelete() {
     let under = UndeletedUnder { removed_parent: Some(name("root")), ..UndeletedUnder::default() };
     let alone = ContainerAdoption::Adopted { token: HeldToken::NotFound, under };
     assert_eq!(adopt(&fixture, child, false, None).await, alone);
-    assert_eq!(fixture.row(child).await.parent, None, "a live workspace is below a removed one");
+    assert_eq!(fixture.row(child).await.spec.parent, None, "a live workspace is below a removed one");
     assert_eq!(fixture.row(child).await.status, Status::Paused);
     let under = UndeletedUnder { returned: vec![name("child")], ..UndeletedUnder::default() };
     let back = ContainerAdoption::Adopted { token: HeldToken::NotFound, under };
     assert_eq!(adopt(&fixture, root, true, None).await, back);
-    assert_eq!(fixture.row(child).await.parent, Some(root));
+    assert_eq!(fixture.row(child).await.spec.parent, Some(root));
 }
 
 #[tokio::test]

@@ -170,11 +170,8 @@ async fn sweep_never_revokes_api_tokens_or_external_tokens() {
     assert!(fixture.valid(&api, minute(20)).await.is_some(), "a sweep revoked an api token");
 
     let (held, issue) = token();
-    let new = NewWorkspace {
-        token: Some(issue),
-        url: Some("http://192.0.2.1:9".into()),
-        ..new_workspace("outside", Kind::External)
-    };
+    let mut new = NewWorkspace { token: Some(issue), ..new_workspace("outside", Kind::External) };
+    new.spec.url = Some("http://192.0.2.1:9".into());
     let outside = fixture.create(new, T0).await;
     // The sweep must not revoke an instance token of an external workspace either, although the store never issues one.
     let (also, issue) = token();

@@ -3,8 +3,7 @@
 use ostler::{
     domain::{
         ids::{TrashId, WorkspaceId},
-        runtime::Tier,
-        spec::Spec,
+        spec::WorkspaceSpec,
         status::Status,
         trash::{TrashContents, TrashReason, TrashState},
     },
@@ -170,11 +169,7 @@ fn adopted(id: WorkspaceId) -> AdoptedWorkspace {
     AdoptedWorkspace {
         id,
         name: name("adopted"),
-        role: None,
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).unwrap(),
-        parent: None,
-        spec: Spec::default(),
+        spec: WorkspaceSpec { runtime: "plain".into(), ..WorkspaceSpec::default() },
         container: None,
         serial: 1,
         host_port: None,

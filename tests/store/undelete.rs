@@ -1,7 +1,7 @@
 //! Undelete of a tree: descendants that were removed together with a workspace are restored together with it.
 
 use ostler::{
-    domain::{ids::WorkspaceId, status::Status},
+    domain::{ids::WorkspaceId, spec::SpecPatch, status::Status},
     store::{RemoveResult, UndeleteResult, UndeleteSkip, UndeletedAlong, UndeletedUnder, WorkspacePatch},
 };
 
@@ -54,7 +54,8 @@ async fn undelete_restores_the_descendants_removed_with_it() {
     let along = tree.undelete(tree.root, false, 2).await;
     assert_eq!(along, [back(tree.left, "left"), back(tree.leaf, "leaf")], "parents come first");
     assert_eq!(tree.statuses().await, ["paused"; 3]);
-    let parents = [tree.fixture.row(tree.left).await.parent, tree.fixture.row(tree.leaf).await.parent];
+    let parents =
+        [tree.fixture.row(tree.left).await.spec.parent, tree.fixture.row(tree.leaf).await.spec.parent];
     assert_eq!(parents, [Some(tree.root), Some(tree.left)], "the parents are not restored");
     let started: Vec<_> = tree.fixture.store.paused_along_with(tree.root).await.unwrap();
     assert_eq!(started.len(), 2, "a start of the root also starts what was undeleted with it");
@@ -87,7 +88,7 @@ async fn descendants_stay_removed_when_only_one_workspace_is_undeleted() {
     assert_eq!(tree.undelete(tree.root, false, 4).await, []);
     assert_eq!(tree.undelete(tree.left, false, 5).await, [back(tree.leaf, "leaf")]);
     assert_eq!(tree.statuses().await, ["paused"; 3]);
-    assert_eq!(tree.fixture.row(tree.left).await.parent, Some(tree.root));
+    assert_eq!(tree.fixture.row(tree.left).await.spec.parent, Some(tree.root));
 }
 
 #[tokio::test]
@@ -129,7 +130,7 @@ async fn undelete_skips_descendants_that_are_being_deleted() {
     let left = UndeletedAlong { left: Some(UndeleteSkip::Deleted), ..back(tree.left, "left") };
     assert_eq!(along, [left, back(tree.leaf, "leaf")]);
     assert_eq!(
-        tree.fixture.row(tree.leaf).await.parent,
+        tree.fixture.row(tree.leaf).await.spec.parent,
         None,
         "a workspace whose parent stays removed is a root"
     );
@@ -141,7 +142,7 @@ async fn leaf_without_its_parent() -> Tree {
     tree.remove(tree.leaf, 1).await;
     tree.remove(tree.left, 2).await;
     tree.undelete(tree.leaf, false, 3).await;
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None);
+    assert_eq!(tree.fixture.row(tree.leaf).await.spec.parent, None);
     tree
 }
 
@@ -156,13 +157,13 @@ async fn undelete_of_a_parent_reattaches_a_child_undeleted_earlier() {
     let tree = leaf_without_its_parent().await;
     let under = parent_after_undelete(&tree, tree.left).await;
     assert_eq!(under.returned, [name("leaf")]);
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+    assert_eq!(tree.fixture.row(tree.leaf).await.spec.parent, Some(tree.left));
     let started = tree.fixture.store.paused_along_with(tree.left).await.unwrap();
     assert_eq!(started, [], "a workspace that was undeleted separately starts separately");
     // After another removal and undelete, the leaf is below its parent at once.
     tree.remove(tree.leaf, 10).await;
     tree.undelete(tree.leaf, false, 11).await;
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+    assert_eq!(tree.fixture.row(tree.leaf).await.spec.parent, Some(tree.left));
 }
 
 #[tokio::test]
@@ -172,7 +173,7 @@ async fn undelete_of_a_child_reattaches_it_to_its_restored_parent() {
     tree.undelete(tree.left, false, 5).await;
     assert_eq!(tree.fixture.row(tree.leaf).await.status, Status::Removed);
     tree.undelete(tree.leaf, false, 6).await;
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, Some(tree.left));
+    assert_eq!(tree.fixture.row(tree.leaf).await.spec.parent, Some(tree.left));
 }
 
 #[tokio::test]
@@ -180,17 +181,24 @@ async fn undelete_of_a_parent_leaves_a_moved_or_running_child_in_place() {
     for parent in [None, Some("root")] {
         let tree = leaf_without_its_parent().await;
         let parent = parent.map(|_| tree.root);
-        let patch = WorkspacePatch { parent: Some(parent), ..WorkspacePatch::default() };
+        let patch = WorkspacePatch {
+            spec: SpecPatch { parent: Some(parent), ..SpecPatch::default() },
+            ..WorkspacePatch::default()
+        };
         tree.fixture.store.patch_workspace(tree.leaf, patch, minute(4)).await.unwrap();
         assert_eq!(parent_after_undelete(&tree, tree.left).await, UndeletedUnder::default());
-        assert_eq!(tree.fixture.row(tree.leaf).await.parent, parent, "a parent set by the operator is kept");
+        assert_eq!(
+            tree.fixture.row(tree.leaf).await.spec.parent,
+            parent,
+            "a parent set by the operator is kept"
+        );
     }
     let tree = leaf_without_its_parent().await;
     tree.fixture.force(tree.leaf, Status::Online);
     let under = parent_after_undelete(&tree, tree.left).await;
     assert_eq!(under.skipped_roots, [name("leaf")]);
     assert_eq!(
-        tree.fixture.row(tree.leaf).await.parent,
+        tree.fixture.row(tree.leaf).await.spec.parent,
         None,
         "a running workspace is not attached below a paused one"
     );
@@ -203,10 +211,13 @@ async fn undelete_creates_no_cycle_in_the_tree() {
     // and both are removed.
     tree.fixture.force(tree.leaf, Status::Online);
     tree.undelete(tree.left, false, 4).await;
-    let patch = WorkspacePatch { parent: Some(Some(tree.leaf)), ..WorkspacePatch::default() };
+    let patch = WorkspacePatch {
+        spec: SpecPatch { parent: Some(Some(tree.leaf)), ..SpecPatch::default() },
+        ..WorkspacePatch::default()
+    };
     tree.fixture.store.patch_workspace(tree.left, patch, minute(5)).await.unwrap();
     tree.remove(tree.leaf, 6).await;
     tree.undelete(tree.leaf, false, 7).await;
-    assert_eq!(tree.fixture.row(tree.leaf).await.parent, None);
-    assert_eq!(tree.fixture.row(tree.left).await.parent, Some(tree.leaf));
+    assert_eq!(tree.fixture.row(tree.leaf).await.spec.parent, None);
+    assert_eq!(tree.fixture.row(tree.left).await.spec.parent, Some(tree.leaf));
 }

@@ -8,7 +8,6 @@ use std::{
 use async_trait::async_trait;
 use ostler::{
     domain::{ids::WorkspaceId, plan::Plan, runtime::AGENT, status::Status, time::Awake},
-    ops::CreateRequest,
     runtime::{clock::SharedClock, wake::Wake},
     store::ReportResult,
     sweep::{Driver, DriverHandle, Mode, Pass, Requirement, Run, Snapshot, SweepError, Sweeper},
@@ -126,7 +125,8 @@ fn overdue_restart_runs_at_once_after_a_daemon_restart() {
 
 /// A workspace whose agent sends heartbeats.
 fn agent(site: &Installation, name: &str) -> WorkspaceId {
-    let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request(name, IMAGE) };
+    let mut made = request(name, IMAGE);
+    AGENT.clone_into(&mut made.spec.runtime);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     site.sim.pass(Duration::from_secs(1));
     assert_eq!(site.heartbeat(id, healthy()), Some(ReportResult::Noted));

@@ -6,11 +6,10 @@ use ostler::{
     domain::{
         ids::WorkspaceId,
         operation::{Operation, OperationState, Requester},
-        runtime::AGENT,
         status::Status,
     },
     engine::ErrorKind,
-    ops::{Applied, CreateRequest, Request, Up},
+    ops::{Applied, Request, Up},
 };
 
 use crate::{
@@ -80,8 +79,7 @@ fn restart_that_has_begun_is_not_repeated_after_a_crash() {
     let mut checked = 0;
     for steps in 0.. {
         let mut site = Installation::new(2, TaskOrder::AsWoken);
-        let made = CreateRequest { runtime: Some(AGENT.into()), ..request("w", IMAGE) };
-        let id = site.create_online(made);
+        let id = site.create_online(request("w", IMAGE));
         let ops = site.daemon.app.ops.clone();
         site.sim.spawn(Owner::Daemon, async move { drop(ops.restart(id).await) });
         let under_way = (0..steps).all(|_| site.sim.step_calmly());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ostler::{
-    domain::{ids::WorkspaceId, status::Status, time::Timestamp},
+    domain::{ids::WorkspaceId, spec::SpecPatch, status::Status, time::Timestamp},
     store::{PatchResult, WorkspacePatch},
 };
 
@@ -23,7 +23,10 @@ const CONCURRENT_STARTS: usize = 2;
 const START: Duration = Duration::from_secs(2);
 
 fn set_parent(site: &Installation, child: WorkspaceId, parent: WorkspaceId) {
-    let patch = WorkspacePatch { parent: Some(Some(parent)), ..WorkspacePatch::default() };
+    let patch = WorkspacePatch {
+        spec: SpecPatch { parent: Some(Some(parent)), ..SpecPatch::default() },
+        ..WorkspacePatch::default()
+    };
     let patched = now_or_panic(site.reader.patch_workspace(child, patch, site.sim.now()));
     assert!(matches!(patched, Ok(PatchResult::Patched(_))), "{patched:?}");
 }

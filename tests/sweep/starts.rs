@@ -17,7 +17,7 @@ use ostler::{
 use crate::{
     simulation::{
         executor::{Owner, TaskOrder},
-        installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request},
+        installation::{IMAGE, Installation, REMOTE_IMAGE, healthy, request, request_below},
         invariants::{Witness, at_rest},
     },
     support::fake_engine::Fault,
@@ -225,7 +225,8 @@ fn token_write_error_names_workspace_and_volume() {
 #[test]
 fn agent_that_starts_degraded_is_left_running() {
     let site = Installation::new(7, TaskOrder::AsWoken);
-    let made = CreateRequest { runtime: Some(AGENT.to_owned()), ..request("w", IMAGE) };
+    let mut made = request("w", IMAGE);
+    AGENT.clone_into(&mut made.spec.runtime);
     let id = site.calmly(|ops| async move { ops.create(made).await }).expect("it is created").id;
     loop {
         site.sim.run_ready();
@@ -275,7 +276,7 @@ fn child_paused_during_resume_of_its_parent_stays_paused() {
     for after in 0.. {
         let site = Installation::new(9, TaskOrder::AsWoken);
         let parent = site.create_online(request("parent", IMAGE));
-        let child = site.create_online(CreateRequest { parent: Some(parent), ..request("child", IMAGE) });
+        let child = site.create_online(request_below(parent, "child", IMAGE));
         site.calmly(|ops| async move { ops.pause(parent).await }).expect("both are paused");
         assert_eq!(site.status(child), Status::Paused);
         let ops = site.daemon.app.ops.clone();

@@ -10,7 +10,6 @@ use ostler::{
         liveness::{RESTART_SILENT_AFTER, SILENT_AFTER, WEDGED_AFTER},
         runtime::Runtime,
         status::{Failure, Status},
-        workspace::Policy,
     },
     ops::CreateRequest,
     store::{Registration, ReportResult, TokenSubject},
@@ -50,9 +49,9 @@ impl Fleet {
         let busy = site.create_online(request("busy", IMAGE));
         site.heartbeat(busy, Heartbeat { active_tasks: 1, ..healthy() });
         let minutes = u32::try_from(IDLE.as_secs() / 60).unwrap();
-        let policy = Policy { hibernation_idle_minutes: Some(minutes), ..Policy::default() };
         // This runtime sends no heartbeats. A workspace of a runtime that sends them would be marked as silent first.
-        let made = CreateRequest { policy, ..request("idle", IMAGE) };
+        let mut made = request("idle", IMAGE);
+        made.spec.hibernation_idle_minutes = Some(minutes);
         let idle = site.calmly(|ops| async move { ops.create(made).await }).unwrap().id;
         site.sim.quiesce();
         let starting = site.create_started(request("starting", IMAGE));

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::{
-    api::workspace::{Connection, CreateWorkspace, CreatedWorkspace},
+    api::{
+        spec::CreateWorkspace,
+        workspace::{Connection, CreatedWorkspace},
+    },
     cli::{
         Session,
         failure::Failure,
@@ -132,46 +135,25 @@ fn show_connection(session: &Session<'_>, connection: &Connection) -> Result<(),
 }
 
 fn request(args: Args) -> Result<CreateWorkspace, Failure> {
-    let Args {
-        name,
-        image,
-        parent,
-        role,
-        runtime,
-        tier,
-        env,
-        env_file,
-        dir,
-        config_file,
-        external,
-        poll,
-        url,
-        hibernate_after,
-        max_tasks,
-        restart_when_wedged,
-        no_wait: _,
-        command,
-    } = args;
-    let variables = variables(&env, env_file.as_deref())?;
-    let (workspace_dir, workspace_access) = dir.map(|dir| directory(&dir)).transpose()?.unzip();
-    let config = config_file.map(|file| read(&file)).transpose()?;
+    let variables = variables(&args.env, args.env_file.as_deref())?;
+    let (workspace_dir, workspace_access) = args.dir.map(|dir| directory(&dir)).transpose()?.unzip();
     Ok(CreateWorkspace {
-        name,
-        role,
-        runtime,
-        image,
-        command,
-        tier,
-        parent_id: parent,
-        external,
-        url,
+        name: args.name,
+        external: args.external,
+        role: args.role,
+        runtime: args.runtime,
+        image: args.image,
+        command: args.command,
+        tier: args.tier,
+        parent_id: args.parent,
+        url: args.url,
         workspace_dir,
         workspace_access,
         env: variables,
-        config,
-        hibernation_idle_minutes: hibernate_after,
-        max_concurrent_tasks: max_tasks,
-        restart_when_wedged,
-        delivery_mode: poll.then(|| "poll".to_owned()),
+        config: args.config_file.map(|file| read(&file)).transpose()?,
+        hibernation_idle_minutes: args.hibernate_after,
+        max_concurrent_tasks: args.max_tasks,
+        restart_when_wedged: args.restart_when_wedged,
+        delivery_mode: args.poll.then(|| "poll".to_owned()),
     })
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::{
-    api::workspace::{PatchWorkspace, Patched},
+    api::{spec::PatchWorkspace, workspace::Patched},
     cli::{
         Session,
         client::workspace,
@@ -87,55 +87,35 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8, Failure> {
-    let Args {
-        name,
-        new_name,
-        role,
-        tier,
-        parent,
-        runtime,
-        image,
-        env,
-        env_file,
-        unset_env,
-        dir,
-        config_file,
-        default_command,
-        url,
-        hibernate_after,
-        max_tasks,
-        restart_when_wedged,
-        command,
-    } = args;
-    let given = inputs::variables(&env, env_file.as_deref())?;
-    if let Some(key) = unset_env.iter().find(|key| given.contains_key(*key)) {
+    let given = inputs::variables(&args.env, args.env_file.as_deref())?;
+    if let Some(key) = args.unset_env.iter().find(|key| given.contains_key(*key)) {
         return Err(Failure::new(Exit::Usage, format!("the variable {key} is both set and removed")));
     }
     let given = given.into_iter().map(|(key, value)| (key, Some(value)));
-    let (workspace_dir, workspace_access) = dir.map(|dir| inputs::directory(&dir)).transpose()?.unzip();
-    let called = new_name.clone().unwrap_or_else(|| name.clone());
+    let (workspace_dir, workspace_access) = args.dir.map(|dir| inputs::directory(&dir)).transpose()?.unzip();
+    let called = args.new_name.clone().unwrap_or_else(|| args.name.clone());
     let patch = PatchWorkspace {
-        name: new_name,
-        role,
-        tier,
-        parent_id: parent,
-        runtime,
-        image,
-        command: (default_command || !command.is_empty()).then_some(command),
-        env: given.chain(unset_env.into_iter().map(|key| (key, None))).collect(),
+        name: args.new_name,
+        role: args.role,
+        tier: args.tier,
+        parent_id: args.parent,
+        runtime: args.runtime,
+        image: args.image,
+        command: (args.default_command || !args.command.is_empty()).then_some(args.command),
+        env: given.chain(args.unset_env.into_iter().map(|key| (key, None))).collect(),
         workspace_dir,
         workspace_access,
-        config: config_file.map(|file| inputs::read(&file)).transpose()?,
-        url,
-        hibernation_idle_minutes: hibernate_after,
-        max_concurrent_tasks: max_tasks,
-        restart_when_wedged,
+        config: args.config_file.map(|file| inputs::read(&file)).transpose()?,
+        url: args.url,
+        hibernation_idle_minutes: args.hibernate_after,
+        max_concurrent_tasks: args.max_tasks,
+        restart_when_wedged: args.restart_when_wedged,
     };
     if patch == PatchWorkspace::default() {
         let failure = Failure::new(Exit::Usage, "no setting to change was given");
         return Err(failure.next("`ostler set --help` lists the settings"));
     }
-    let patched: Patched = session.client.patch(&workspace(&name), &patch).await?;
+    let patched: Patched = session.client.patch(&workspace(&args.name), &patch).await?;
     if session.out.json() {
         session.out.value(&patched)?;
         return Ok(0);

@@ -81,10 +81,12 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
             "its container was created with other settings: `ostler recreate {name}` applies the current ones"
         )
     });
-    let read_only = workspace.workspace_access.is_some();
-    let dir = workspace.workspace_dir.map(|dir| if read_only { format!("{dir} (read-only)") } else { dir });
+    let read_only = workspace.spec.workspace_access.is_some();
+    let dir =
+        workspace.spec.workspace_dir.map(|dir| if read_only { format!("{dir} (read-only)") } else { dir });
     let when = if workspace.config_pending { "written at its next start" } else { "as given" };
-    let config = workspace.config_bytes.map(|bytes| format!("/configs/config.yaml, {bytes} bytes {when}"));
+    let config =
+        workspace.spec.config_bytes.map(|bytes| format!("/configs/config.yaml, {bytes} bytes {when}"));
     vec![
         ("id", Some(workspace.id)),
         ("role", workspace.role),
@@ -92,11 +94,11 @@ fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str,
         ("runtime", Some(if workspace.external { "external".to_owned() } else { workspace.runtime })),
         ("tier", Some(workspace.tier.to_string())),
         ("image", workspace.image),
-        ("command", (!workspace.command.is_empty()).then(|| workspace.command.join(" "))),
+        ("command", (!workspace.spec.command.is_empty()).then(|| workspace.spec.command.join(" "))),
         (
             "env",
-            (!workspace.env_names.is_empty())
-                .then(|| format!("{} (values hidden)", workspace.env_names.join(", "))),
+            (!workspace.spec.env_names.is_empty())
+                .then(|| format!("{} (values hidden)", workspace.spec.env_names.join(", "))),
         ),
         ("dir", dir),
         ("config", config),

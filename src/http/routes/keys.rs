@@ -114,7 +114,7 @@ impl<'de> Deserializer<'de> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::workspace::{CreateWorkspace, PatchWorkspace};
+    use crate::api::spec::{CreateWorkspace, PatchWorkspace};
 
     #[test]
     fn request_keys_are_the_fields_of_the_type() {

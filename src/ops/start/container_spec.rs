@@ -34,19 +34,8 @@ impl Inner {
     ) -> OpResult<ContainerSpec> {
         let network = self.network_of(row.id).await?;
         let mut labels = self.labels(row.id);
-        let labelled = LabelledSpec {
-            name: row.name.clone(),
-            role: row.role.clone(),
-            parent: row.parent,
-            runtime: row.runtime.clone(),
-            tier: row.tier,
-            image: row.spec.image.clone(),
-            command: row.spec.command.clone(),
-            workspace_dir: row.spec.workspace_dir.clone(),
-            workspace_access: row.spec.workspace_access,
-        };
-        let labelled =
-            serde_json::to_string(&labelled).map_err(|error| OpError::Invalid(error.to_string()))?;
+        let labelled = serde_json::to_string(&LabelledSpec::new(&row.name, &row.spec))
+            .map_err(|error| OpError::Invalid(error.to_string()))?;
         labels.insert(LABEL_SPEC.to_owned(), labelled);
         Ok(ContainerSpec {
             name: container_name(row.id, serial),
@@ -60,9 +49,9 @@ impl Inner {
             network: network.name,
             aliases: vec![format!("ws-{}", row.id)],
             hostname: format!("ws-{}", &row.id.to_string()[..8]),
-            limits: runtime.limits(row.tier),
-            read_only_root: row.tier == Tier::SANDBOX,
-            privileged: runtime.privileged_tiers.contains(&row.tier),
+            limits: runtime.limits(row.spec.tier),
+            read_only_root: row.spec.tier == Tier::SANDBOX,
+            privileged: runtime.privileged_tiers.contains(&row.spec.tier),
             stop_grace: runtime.stop_grace,
             log_bytes: self.settings().log_bytes,
         })
@@ -77,8 +66,8 @@ fn environment(row: &Workspace, runtime: &Runtime, platform_url: String) -> Envi
     env.insert("WORKSPACE_ID".into(), row.id.to_string());
     env.insert("WORKSPACE_CONFIG_PATH".into(), CONFIG_DIRECTORY.into());
     env.insert("PLATFORM_URL".into(), platform_url);
-    env.insert("TIER".into(), row.tier.number().to_string());
-    env.insert("PARENT_ID".into(), row.parent.map(|parent| parent.to_string()).unwrap_or_default());
+    env.insert("TIER".into(), row.spec.tier.number().to_string());
+    env.insert("PARENT_ID".into(), row.spec.parent.map(|parent| parent.to_string()).unwrap_or_default());
     Environment(env)
 }
 
@@ -89,7 +78,7 @@ fn mounts(row: &Workspace) -> Vec<Mount> {
         read_only: false,
     };
     let mut mounts = vec![volume(VolumeKind::Config, CONFIG_DIRECTORY)];
-    if row.tier == Tier::SANDBOX {
+    if row.spec.tier == Tier::SANDBOX {
         mounts.push(Mount { source: MountSource::Tmpfs, target: "/tmp".into(), read_only: false });
     } else if let Some(directory) = &row.spec.workspace_dir {
         mounts.push(Mount {

@@ -55,7 +55,7 @@ impl Inner {
             cause,
             incarnation: Some(row.incarnation),
             detail: Some(error.to_string()),
-            payload: json!({ "error": error.to_string(), "runtime": row.runtime, "source": "start" }),
+            payload: json!({ "error": error.to_string(), "runtime": row.spec.runtime, "source": "start" }),
             at: self.clock.now(),
         };
         // The cause applies to the status that was read, and not to `paused`, so that a stop in between is not

@@ -37,7 +37,7 @@ use crate::{
 };
 
 pub(super) use files::{CONFIG_DIRECTORY, TOKEN_FILE};
-pub(super) use spec_hash::{MadeFrom, hash_of, is_made_from};
+pub(super) use spec_hash::{hash_of, is_made_from};
 
 /// Parameters of a start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl Ops {
         order: &StartOrder,
         phase: &Phase,
     ) -> OpResult<Applied> {
-        let runtime = self.0.runtime(&row.runtime)?;
+        let runtime = self.0.runtime(&row.spec.runtime)?;
         self.0.recognise_engine().await?;
         let Some(prepared) = self.0.prepare(row, &runtime, order, phase).await? else {
             return Ok(Applied::Raced("it was removed meanwhile".into()));

@@ -44,7 +44,8 @@ impl Inner {
         if let (Some(kept), false) = (&held, order.new_container || never_starts || port_lost) {
             self.ensure_volumes(row, runtime, order, phase).await?;
             self.restore_name(row, kept).await?;
-            let spec_hash = row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(row, runtime));
+            let spec_hash =
+                row.container_spec_hash.clone().unwrap_or_else(|| self.spec_hash(&row.spec, runtime));
             let container = kept.id.clone();
             return Ok(Some(Prepared { container, spec_hash, made_now: false, replaces: None }));
         }
@@ -76,7 +77,7 @@ impl Inner {
         crash_point::after("start: create its container");
         Ok(Some(Prepared {
             container,
-            spec_hash: self.spec_hash(row, runtime),
+            spec_hash: self.spec_hash(&row.spec, runtime),
             made_now: true,
             replaces: held,
         }))

@@ -4,46 +4,32 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::{
-    domain::{
-        ids::WorkspaceId,
-        runtime::{Runtime, Tier},
-        spec::Spec,
-        workspace::Workspace,
-    },
+    domain::{runtime::Runtime, spec::WorkspaceSpec},
     ops::{Inner, Settings},
 };
 
 /// Hash of all settings with which a container is created. If the hash of a container differs from its row's, the
 /// container has drifted. It covers the platform URL, the platform port and the kind of network, which are fixed when a
 /// container is created. It does not cover the configuration, which is in a volume and is written by a start.
-fn spec_hash(row: &Workspace, runtime: &Runtime, settings: &Settings) -> String {
-    let spec = Spec { config: None, ..row.spec.clone() };
-    hash_of(&MadeFrom { spec: &spec, tier: row.tier, parent: row.parent }, runtime, settings)
+fn spec_hash(spec: &WorkspaceSpec, runtime: &Runtime, settings: &Settings) -> String {
+    hash_of(&WorkspaceSpec { config: None, ..spec.clone() }, runtime, settings)
 }
 
-/// Whether `hash` matches the row's current settings. Hashes of older versions also cover the configuration, so both
-/// forms are compared.
+/// Whether `hash` matches a spec. Hashes of older versions also cover the configuration, so both forms are compared.
 pub(in crate::ops) fn is_made_from(
     hash: &str,
-    row: &Workspace,
+    spec: &WorkspaceSpec,
     runtime: &Runtime,
     settings: &Settings,
 ) -> bool {
-    let with_config = MadeFrom { spec: &row.spec, tier: row.tier, parent: row.parent };
-    hash == spec_hash(row, runtime, settings) || hash == hash_of(&with_config, runtime, settings)
+    hash == spec_hash(spec, runtime, settings) || hash == hash_of(spec, runtime, settings)
 }
 
-/// The fields of a workspace that are fixed when its container is created.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::ops) struct MadeFrom<'a> {
-    pub(in crate::ops) spec: &'a Spec,
-    pub(in crate::ops) tier: Tier,
-    pub(in crate::ops) parent: Option<WorkspaceId>,
-}
-
-pub(in crate::ops) fn hash_of(made_from: &MadeFrom<'_>, runtime: &Runtime, settings: &Settings) -> String {
-    let &MadeFrom { spec, tier, parent } = made_from;
+/// Hash of a spec, including its configuration, and of everything else that is fixed when a container is created.
+pub(in crate::ops) fn hash_of(spec: &WorkspaceSpec, runtime: &Runtime, settings: &Settings) -> String {
+    let WorkspaceSpec { tier, parent, .. } = *spec;
     let made_from = json!({
+        // The fields of `Part::Container`.
         "spec": spec,
         "tier": tier,
         "user": runtime.user,
@@ -61,8 +47,8 @@ pub(in crate::ops) fn hash_of(made_from: &MadeFrom<'_>, runtime: &Runtime, setti
 }
 
 impl Inner {
-    pub(super) fn spec_hash(&self, row: &Workspace, runtime: &Runtime) -> String {
-        spec_hash(row, runtime, &self.settings())
+    pub(super) fn spec_hash(&self, spec: &WorkspaceSpec, runtime: &Runtime) -> String {
+        spec_hash(spec, runtime, &self.settings())
     }
 }
 
@@ -71,19 +57,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::domain::operation::Revision;
     use crate::domain::{
-        ids::{Incarnation, InstanceId},
-        naming::WorkspaceName,
-        status::Status,
-        time::Timestamp,
-        workspace::{Kind, Policy},
+        ids::InstanceId,
+        runtime::User,
+        spec::{Effect, tests::changes},
     };
 
-    #[test]
-    fn container_spec_hash_is_accepted_with_or_without_config() {
-        let runtime = Runtime::plain();
-        let settings = Settings {
+    fn settings() -> Settings {
+        Settings {
             instance: InstanceId(uuid::Uuid::nil()),
             runtimes: BTreeMap::new(),
             ports: crate::store::PortRange { first: 1, last: 2 },
@@ -105,50 +86,57 @@ mod tests {
                 external: crate::domain::address::Allow::default(),
             },
             concurrent_starts: 1,
-        };
-        let row = Workspace {
-            id: WorkspaceId(uuid::Uuid::nil()),
-            name: WorkspaceName::stored("one".into()),
-            role: None,
-            kind: Kind::Container,
-            runtime: "plain".into(),
-            tier: Tier::default(),
-            parent: None,
-            spec: Spec { image: "image".into(), config: Some("first".into()), ..Spec::default() },
-            status: Status::Online,
-            status_detail: None,
-            status_since: Timestamp(0),
-            incarnation: Incarnation(1),
-            container: None,
-            container_serial: 1,
-            host_port: None,
-            container_spec_hash: None,
-            config_pending: false,
-            has_work_volume: true,
-            url: None,
-            policy: Policy::default(),
-            revision: Revision::default(),
-            paused_with: None,
-            removed_with: None,
-            restart_due_at: None,
-            created_at: Timestamp(0),
-            removed_at: None,
-        };
-        let now = spec_hash(&row, &runtime, &settings);
-        let with_config = MadeFrom { spec: &row.spec, tier: row.tier, parent: row.parent };
-        let of_older_version = hash_of(&with_config, &runtime, &settings);
+        }
+    }
+
+    #[test]
+    fn container_spec_hash_is_accepted_with_or_without_config() {
+        let (runtime, settings) = (Runtime::plain(), settings());
+        let spec =
+            WorkspaceSpec { image: "image".into(), config: Some("first".into()), ..WorkspaceSpec::default() };
+        let now = spec_hash(&spec, &runtime, &settings);
+        let of_older_version = hash_of(&spec, &runtime, &settings);
         assert_ne!(now, of_older_version);
-        let is_made_from = |hash: &str, row: &Workspace| is_made_from(hash, row, &runtime, &settings);
+        let is_made_from = |hash: &str, spec: &WorkspaceSpec| is_made_from(hash, spec, &runtime, &settings);
         assert!(
-            is_made_from(&now, &row) && is_made_from(&of_older_version, &row),
+            is_made_from(&now, &spec) && is_made_from(&of_older_version, &spec),
             "both hashes must match the row"
         );
 
-        let mut other = row.clone();
-        other.spec.config = Some("second".into());
+        let other = WorkspaceSpec { config: Some("second".into()), ..spec.clone() };
         assert!(is_made_from(&now, &other), "a changed configuration must not count as drift");
-        let mut other = row.clone();
-        other.spec.env.insert("A".into(), "1".into());
+        let mut other = spec.clone();
+        other.env.insert("A".into(), "1".into());
         assert!(!is_made_from(&now, &other) && !is_made_from(&of_older_version, &other));
+    }
+
+    #[test]
+    fn hash_of_an_existing_container_stays_the_same() {
+        let parent = Some(crate::domain::ids::WorkspaceId(uuid::Uuid::from_u128(1)));
+        let env = [("KEY".to_owned(), "value".to_owned())].into();
+        let spec = WorkspaceSpec { image: "image".into(), env, parent, ..WorkspaceSpec::default() };
+        assert_eq!(spec_hash(&spec, &Runtime::plain(), &settings()), "10b815e4b374b560e9c7182f");
+    }
+
+    #[test]
+    fn hash_covers_everything_that_is_fixed_when_a_container_is_created() {
+        let (plain, settings) = (Runtime::plain(), settings());
+        let hash =
+            |spec: &WorkspaceSpec, runtime: &Runtime, settings: &Settings| spec_hash(spec, runtime, settings);
+        let spec = WorkspaceSpec::default();
+        let before = hash(&spec, &plain, &settings);
+        for (field, effect, changed) in changes() {
+            // The name of a runtime stands for the runtime's settings.
+            let other = Runtime { user: User { uid: 1, gid: 1 }, ..Runtime::plain() };
+            let runtime = if field == "runtime" { &other } else { &plain };
+            assert_eq!(hash(&changed, runtime, &settings) != before, effect == Effect::Recreate, "{field}");
+        }
+        for other in [
+            Settings { platform_url: Some("http://192.0.2.1:1".into()), ..settings.clone() },
+            Settings { platform_port: 2, ..settings.clone() },
+            Settings { isolate: true, ..settings.clone() },
+        ] {
+            assert_ne!(hash(&spec, &plain, &other), before, "{other:?}");
+        }
     }
 }

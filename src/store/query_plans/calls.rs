@@ -15,8 +15,7 @@ use crate::{
             WorkspaceId,
         },
         operation::{Deed, OperationId, OperationState, Requester, Revision},
-        runtime::Tier,
-        spec::Spec,
+        spec::{SpecPatch, WorkspaceSpec},
         status::Cause,
         time::Timestamp,
         token::TokenDigest,
@@ -55,15 +54,14 @@ fn workspace(number: u128, parent: Option<u128>) -> NewWorkspace {
     NewWorkspace {
         id: WorkspaceId(id(number)),
         name: format!("w{number}").parse().unwrap(),
-        role: None,
         kind: Kind::Container,
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).unwrap(),
-        parent: parent.map(|parent| WorkspaceId(id(parent))),
-        spec: Spec::default(),
-        url: None,
+        delivery: Delivery::Push,
+        spec: WorkspaceSpec {
+            runtime: "plain".into(),
+            parent: parent.map(|parent| WorkspaceId(id(parent))),
+            ..WorkspaceSpec::default()
+        },
         token: Some(token(u8::try_from(number).unwrap())),
-        policy: crate::domain::workspace::Policy::default(),
     }
 }
 
@@ -169,11 +167,7 @@ fn adopted(number: u128) -> AdoptedWorkspace {
     AdoptedWorkspace {
         id: WorkspaceId(id(number)),
         name: format!("w{number}").parse().unwrap(),
-        role: None,
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).unwrap(),
-        parent: None,
-        spec: Spec::default(),
+        spec: WorkspaceSpec { runtime: "plain".into(), ..WorkspaceSpec::default() },
         container: None,
         serial: 1,
         host_port: None,
@@ -346,12 +340,13 @@ pub(super) fn drive_agents(store: &Store) {
     at_once(store.paused_along_with(first));
     let patch = WorkspacePatch {
         name: Some("renamed".parse().unwrap()),
-        parent: Some(Some(WorkspaceId(id(4)))),
-        ..WorkspacePatch::default()
+        spec: SpecPatch { parent: Some(Some(WorkspaceId(id(4)))), ..SpecPatch::default() },
     };
     assert!(matches!(at_once(store.patch_workspace(first, patch, NOW)), PatchResult::Patched(_)));
-    let back =
-        WorkspacePatch { name: Some("w1".parse().unwrap()), parent: Some(None), ..WorkspacePatch::default() };
+    let back = WorkspacePatch {
+        name: Some("w1".parse().unwrap()),
+        spec: SpecPatch { parent: Some(None), ..SpecPatch::default() },
+    };
     at_once(store.patch_workspace(first, back, NOW));
     assert!(at_once(store.memory_is_true()));
 }

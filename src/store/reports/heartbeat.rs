@@ -235,10 +235,9 @@ mod tests {
         domain::{
             heartbeat::Metadata,
             ids::{InstanceId, TokenId, WorkspaceId},
-            runtime::Tier,
-            spec::Spec,
+            spec::WorkspaceSpec,
             token::TokenDigest,
-            workspace::{Kind, Policy},
+            workspace::{Delivery, Kind},
         },
         runtime::tasks::AtOnce,
         store::{BeginStart, Disk, NewWorkspace, Registry, TokenIssue, roster::TokenSubject},
@@ -277,15 +276,10 @@ mod tests {
         let new = NewWorkspace {
             id,
             name: "alpha".parse().unwrap(),
-            role: None,
             kind: Kind::Container,
-            runtime: "plain".into(),
-            tier: Tier::default(),
-            parent: None,
-            spec: Spec::default(),
-            url: None,
+            delivery: Delivery::Push,
+            spec: WorkspaceSpec { runtime: "plain".into(), ..WorkspaceSpec::default() },
             token: None,
-            policy: Policy::default(),
         };
         at_once(store.create_workspace(new, NOW));
         let token = TokenIssue { id: TokenId(Uuid::from_u128(1)), digest: DIGEST, prefix: "prefix".into() };

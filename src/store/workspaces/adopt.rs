@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     create::add_heartbeat_row,
-    read::{is_deleted, json_of, name_taken, one},
+    read::{is_deleted, is_live, name_taken, one},
     status::{StatusChange, change_status},
     undelete::{UndeletedUnder, regroup_skipped, removed_parent, return_below, undelete_row},
 };
@@ -14,8 +14,7 @@ use crate::{
         event::EventKind,
         ids::{ContainerId, Incarnation, WorkspaceId},
         naming::WorkspaceName,
-        runtime::Tier,
-        spec::Spec,
+        spec::WorkspaceSpec,
         status::{Cause, Status},
         time::Timestamp,
         workspace::Kind,
@@ -23,6 +22,7 @@ use crate::{
     store::{
         Store, StoreResult,
         lane::Tx,
+        spec_columns::{SpecValues, spec_columns},
         tokens::{HeldToken, TokenIssue, take_token},
     },
 };
@@ -34,16 +34,8 @@ pub struct AdoptedWorkspace {
     pub id: WorkspaceId,
     /// Name from the labels, or another that is free.
     pub name: WorkspaceName,
-    /// Role recorded in the labels.
-    pub role: Option<String>,
-    /// Runtime from the labels.
-    pub runtime: String,
-    /// Tier from the labels.
-    pub tier: Tier,
-    /// Parent; stored only if it has a live row.
-    pub parent: Option<WorkspaceId>,
-    /// Input from which its container was created.
-    pub spec: Spec,
+    /// Spec from the labels. Its parent is stored only if it has a live row.
+    pub spec: WorkspaceSpec,
     /// Its container; `None` if it no longer exists.
     pub container: Option<ContainerId>,
     /// Serial number in the container's name.
@@ -225,33 +217,35 @@ fn insert_adopted(tx: &mut Tx<'_>, adopted: &AdoptedWorkspace, at: Timestamp) ->
         .sql
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM workspaces WHERE host_port = ?1)")?
         .query_row([adopted.host_port], |row| row.get(0))?;
+    let parent = match adopted.spec.parent {
+        Some(parent) if is_live(tx.sql, parent)? => Some(parent),
+        Some(_) | None => None,
+    };
+    let spec = SpecValues::of(&WorkspaceSpec { parent, ..adopted.spec.clone() })?;
     tx.sql
-        .prepare_cached(
-            "INSERT INTO workspaces (id, name, role, kind, runtime, tier, parent_id, spec, status, status_since,
-                                     status_detail, incarnation, container_id, container_serial, host_port,
-                                     has_work_volume, created_at, container_spec_hash)
-             VALUES (?1, ?2, ?3, 'container', ?4, ?5,
-                     (SELECT id FROM workspaces WHERE id = ?6 AND status <> 'removed'), ?7, ?8, ?9, ?10, ?11, ?12,
-                     ?13, ?14, ?15, ?9, ?16)",
-        )?
-        .execute(params![
-            adopted.id,
-            adopted.name.as_str(),
-            adopted.role,
-            adopted.runtime,
-            adopted.tier.number(),
-            adopted.parent,
-            json_of(&adopted.spec)?,
-            status.as_str(),
-            at,
-            "adopted",
-            Incarnation(1),
-            adopted.container.as_ref().map(ContainerId::as_str),
-            adopted.serial,
-            adopted.host_port.filter(|_| !port_taken),
-            adopted.has_work_volume,
-            adopted.spec_hash
-        ])?;
+        .prepare_cached(concat!(
+            "INSERT INTO workspaces (id, name, kind, status, status_since, status_detail, incarnation, container_id,
+                                     container_serial, host_port, has_work_volume, created_at, container_spec_hash, ",
+            spec_columns!(""),
+            ") VALUES (:id, :name, 'container', :status, :at, 'adopted', :incarnation, :container_id,
+                       :container_serial, :host_port, :has_work_volume, :at, :spec_hash, ",
+            spec_columns!(":"),
+            ")"
+        ))?
+        .execute(
+            &*spec.and(&[
+                (":id", &adopted.id),
+                (":name", &adopted.name.as_str()),
+                (":status", &status.as_str()),
+                (":at", &at),
+                (":incarnation", &Incarnation(1)),
+                (":container_id", &adopted.container.as_ref().map(ContainerId::as_str)),
+                (":container_serial", &adopted.serial),
+                (":host_port", &adopted.host_port.filter(|_| !port_taken)),
+                (":has_work_volume", &adopted.has_work_volume),
+                (":spec_hash", &adopted.spec_hash),
+            ]),
+        )?;
     add_heartbeat_row(tx, adopted.id)?;
     let token = take_token(tx, adopted.id, Incarnation(1), adopted.token.as_ref(), at)?;
     let payload = json!({

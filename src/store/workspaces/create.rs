@@ -4,19 +4,23 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::json;
 
 use super::PortRange;
-use super::read::{is_live, json_of, name_taken, paused_in_chain};
+use super::read::{is_live, name_taken, paused_in_chain};
 use crate::{
     domain::{
         event::EventKind,
         ids::WorkspaceId,
         naming::WorkspaceName,
-        runtime::Tier,
-        spec::Spec,
+        spec::WorkspaceSpec,
         status::Status,
         time::Timestamp,
-        workspace::{Kind, Policy},
+        workspace::{Delivery, Kind},
     },
-    store::{Store, StoreResult, lane::Tx, tokens::TokenIssue},
+    store::{
+        Store, StoreResult,
+        lane::Tx,
+        spec_columns::{SpecValues, spec_columns},
+        tokens::TokenIssue,
+    },
 };
 
 /// A workspace to create.
@@ -26,24 +30,14 @@ pub struct NewWorkspace {
     pub id: WorkspaceId,
     /// Unique among live workspaces.
     pub name: WorkspaceName,
-    /// Free text that describes its purpose.
-    pub role: Option<String>,
     /// Container or external.
     pub kind: Kind,
-    /// Name of its runtime.
-    pub runtime: String,
-    /// Privilege tier.
-    pub tier: Tier,
-    /// Parent in the tree; `None` makes it a root.
-    pub parent: Option<WorkspaceId>,
-    /// Input from which its container is created.
-    pub spec: Spec,
-    /// URL of an external agent.
-    pub url: Option<String>,
+    /// Delivery of messages.
+    pub delivery: Delivery,
+    /// Its spec.
+    pub spec: WorkspaceSpec,
     /// First API token of an external workspace.
     pub token: Option<TokenIssue>,
-    /// Policy: hibernation, concurrency, restart when wedged, delivery.
-    pub policy: Policy,
 }
 
 /// Result of creating a workspace.
@@ -116,36 +110,31 @@ pub(super) fn add_heartbeat_row(tx: &Tx<'_>, id: WorkspaceId) -> StoreResult<()>
 }
 
 pub(super) fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> StoreResult<()> {
-    let (status, event) = match (new.kind, &new.url) {
+    let (status, event) = match (new.kind, &new.spec.url) {
         (Kind::Container, _) => (Status::Provisioning, EventKind::Provisioning),
         (Kind::External, None) => (Status::AwaitingAgent, EventKind::AwaitingAgent),
         (Kind::External, Some(_)) => (Status::Online, EventKind::Online),
     };
+    let spec = SpecValues::of(&new.spec)?;
     tx.sql
-        .prepare_cached(
-            "INSERT INTO workspaces (id, name, role, kind, runtime, tier, parent_id, spec, status, status_since,
-                                     url, created_at, online_since, hibernation_idle_minutes, max_concurrent_tasks,
-                                     restart_when_wedged, delivery_mode)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, CASE ?9 WHEN 'online' THEN ?10 END, ?12, ?13,
-                     ?14, ?15)",
-        )?
-        .execute(params![
-            new.id,
-            new.name.as_str(),
-            new.role,
-            new.kind.as_str(),
-            new.runtime,
-            new.tier.number(),
-            new.parent,
-            json_of(&new.spec)?,
-            status.as_str(),
-            at,
-            new.url,
-            new.policy.hibernation_idle_minutes,
-            new.policy.max_concurrent_tasks,
-            new.policy.restart_when_wedged,
-            new.policy.delivery.as_str()
-        ])?;
+        .prepare_cached(concat!(
+            "INSERT INTO workspaces (id, name, kind, delivery_mode, status, status_since, created_at, online_since, ",
+            spec_columns!(""),
+            ") VALUES (:id, :name, :kind, :delivery_mode, :status, :at, :at,
+                       CASE :status WHEN 'online' THEN :at END, ",
+            spec_columns!(":"),
+            ")"
+        ))?
+        .execute(
+            &*spec.and(&[
+                (":id", &new.id),
+                (":name", &new.name.as_str()),
+                (":kind", &new.kind.as_str()),
+                (":delivery_mode", &new.delivery.as_str()),
+                (":status", &status.as_str()),
+                (":at", &at),
+            ]),
+        )?;
     add_heartbeat_row(tx, new.id)?;
     if let Some(token) = &new.token {
         tx.sql
@@ -155,7 +144,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, new: &NewWorkspace, at: Timestamp) -> Stor
             )?
             .execute(params![token.id, new.id, token.digest.0, token.prefix, at])?;
     }
-    let payload = json!({ "name": new.name, "tier": new.tier, "runtime": new.runtime });
+    let payload = json!({ "name": new.name, "tier": new.spec.tier, "runtime": new.spec.runtime });
     tx.emit(at, event, Some(new.id), payload, None)
 }
 
@@ -178,12 +167,12 @@ pub(in crate::store) fn create(
     if name_taken(tx.sql, &new.name)? {
         return Ok(CreateResult::NameTaken);
     }
-    if let Some(parent) = new.parent
+    if let Some(parent) = new.spec.parent
         && !is_live(tx.sql, parent)?
     {
         return Ok(CreateResult::ParentMissing);
     }
-    if let Some(parent) = new.parent
+    if let Some(parent) = new.spec.parent
         && let Some(paused) = paused_in_chain(tx.sql, parent)?
     {
         return Ok(CreateResult::ParentPaused(paused));

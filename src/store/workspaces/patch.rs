@@ -1,23 +1,24 @@
 //! Changes the settings of a workspace.
 
-use std::collections::BTreeSet;
-
 use rusqlite::params;
 use serde_json::{Value, json};
 
-use super::read::{descendants, is_live, json_of, name_taken, one, paused_in_chain};
+use super::read::{descendants, is_live, name_taken, one, paused_in_chain};
 use crate::{
     domain::{
         event::EventKind,
         ids::WorkspaceId,
         naming::WorkspaceName,
-        runtime::Tier,
-        spec::{Spec, SpecPatch, Unfit},
+        spec::{Part, SpecPatch, Unfit, diff},
         status::Status,
         time::Timestamp,
-        workspace::{Kind, Policy, Workspace},
+        workspace::Workspace,
     },
-    store::{Store, StoreResult, lane::Tx},
+    store::{
+        Store, StoreResult,
+        lane::Tx,
+        spec_columns::{SpecValues, spec_columns},
+    },
 };
 
 /// Changes of a row that do not affect its status; `None` leaves a field unchanged.
@@ -37,20 +38,8 @@ pub struct WorkspaceEdit {
 pub struct WorkspacePatch {
     /// Unique among live workspaces.
     pub name: Option<WorkspaceName>,
-    /// Free text; empty clears it.
-    pub role: Option<String>,
-    /// Privilege tier.
-    pub tier: Option<Tier>,
-    /// Parent in the tree; `Some(None)` makes it a root.
-    pub parent: Option<Option<WorkspaceId>>,
-    /// Name of its runtime.
-    pub runtime: Option<String>,
     /// Applied to the row's spec inside the transaction, so that two concurrent patches both take effect.
     pub spec: SpecPatch,
-    /// URL of an external agent; empty clears it.
-    pub url: Option<String>,
-    /// Policy: hibernation, concurrency, restart when wedged.
-    pub policy: Option<Policy>,
 }
 
 /// Result of a patch.
@@ -121,13 +110,13 @@ impl Store {
                 let Some(row) = one(tx.sql, id)?.filter(|row| row.status != Status::Removed) else {
                     return Ok(PatchResult::NotThere);
                 };
-                let WorkspacePatch { name, role, tier, parent, runtime, spec, url, policy } = patch;
+                let WorkspacePatch { name, spec: patch } = patch;
                 if let Some(name) = name.as_ref().filter(|name| **name != row.name)
                     && name_taken(tx.sql, name)?
                 {
                     return Ok(PatchResult::NameTaken);
                 }
-                if let Some(Some(parent)) = parent {
+                if let Some(Some(parent)) = patch.parent {
                     if !is_live(tx.sql, parent)? {
                         return Ok(PatchResult::ParentMissing);
                     }
@@ -141,33 +130,19 @@ impl Store {
                         return Ok(PatchResult::ParentPaused(paused));
                     }
                 }
-                if row.kind == Kind::External && spec != SpecPatch::default() {
-                    return Ok(PatchResult::Unfit(Unfit::External));
-                }
-                let changes_parent = tier.is_some() || spec.workspace_dir.is_some();
-                let config_pending = row.config_pending || spec.config.is_some();
-                let spec = match spec.apply(&row.spec) {
+                let sets_parent = patch.parent.is_some();
+                let config_pending = row.config_pending || patch.config.is_some();
+                let spec = match patch.accepted_by(row.kind, &row.spec) {
                     Ok(spec) => spec,
                     Err(unfit) => return Ok(PatchResult::Unfit(unfit)),
                 };
-                if changes_parent && spec.workspace_dir.is_some() && tier.unwrap_or(row.tier) == Tier::SANDBOX
-                {
-                    return Ok(PatchResult::Unfit(Unfit::Sandbox));
-                }
                 let new = Workspace {
                     name: name.unwrap_or_else(|| row.name.clone()),
-                    role: role
-                        .map_or_else(|| row.role.clone(), |role| Some(role).filter(|role| !role.is_empty())),
-                    tier: tier.unwrap_or(row.tier),
-                    parent: parent.unwrap_or(row.parent),
-                    runtime: runtime.unwrap_or_else(|| row.runtime.clone()),
                     spec,
                     config_pending,
-                    url: url.map_or_else(|| row.url.clone(), |url| Some(url).filter(|url| !url.is_empty())),
-                    policy: policy.unwrap_or(row.policy),
                     ..row.clone()
                 };
-                if parent.is_some() {
+                if sets_parent {
                     // The patch sets the workspace's position: a later undelete of its former parent must not move it.
                     tx.sql
                         .prepare_cached("UPDATE workspaces SET was_below = NULL WHERE id = ?1")?
@@ -184,64 +159,37 @@ impl Store {
 }
 
 fn write_patch(tx: &Tx<'_>, new: &Workspace) -> StoreResult<()> {
+    let spec = SpecValues::of(&new.spec)?;
     tx.sql
-        .prepare_cached(
-            "UPDATE workspaces SET name = ?2, role = ?3, tier = ?4, parent_id = ?5, runtime = ?6, spec = ?7, url = ?8,
-               hibernation_idle_minutes = ?9, max_concurrent_tasks = ?10, restart_when_wedged = ?11, config_pending = ?12
-             WHERE id = ?1",
-        )?
-        .execute(params![
-            new.id,
-            new.name.as_str(),
-            new.role,
-            new.tier.number(),
-            new.parent,
-            new.runtime,
-            json_of(&new.spec)?,
-            new.url,
-            new.policy.hibernation_idle_minutes,
-            new.policy.max_concurrent_tasks,
-            new.policy.restart_when_wedged,
-            new.config_pending
-        ])?;
+        .prepare_cached(concat!(
+            "UPDATE workspaces SET name = :name, config_pending = :config_pending, (",
+            spec_columns!(""),
+            ") = (",
+            spec_columns!(":"),
+            ") WHERE id = :id"
+        ))?
+        .execute(&*spec.and(&[
+            (":id", &new.id),
+            (":name", &new.name.as_str()),
+            (":config_pending", &new.config_pending),
+        ]))?;
     Ok(())
 }
 
 /// Returns the names of the changed fields, with values only where they cannot contain secrets.
 fn changed_fields(old: &Workspace, new: &Workspace) -> Value {
     let mut payload = serde_json::Map::new();
-    let mut note = |changed: bool, key: &str, value: Value| {
-        if changed {
-            payload.insert(key.to_owned(), value);
+    if old.name != new.name {
+        payload.insert("name".into(), json!(new.name));
+    }
+    if old.config_pending != new.config_pending {
+        payload.insert("config".into(), json!("changed"));
+    }
+    for difference in diff(&old.spec, &new.spec) {
+        if difference.field.part == Part::Container {
+            payload.insert("spec".into(), json!("changed"));
         }
-    };
-    note(old.name != new.name, "name", json!(new.name));
-    note(old.role != new.role, "role", json!(new.role));
-    note(old.tier != new.tier, "tier", json!(new.tier));
-    note(old.parent != new.parent, "parent_id", json!(new.parent));
-    note(old.runtime != new.runtime, "runtime", json!(new.runtime));
-    note(old.spec.image != new.spec.image, "image", json!(new.spec.image));
-    note(old.spec != new.spec, "spec", json!("changed"));
-    let (old_env, new_env) = (&old.spec.env, &new.spec.env);
-    let keys: BTreeSet<_> = old_env.keys().chain(new_env.keys()).collect();
-    let keys: Vec<_> = keys.into_iter().filter(|key| old_env.get(*key) != new_env.get(*key)).collect();
-    note(!keys.is_empty(), "env", json!(keys));
-    note(old.spec.command != new.spec.command, "command", json!("changed"));
-    let under = |spec: &Spec| (spec.workspace_dir.clone(), spec.workspace_access);
-    note(under(&old.spec) != under(&new.spec), "workspace_dir", json!("changed"));
-    note(
-        old.spec.config != new.spec.config || old.config_pending != new.config_pending,
-        "config",
-        json!("changed"),
-    );
-    note(old.url != new.url, "url", json!(new.url));
-    let (before, after) = (&old.policy, &new.policy);
-    let idle = after.hibernation_idle_minutes;
-    note(before.hibernation_idle_minutes != idle, "hibernation_idle_minutes", json!(idle));
-    let tasks = after.max_concurrent_tasks;
-    note(before.max_concurrent_tasks != tasks, "max_concurrent_tasks", json!(tasks));
-    let restart = after.restart_when_wedged;
-    note(before.restart_when_wedged != restart, "restart_when_wedged", json!(restart));
-    note(before.delivery != after.delivery, "delivery_mode", json!(after.delivery));
+        payload.insert(difference.key.into(), difference.value);
+    }
     Value::Object(payload)
 }

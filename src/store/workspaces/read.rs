@@ -10,7 +10,6 @@ use crate::{
         ids::{IdPrefix, WorkspaceId, id_prefix},
         naming::WorkspaceName,
         operation::Revision,
-        spec::Spec,
         status::Status,
         workspace::Workspace,
     },
@@ -164,10 +163,6 @@ pub(super) fn is_live(sql: &Connection, id: WorkspaceId) -> StoreResult<bool> {
         .query_row([id], |row| row.get(0))?)
 }
 
-pub(super) fn json_of(spec: &Spec) -> StoreResult<String> {
-    serde_json::to_string(spec).map_err(|error| crate::store::StoreError::new(error.to_string()))
-}
-
 /// Sorts rows so that each parent comes before its children.
 pub(in crate::store) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     let mut left = rows;
@@ -175,7 +170,7 @@ pub(in crate::store) fn parents_first(rows: Vec<Workspace>) -> Vec<Workspace> {
     while !left.is_empty() {
         let below: BTreeSet<_> = left.iter().map(|row| row.id).collect();
         let (later, now): (Vec<_>, Vec<_>) =
-            left.into_iter().partition(|row| row.parent.is_some_and(|parent| below.contains(&parent)));
+            left.into_iter().partition(|row| row.spec.parent.is_some_and(|parent| below.contains(&parent)));
         if now.is_empty() {
             // A cycle, which the store never creates: keep the remaining rows in any order.
             ordered.extend(later);

@@ -74,7 +74,14 @@ impl Store {
                 else {
                     return Ok(None);
                 };
-                if row.parent.map(|parent| paused_in_chain(tx.sql, parent)).transpose()?.flatten().is_some() {
+                if row
+                    .spec
+                    .parent
+                    .map(|parent| paused_in_chain(tx.sql, parent))
+                    .transpose()?
+                    .flatten()
+                    .is_some()
+                {
                     return Ok(None);
                 }
                 if was_stopped_since(tx.sql, row.id, begin.decided_on)? {
@@ -86,7 +93,7 @@ impl Store {
                     return Ok(None);
                 }
                 let payload = json!({
-                    "name": row.name, "tier": row.tier, "runtime": row.runtime,
+                    "name": row.name, "tier": row.spec.tier, "runtime": row.spec.runtime,
                     "incarnation": row.incarnation.next(), "container": begin.container,
                 });
                 if row.status == Status::Provisioning {

@@ -109,7 +109,7 @@ fn removed_along(tx: &Tx<'_>, row: &Workspace) -> StoreResult<Vec<Workspace>> {
     let mut within = BTreeSet::from([row.id]);
     let mut below = Vec::new();
     for other in group {
-        if other.parent.is_some_and(|parent| within.contains(&parent)) {
+        if other.spec.parent.is_some_and(|parent| within.contains(&parent)) {
             within.insert(other.id);
             below.push(other);
         }
@@ -176,7 +176,7 @@ pub(super) fn return_below(
     at: Timestamp,
 ) -> StoreResult<()> {
     for row in many(tx.sql, "WHERE w.was_below = ?1 ORDER BY w.created_at, w.key", [parent])? {
-        let may_move = row.status != Status::Removed && row.parent.is_none();
+        let may_move = row.status != Status::Removed && row.spec.parent.is_none();
         // A removed row keeps `was_below`: its own undelete reads it.
         if !may_move || descendants(tx.sql, row.id)?.contains(&parent) {
             continue;
@@ -208,7 +208,7 @@ fn undelete_descendants(
     let mut waiting: BTreeMap<WorkspaceId, WorkspaceName> = BTreeMap::new();
     let mut along = Vec::with_capacity(below.len());
     for row in below {
-        let above = row.parent.and_then(|parent| waiting.get(&parent)).cloned();
+        let above = row.spec.parent.and_then(|parent| waiting.get(&parent)).cloned();
         let left = if let Some(above) = above {
             waiting.insert(row.id, above.clone());
             Some(UndeleteSkip::Below(above))
@@ -233,7 +233,7 @@ pub(super) fn regroup_skipped(tx: &Tx<'_>, back: WorkspaceId) -> StoreResult<()>
     let left = parents_first(many(tx.sql, "WHERE w.removed_with = ?1", [back])?);
     let mut highest: BTreeMap<WorkspaceId, WorkspaceId> = BTreeMap::new();
     for row in left {
-        let above = row.parent.and_then(|parent| highest.get(&parent)).copied();
+        let above = row.spec.parent.and_then(|parent| highest.get(&parent)).copied();
         highest.insert(row.id, above.unwrap_or(row.id));
         tx.sql
             .prepare_cached("UPDATE workspaces SET removed_with = ?2 WHERE id = ?1")?

@@ -16,11 +16,10 @@ use ostler::{
     domain::{
         heartbeat::Heartbeat,
         ids::{InstanceId, TokenId, WorkspaceId},
-        runtime::Tier,
-        spec::Spec,
+        spec::WorkspaceSpec,
         time::Timestamp,
         token::{Token, TokenDigest},
-        workspace::{Kind, Policy},
+        workspace::{Delivery, Kind},
     },
     store::{
         CreateResult, NewApiToken, NewWorkspace, Registry, ReportResult, Store, StoreError, TokenIssue,
@@ -295,19 +294,15 @@ fn workspace(name: &str, ballast: usize) -> NewWorkspace {
     NewWorkspace {
         id: WorkspaceId(uuid()),
         name: name.parse().expect("a good name"),
-        role: None,
         kind: Kind::Container,
-        runtime: "plain".into(),
-        tier: Tier::try_from(2).expect("a tier"),
-        parent: None,
-        spec: Spec {
+        delivery: Delivery::Push,
+        spec: WorkspaceSpec {
+            runtime: "plain".into(),
             image: "example.org/agent:1".into(),
             config: Some("c".repeat(ballast)),
-            ..Spec::default()
+            ..WorkspaceSpec::default()
         },
-        url: None,
         token: None,
-        policy: Policy::default(),
     }
 }
 

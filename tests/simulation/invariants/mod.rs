@@ -107,7 +107,7 @@ impl PurgeOrder {
     /// Adds all workspaces that are in the tree now to the targets, because the order may purge them.
     pub(crate) fn note_tree(&mut self, rows: &[Workspace]) {
         let Some(root) = self.tree else { return };
-        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.parent);
+        let above = |row: &Workspace| rows.iter().find(|above| Some(above.id) == row.spec.parent);
         let is_in = |row: &&Workspace| {
             std::iter::successors(Some(*row), |row| above(row)).take(32).any(|row| row.id == root)
         };

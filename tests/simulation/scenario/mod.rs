@@ -469,7 +469,7 @@ fn running(site: &Installation, book: &Book) -> BTreeSet<&'static str> {
 /// The ancestors of a workspace.
 fn line_above(site: &Installation, id: WorkspaceId) -> Vec<WorkspaceId> {
     let rows = site.rows();
-    let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.parent);
+    let parent = |id| rows.iter().find(|row| row.id == id).and_then(|row| row.spec.parent);
     std::iter::successors(parent(id), |above| parent(*above)).take(32).collect()
 }
 

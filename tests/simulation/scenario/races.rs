@@ -101,12 +101,12 @@ impl Scenario {
     /// Operators give several commands in turn to a workspace and to a child of it. They wait for every answer, or for
     /// none.
     fn change_commands_in_a_tree(&mut self) -> Result<(), Broken> {
-        let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.parent.is_some()).collect();
+        let below: Vec<_> = self.site.rows().into_iter().filter(|row| row.spec.parent.is_some()).collect();
         if below.is_empty() {
             return Ok(());
         }
         let below = self.site.sim.choose(|rng| rng.pick(&below));
-        let lead = below.parent.unwrap_or(below.id);
+        let lead = below.spec.parent.unwrap_or(below.id);
         for _ in 0..5 {
             let (of_lead, command, steps) = self.site.sim.choose(|rng| {
                 let command = rng.pick(&[

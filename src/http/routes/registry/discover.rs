@@ -34,14 +34,14 @@ pub(in crate::http) async fn discover(
     if !api.0.store.may_communicate(caller, id, api.access().root_siblings) {
         return Err(HttpError::forbidden("not authorized to discover this workspace"));
     }
-    let polls = row.policy.delivery == Delivery::Poll;
+    let polls = row.delivery == Delivery::Poll;
     let reachable = match row.status {
         Status::Online
         | Status::Degraded
         | Status::Provisioning
         | Status::Offline
         | Status::Hibernating
-        | Status::Hibernated => row.kind == Kind::Container || row.url.is_some() || polls,
+        | Status::Hibernated => row.kind == Kind::Container || row.spec.url.is_some() || polls,
         Status::AwaitingAgent => polls,
         Status::Failed(_) | Status::Paused | Status::Removed => false,
     };

@@ -41,7 +41,9 @@ pub(in crate::http) async fn peers(
     let _permit = api.list_permit().await;
     let peers = api.0.store.peers(id, api.access().root_siblings).await?;
     let peers = peers.into_iter().filter(|peer| {
-        wanted.is_empty() || matches(peer.row.name.as_str()) || peer.row.role.as_deref().is_some_and(matches)
+        wanted.is_empty()
+            || matches(peer.row.name.as_str())
+            || peer.row.spec.role.as_deref().is_some_and(matches)
     });
     Ok(Json(within_bytes(peers.map(|peer| peer_view(peer, &platform_url)).collect())))
 }
@@ -69,11 +71,11 @@ fn peer_view(peer: Described, platform_url: &str) -> PeerView {
     PeerView {
         id: row.id.to_string(),
         name: row.name.to_string(),
-        role: row.role,
-        tier: row.tier.number(),
+        role: row.spec.role,
+        tier: row.spec.tier.number(),
         status: row.status.as_str().into(),
         url: proxy_url(platform_url, row.id),
-        parent_id: row.parent.map(|parent| parent.to_string()),
+        parent_id: row.spec.parent.map(|parent| parent.to_string()),
         active_tasks: vitals.active_tasks,
         agent_card: vitals.agent_card,
     }

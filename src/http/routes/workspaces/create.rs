@@ -2,23 +2,25 @@
 
 use axum::{Json, extract::State, http::StatusCode};
 
-use super::{access, bounded_role, directory::closed_directory, engine_info};
+use super::{check_role, directory::closed_directory, drop_none, engine_info, resolve_parent};
 use crate::{
-    api::workspace::{Connection, CreateWorkspace, CreatedWorkspace},
+    api::{
+        spec::CreateWorkspace,
+        workspace::{Connection, CreatedWorkspace},
+    },
     domain::{
-        naming::WorkspaceName,
-        runtime::{PLAIN, Tier},
-        spec::Spec,
+        naming::{InvalidName, WorkspaceName},
+        spec::WorkspaceSpec,
         status::Status,
-        workspace::{Delivery, Policy},
+        workspace::Delivery,
     },
     http::{
         Api,
         error::{HttpError, HttpResult},
         routes::LenientBody,
+        spec,
     },
     ops::{CreateRequest, Created},
-    store::Scope,
 };
 
 const NEVER_IDLE: &str = "the workspace is not hibernated automatically: ostler cannot detect connections to its port. \
@@ -31,7 +33,7 @@ pub(in crate::http) async fn create(
     let name = body.name.clone();
     let request = validated(&api, body).await?;
     let mut notes = Vec::new();
-    if request.policy.hibernation_idle_minutes.is_some() && !api.0.ops.can_see_connections().await {
+    if request.spec.hibernation_idle_minutes.is_some() && !api.0.ops.can_see_connections().await {
         notes.push(NEVER_IDLE.to_owned());
     }
     notes.extend(notes_for(&api, &request).await);
@@ -65,50 +67,21 @@ pub(in crate::http) async fn create(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest> {
-    let CreateWorkspace {
-        name,
-        role,
-        runtime,
-        image,
-        command,
-        tier,
-        parent_id,
-        external,
-        url,
-        workspace_dir,
-        workspace_access,
-        env,
-        config,
-        hibernation_idle_minutes,
-        max_concurrent_tasks,
-        restart_when_wedged,
-        delivery_mode,
-    } = body;
-    // Existing clients send an empty string for a field that is not set.
-    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let (role, runtime, image) = (given(role), given(runtime), given(image));
-    let (parent_id, url, workspace_dir) = (given(parent_id), given(url), given(workspace_dir));
-    let name: WorkspaceName = name
-        .parse()
-        .map_err(|error: crate::domain::naming::InvalidName| HttpError::invalid(error.to_string()))?;
-    let role = bounded_role(role)?;
-    let tier = tier.map_or(Ok(Tier::default()), Tier::try_from);
-    let tier = tier.map_err(|error| HttpError::invalid(error.to_string()))?;
-    let workspace_access = access(workspace_access.as_deref(), workspace_dir.is_some())?.unwrap_or_default();
-    let parent = match parent_id {
-        None => None,
-        Some(reference) => {
-            Some(api.resolve(&reference, Scope::Live).await.map_err(HttpError::about_parent)?.id)
-        }
-    };
-    let external = external || runtime.as_deref() == Some("external");
-    if !external && url.is_some() {
+async fn validated(api: &Api, mut body: CreateWorkspace) -> HttpResult<CreateRequest> {
+    let name: WorkspaceName =
+        body.name.parse().map_err(|error: InvalidName| HttpError::invalid(error.to_string()))?;
+    check_role(body.role.as_deref())?;
+    let has_directory = body.workspace_dir.as_ref().is_some_and(|directory| !directory.is_empty());
+    drop_none(&mut body.workspace_access, has_directory);
+    resolve_parent(api, &mut body.parent_id, HttpError::about_parent).await?;
+    let mut spec = spec::of_create(&mut body)?.applied_to(&WorkspaceSpec::default());
+    let external = body.external || spec.runtime == "external";
+    if !external && spec.url.is_some() {
         return Err(HttpError::invalid(
             "only an external workspace has a url: add --external or leave it out",
         ));
     }
-    let delivery = match delivery_mode.as_deref() {
+    let delivery = match body.delivery_mode.as_deref() {
         None | Some("") => Delivery::Push,
         Some(word) => Delivery::parse(word)
             .ok_or_else(|| HttpError::invalid("delivery_mode must be 'push' or 'poll'"))?,
@@ -119,19 +92,11 @@ async fn validated(api: &Api, body: CreateWorkspace) -> HttpResult<CreateRequest
         ));
     }
     // The url of an agent that polls is never called.
-    let url = url.filter(|_| delivery == Delivery::Push);
-    if let Some(url) = &url {
+    spec.url = spec.url.filter(|_| delivery == Delivery::Push);
+    if let Some(url) = &spec.url {
         api.check_url(url).await?;
     }
-    let policy = Policy {
-        hibernation_idle_minutes: hibernation_idle_minutes.filter(|minutes| *minutes > 0),
-        max_concurrent_tasks: max_concurrent_tasks.filter(|tasks| *tasks > 0),
-        restart_when_wedged,
-        delivery,
-    };
-    let spec =
-        Spec { image: image.unwrap_or_default(), command, env, workspace_dir, workspace_access, config };
-    Ok(CreateRequest { name, role, runtime, tier, parent, external, url, policy, spec })
+    Ok(CreateRequest { name, external, delivery, spec })
 }
 
 /// Notes on the parts of a create request that do not work as requested on this host.
@@ -140,7 +105,7 @@ async fn notes_for(api: &Api, request: &CreateRequest) -> Vec<String> {
         return Vec::new();
     }
     let Some(info) = engine_info(api).await else { return Vec::new() };
-    let runtime = request.runtime.as_deref().unwrap_or(PLAIN);
+    let runtime = request.runtime();
     let shared = request.spec.workspace_dir.as_deref().zip(Some(request.spec.workspace_access));
     info.limits_note().into_iter().chain(closed_directory(api, &info, runtime, shared)).collect()
 }

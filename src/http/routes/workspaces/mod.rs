@@ -7,12 +7,13 @@ mod show;
 mod update;
 
 use crate::{
-    domain::{bounds::ROLE_MAX_BYTES, spec::Access, workspace::Workspace},
+    domain::{bounds::ROLE_MAX_BYTES, workspace::Workspace},
     engine::EngineInfo,
     http::{
         Api,
         error::{HttpError, HttpResult},
     },
+    store::Scope,
 };
 pub(in crate::http) use create::create;
 pub(in crate::http) use remove::remove;
@@ -34,27 +35,32 @@ fn removed_error(row: &Workspace) -> HttpError {
     HttpError::gone().with("id", row.id.to_string()).with("removed_at", removed_at)
 }
 
-/// Parses the access mode that a request names for a host directory.
-fn access(named: Option<&str>, has_directory: bool) -> HttpResult<Option<Access>> {
-    match named {
-        None | Some("") => Ok(None),
-        Some("read_write") => Ok(Some(Access::ReadWrite)),
-        // Existing clients send this for a workspace without a host directory.
-        Some("none") if !has_directory => Ok(None),
-        Some("read_only") => Ok(Some(Access::ReadOnly)),
-        Some(other) => Err(HttpError::invalid(format!(
-            "unknown workspace_access `{other}`: use read_only or read_write"
-        ))),
+/// Drops `none` as the access to a host directory: existing clients send it for a workspace without one.
+fn drop_none(access: &mut Option<String>, has_directory: bool) {
+    if access.as_deref() == Some("none") && !has_directory {
+        *access = None;
     }
 }
 
+/// Replaces the reference to a parent by the parent's id.
+async fn resolve_parent(
+    api: &Api,
+    parent: &mut Option<String>,
+    refused: fn(HttpError) -> HttpError,
+) -> HttpResult<()> {
+    if let Some(parent) = parent.as_mut().filter(|parent| !parent.is_empty()) {
+        *parent = api.resolve(parent, Scope::Live).await.map_err(refused)?.id.to_string();
+    }
+    Ok(())
+}
+
 /// Limits the length of a role, which is shown to operators and sent to every peer.
-fn bounded_role(role: Option<String>) -> HttpResult<Option<String>> {
-    match &role {
+fn check_role(role: Option<&str>) -> HttpResult<()> {
+    match role {
         Some(text) if text.len() > ROLE_MAX_BYTES => Err(HttpError::invalid(format!(
             "the role has {} bytes: at most {ROLE_MAX_BYTES} are allowed",
             text.len()
         ))),
-        Some(_) | None => Ok(role),
+        Some(_) | None => Ok(()),
     }
 }

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use super::{limits_note, removed_error};
 use crate::{
     api::workspace::WorkspaceView,
-    domain::{liveness::SILENT_AFTER, naming::AGENT_PORT, spec::Access, status::Status, workspace::Kind},
+    domain::{liveness::SILENT_AFTER, naming::AGENT_PORT, status::Status, workspace::Kind},
     http::{
         Api,
         auth::{Principal, platform_url},
         error::{HttpError, HttpResult},
         routes::{Path, Query, registry::proxy_url},
-        view,
+        spec, view,
     },
     store::Scope,
 };
@@ -84,13 +84,8 @@ pub(in crate::http) async fn show(
     }
     if principal.is_admin() && row.kind == Kind::Container {
         view.limits_note = limits_note(&api).await;
-        view.command.clone_from(&row.spec.command);
-        view.env_names = row.spec.env.keys().cloned().collect();
-        view.workspace_dir.clone_from(&row.spec.workspace_dir);
-        let read_only = row.spec.workspace_access == Access::ReadOnly;
-        view.workspace_access = read_only.then(|| "read_only".to_owned());
+        view.spec = spec::view(&row.spec);
         view.config_pending = row.config_pending;
-        view.config_bytes = row.spec.config.as_ref().map(String::len);
     }
     if !principal.is_admin() {
         view.url = Some(proxy_url(&platform_url(&api, &headers), row.id));

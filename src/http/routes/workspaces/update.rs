@@ -2,21 +2,21 @@
 
 use axum::{Json, extract::State};
 
-use super::{access, bounded_role, directory::closed_directory, engine_info, removed_error};
+use super::{check_role, directory::closed_directory, drop_none, engine_info, removed_error, resolve_parent};
 use crate::{
-    api::workspace::{PatchWorkspace, Patched},
+    api::{spec::PatchWorkspace, workspace::Patched},
     domain::{
         naming::WorkspaceName,
-        runtime::Tier,
-        spec::SpecPatch,
+        spec::Effect,
         status::Status,
-        workspace::{Kind, Policy, Workspace},
+        workspace::{Kind, Workspace},
     },
     http::{
         Api,
         auth::Principal,
         error::{HttpError, HttpResult},
         routes::{LenientBody, Path},
+        spec,
     },
     store::{Scope, WorkspacePatch},
 };
@@ -44,67 +44,32 @@ pub(in crate::http) async fn update(
     let patch = patch(&api, &row, body).await?;
     let notes = notes_for_change(&api, &row, &patch).await;
     let (ops, id) = (api.0.ops.clone(), row.id);
-    let needs = api.detached(async move { ops.update(id, patch).await }).await?;
+    let effect = api.detached(async move { ops.update(id, patch).await }).await?;
     Ok(Json(Patched {
         status: "updated".into(),
-        needs_restart: needs.restart,
-        needs_recreate: needs.recreate,
+        needs_restart: effect >= Effect::NextRestart,
+        needs_recreate: effect == Effect::Recreate,
         notes,
         ignored,
     }))
 }
 
-async fn patch(api: &Api, row: &Workspace, body: PatchWorkspace) -> HttpResult<WorkspacePatch> {
-    let PatchWorkspace {
-        name,
-        role,
-        tier,
-        parent_id,
-        runtime,
-        image,
-        command,
-        env,
-        workspace_dir,
-        workspace_access,
-        config,
-        url,
-        hibernation_idle_minutes,
-        max_concurrent_tasks,
-        restart_when_wedged,
-    } = body;
-    let invalid = |error: &dyn std::fmt::Display| HttpError::invalid(error.to_string());
-    let role = bounded_role(role)?;
-    let name = name.map(|name| name.parse::<WorkspaceName>()).transpose().map_err(|error| invalid(&error))?;
-    let tier = tier.map(Tier::try_from).transpose().map_err(|error| invalid(&error))?;
-    let parent = match parent_id.as_deref() {
-        None => None,
-        Some("") => Some(None),
-        Some(parent) => {
-            let parent = api.resolve(parent, Scope::Live).await.map_err(HttpError::unprocessable_parent)?;
-            Some(Some(parent.id))
-        }
-    };
-    if url.is_some() && row.kind == Kind::Container {
+async fn patch(api: &Api, row: &Workspace, mut body: PatchWorkspace) -> HttpResult<WorkspacePatch> {
+    check_role(body.role.as_deref())?;
+    let name = body.name.take().map(|name| name.parse::<WorkspaceName>()).transpose();
+    let name = name.map_err(|error| HttpError::invalid(error.to_string()))?;
+    resolve_parent(api, &mut body.parent_id, HttpError::unprocessable_parent).await?;
+    if body.url.is_some() && row.kind == Kind::Container {
         return Err(HttpError::invalid("only an external workspace has a url"));
     }
-    if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
+    let given = body.workspace_dir.as_ref().filter(|directory| !directory.is_empty());
+    let has_directory = given.or(row.spec.workspace_dir.as_ref()).is_some();
+    drop_none(&mut body.workspace_access, has_directory);
+    let spec = spec::of_patch(body)?;
+    if let Some(url) = spec.url.as_deref().filter(|url| !url.is_empty()) {
         api.check_url(url).await?;
     }
-    let policy = Policy {
-        hibernation_idle_minutes: hibernation_idle_minutes
-            .map_or(row.policy.hibernation_idle_minutes, |minutes| {
-                Some(minutes).filter(|minutes| *minutes > 0)
-            }),
-        max_concurrent_tasks: max_concurrent_tasks
-            .map_or(row.policy.max_concurrent_tasks, |tasks| Some(tasks).filter(|tasks| *tasks > 0)),
-        restart_when_wedged: restart_when_wedged.unwrap_or(row.policy.restart_when_wedged),
-        delivery: row.policy.delivery,
-    };
-    let given = workspace_dir.as_ref().filter(|directory| !directory.is_empty());
-    let has_directory = given.or(row.spec.workspace_dir.as_ref()).is_some();
-    let workspace_access = access(workspace_access.as_deref(), has_directory)?;
-    let spec = SpecPatch { image, command, env, workspace_dir, workspace_access, config };
-    Ok(WorkspacePatch { name, role, tier, parent, runtime, spec, url, policy: Some(policy) })
+    Ok(WorkspacePatch { name, spec })
 }
 
 /// Notes on the parts of a change that do not work as requested, or whose effect may be unexpected.
@@ -129,7 +94,7 @@ async fn notes_for_change(api: &Api, row: &Workspace, patch: &WorkspacePatch) ->
         && let Some(info) = engine_info(api).await
     {
         let access = spec.workspace_access.unwrap_or(row.spec.workspace_access);
-        let runtime = patch.runtime.as_deref().unwrap_or(&row.runtime);
+        let runtime = spec.runtime.as_deref().unwrap_or(&row.spec.runtime);
         notes.extend(closed_directory(api, &info, runtime, Some((shared, access))));
     }
     notes
