@@ -143,14 +143,12 @@ impl Operations {
     fn report(&self, id: OperationId, done: &OpResult<Vec<Affected>>) {
         let mut state = self.lock();
         state.starts.remove(&id);
-        for affected in done.iter().flatten() {
-            state.creating.remove(&affected.id);
-        }
         if state.finished.len() == FINISHED {
             state.finished.pop_front();
         }
         state.finished.push_back((id, done.clone()));
-        if let Some((_, waiters)) = state.waiters.remove(&id) {
+        if let Some((workspace, waiters)) = state.waiters.remove(&id) {
+            state.creating.remove(&workspace);
             for waiter in waiters {
                 // The receiver may have been dropped; that is not an error.
                 let _gone = waiter.send(done.clone());
@@ -165,8 +163,9 @@ impl Operations {
         for (operation, workspace) in cancelled {
             let result = Ok(Applied::Raced("it was stopped meanwhile".into()));
             self.report(*operation, &Ok(vec![Affected { id: *workspace, result }]));
-            self.lock().waiting.remove(workspace);
         }
+        // Entries in `waiting` stay: another operation of such a workspace may be its oldest open one. The next listing
+        // continues it, or finds that there is none.
     }
 
     /// Reports to all callers of a workspace that its oldest operation waits.

@@ -141,7 +141,11 @@ async fn open_operation_is_continued_by_the_next_daemon() {
     // The next daemon finds an engine without faults.
     let registry = registry.restart().await;
     registry.world.heal();
-    let ended = operation(&registry, &id, "?wait=true").await;
+    let ended = until("the start is carried out", async || {
+        registry.order(Ask::post("/sweeps/run").json(json!({ "passes": ["check_containers"] }))).await.well();
+        Some(operation(&registry, &id, "").await).filter(|operation| operation["state"] == "done")
+    })
+    .await;
     assert_eq!((&ended["state"], &ended["workspace_id"]), (&json!("done"), &json!(workspace)), "{ended}");
 }
 

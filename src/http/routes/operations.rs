@@ -72,13 +72,12 @@ pub(in crate::http) async fn show(
     Query(query): Query<ShowQuery>,
 ) -> HttpResult<Json<OperationView>> {
     let id = number(&id)?;
-    let mut operation = api.0.ops.operation(id).await?;
     if query.wait
         && let Some(ended) = within(&*api.0.clock, WAIT_MAX, api.0.ops.await_operation(id)).await
     {
-        operation = ended?;
+        return Ok(Json(view(&api, ended?)));
     }
-    Ok(Json(view(&api, operation)))
+    Ok(Json(view(&api, api.0.ops.operation(id).await?)))
 }
 
 /// Cancels an operation that has not done anything yet.
