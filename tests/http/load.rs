@@ -112,6 +112,8 @@ async fn bytes_of_large_messages_are_limited_per_workspace() {
     };
     let answer = until("the byte limit is reached", async || refused(&greedy).await).await;
     is_rate_limited(&answer);
+    let accepted = held.lock().await.len();
+    assert_eq!(accepted, 2, "the limit is 24 MiB, and each message reserves 10 MiB");
     // Small messages need no reservation, and another workspace has its own limit.
     let _small = begun(&registry, greedy.message(&to).token(&greedy.token).json(message("hi"))).await;
     until("a small message is forwarded", async || (agent.requests().len() == 1).then_some(())).await;
@@ -131,32 +133,70 @@ async fn bytes_of_large_messages_are_limited_per_workspace() {
     .await;
 }
 
+/// One kind of write: how many a workspace may make at once, and one of them. The number makes each one different.
+type Write<'a> = (&'a str, usize, &'a dyn Fn(&AgentClient<'_>, usize) -> Ask);
+
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_are_rate_limited_per_workspace() {
+async fn each_kind_of_write_has_its_own_rate_limit_per_workspace() {
     let registry = Registry::start().await;
     let (one, other) = (registry.online("one").await, registry.online("other").await);
-    let id = one.id.clone();
-    let role = |client: &AgentClient<'_>, number: usize| {
-        Ask::new("PATCH", format!("/workspaces/{}", client.id))
-            .json(json!({ "role": format!("role {number}") }))
-    };
-    let card = |number: usize| {
-        Ask::post("/registry/update-card").json(json!({ "workspace_id": id, "agent_card": { "n": number } }))
-    };
-    let kinds: [&dyn Fn(usize) -> Ask; 2] = [&|number| role(&one, number), &card];
-    for ask in kinds {
-        let mut refused = None;
-        for number in 0..50 {
-            let answer = one.ask(ask(number)).await;
-            if answer.status != 200 {
+    // A workspace with active tasks is not hibernated, so each order is counted and refused.
+    for client in [&one, &other] {
+        client.heartbeat(json!({ "active_tasks": 1 })).await.well();
+    }
+    let of = |client: &AgentClient<'_>, what: &str| format!("/workspaces/{}/{what}", client.id);
+    let writes: [Write<'_>; 4] = [
+        ("order", 10, &|client, _| Ask::post(of(client, "hibernate"))),
+        ("change", 10, &|client, number| {
+            Ask::new("PATCH", format!("/workspaces/{}", client.id))
+                .json(json!({ "role": format!("role {number}") }))
+        }),
+        ("card", 40, &|client, number| {
+            Ask::post("/registry/update-card")
+                .json(json!({ "workspace_id": client.id, "agent_card": { "n": number } }))
+        }),
+        ("report", 60, &|client, number| {
+            Ask::post(of(client, "activity"))
+                .json(json!({ "activity_type": "agent_log", "summary": format!("step {number}") }))
+        }),
+    ];
+    for (what, burst, write) in writes {
+        // The limit refills while the requests are sent, so more than the burst may be accepted, but not twice as many.
+        let (mut accepted, mut refused) = (0, None);
+        while refused.is_none() && accepted < 2 * burst {
+            let answer = one.ask(write(&one, accepted)).await;
+            if answer.status == 429 {
                 refused = Some(answer);
-                break;
+            } else {
+                assert_eq!(answer.status, if what == "order" { 409 } else { 200 }, "{what}: {answer:?}");
+                accepted += 1;
             }
         }
-        is_rate_limited(&refused.expect("one of fifty changes is refused"));
+        is_rate_limited(&refused.unwrap_or_else(|| panic!("{what}: {accepted} were accepted")));
+        assert!(accepted >= burst, "{what}: only {accepted} were accepted after the other kinds of write");
     }
-    other.ask(role(&other, 0)).await.well();
-    registry.order(role(&one, 99)).await.well();
+    // Notices, delegations and memories are reports too.
+    let target = "00000000-0000-4000-8000-000000000000";
+    for (what, body) in [
+        ("notify", json!({ "message": "a notice" })),
+        ("delegate", json!({ "target_id": target, "task": "a task" })),
+        ("memories", json!({ "content": "a fact", "scope": "LOCAL" })),
+    ] {
+        let mut statuses = Vec::new();
+        while statuses.last() != Some(&429) && statuses.len() < 5 {
+            statuses.push(one.ask(Ask::post(of(&one, what)).json(body.clone())).await.status);
+        }
+        assert_eq!(statuses.last(), Some(&429), "{what} is not rate-limited as a report: {statuses:?}");
+    }
+    for (what, _, write) in writes {
+        let status = other.ask(write(&other, 0)).await.status;
+        assert_ne!(status, 429, "{what}: the limit of one workspace applies to another");
+        // Only the workspace itself sends its card.
+        if what != "card" {
+            let status = registry.order(write(&one, 1_000)).await.status;
+            assert_ne!(status, 429, "{what}: the limit of a workspace applies to an admin");
+        }
+    }
     heartbeat_is_accepted(&one).await;
 }
 
