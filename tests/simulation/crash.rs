@@ -290,7 +290,7 @@ fn adoption_converges_after_a_kill_at_any_step() {
 /// Creates work for a pass; returns a workspace concerned.
 pub(crate) type MakeWork = fn(&mut Installation) -> WorkspaceId;
 
-/// Every pass, with work for it.
+/// Passes that change the engine, with work for each.
 pub(crate) const WORK: [(&str, MakeWork); 6] = [
     ("reap_removed", work_for_reap_removed),
     ("reap_unknown", work_for_reap_unknown),
