@@ -106,6 +106,7 @@ fn podman_paused_container_is_stopped_by_every_operation() {
         site.ostler(["start", "worker"]).well();
         let container = container_of(&site.show("worker"));
         podman_output(["pause", &container]);
+        assert_eq!(state(&container), "paused");
         site.ostler([order, "worker"]).well();
         assert_eq!(site.show("worker")["status"], status, "{order}");
         let expected = if order == "restart" { "running" } else { "exited" };
@@ -152,26 +153,30 @@ fn sweep_does_not_restart_podman_paused_container() {
 }
 
 #[test]
-fn start_and_restart_handle_initialized_and_exited_containers() {
+fn start_and_restart_handle_initialized_created_and_exited_containers() {
     let mut site = Site::new(HASTY);
     site.serve();
     site.create("worker", &[]);
     let container = container_of(&site.show("worker"));
-    // State `initialized`, by `podman init`: a process of the OCI runtime waits, and no agent runs.
-    site.ostler(["stop", "worker"]).well();
-    podman_output(["init", &container]);
-    assert_eq!(state(&container), "initialized");
-    site.sweep_all();
-    assert_eq!(site.show("worker")["status"], "paused");
-    site.ostler(["start", "worker"]).well();
-    assert_eq!(
-        (state(&container).as_str(), container_of(&site.show("worker"))),
-        ("running", container.clone())
-    );
-    assert!(site.live_instance_token_matches("worker"));
-    // State `configured`: the container was created and never started.
-    site.ostler(["recreate", "worker"]).well();
-    let container = container_of(&site.show("worker"));
+    // State `initialized`, by `podman init`: a process of the OCI runtime waits, and no agent runs. State `created`, by
+    // `podman container cleanup` after it: that process is gone too.
+    for (expected, cleans_up) in [("initialized", false), ("created", true)] {
+        site.ostler(["stop", "worker"]).well();
+        podman_output(["init", &container]);
+        if cleans_up {
+            podman_output(["container", "cleanup", &container]);
+        }
+        assert_eq!(state(&container), expected);
+        site.sweep_all();
+        assert_eq!(site.show("worker")["status"], "paused", "{expected}");
+        site.ostler(["start", "worker"]).well();
+        assert_eq!(
+            (state(&container).as_str(), container_of(&site.show("worker"))),
+            ("running", container.clone()),
+            "{expected}"
+        );
+        assert!(site.live_instance_token_matches("worker"), "{expected}");
+    }
     // State `exited`: the process was killed.
     podman_output(["kill", &container]);
     until("the container has exited", || (state(&container) == "exited").then_some(()));
@@ -191,6 +196,11 @@ fn sweeps_trust_known_containers_when_sentinel_was_pruned() {
     }
     site.ostler(["stop", "paused"]).well();
     site.ostler(["hibernate", "hibernated"]).well();
+    let statuses = || {
+        ["up", "paused", "hibernated"]
+            .map(|name| site.show(name)["status"].as_str().unwrap_or("none").to_owned())
+    };
+    assert_eq!(statuses(), ["online", "paused", "hibernated"]);
     let sentinel = format!("ostler-{}", site.instance());
     let of_site = format!("label=ostler.instance={}", site.instance());
     podman_output(["volume", "prune", "--force", "--filter", &of_site]);
@@ -202,9 +212,11 @@ fn sweeps_trust_known_containers_when_sentinel_was_pruned() {
 
     let runs = site.sweep_all();
     assert!(!runs.to_string().contains("untrusted"), "the sweeps do not act: {runs}");
+    assert_eq!(statuses(), ["online", "paused", "hibernated"], "the sweeps changed a status");
     site.ostler(["restart", "up"]).well();
     site.ostler(["start", "paused"]).well();
     site.ostler(["wake", "hibernated"]).well();
+    assert_eq!(statuses(), ["online"; 3]);
     site.create("new", &[]);
     let output = site.ostler(["doctor"]).stdout;
     assert!(output.contains("prune") && output.contains("--accept-engine"), "{output}");
