@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     Settings,
-    disk::{crowd::advises, mounts},
+    disk::{crowd::advises_space, mounts},
     report::Section,
     support::{old_schemas::OLD, tables::Tables},
 };
@@ -186,8 +186,8 @@ impl Old {
         self.expect_upgraded(section, &restored, "restored from the copy and upgraded")
     }
 
-    /// Truncates the log around every frame, as a power cut does: the content is old or new, never mixed, and new
-    /// after an open.
+    /// Truncates the log within its header and around the end of every frame, as a power cut does: the content is old or
+    /// new, never mixed. Cuts within the header and at the ends of frames are also opened: the content is new after it.
     fn is_cut(&self, section: &mut Section) -> Result<(), String> {
         let directory = tempfile::tempdir().map_err(output)?;
         let memory = mounts::Mounted::tmpfs(&directory.path().join("memory"), "400m")?;
@@ -201,8 +201,18 @@ impl Old {
         let database = fs::read(whole.join(FILE_NAME)).map_err(output)?;
         drop(reader);
         close(store, &whole);
-        let (mut old, mut new) = (0, 0);
-        for at in (0..=log.len()).rev().filter(|at| at.saturating_sub(32) % (24 + 4096) < 2) {
+        // The header of a log, and the header of each frame, which holds one page. The cuts have to be where frames end.
+        const HEADER: usize = 32;
+        const FRAME: usize = 24 + 4096;
+        let frames = log.len().saturating_sub(HEADER) / FRAME;
+        section.expect(frames > 1 && log.len() == HEADER + frames * FRAME, || {
+            format!("the log of the upgrade has {} bytes, which are not whole frames", log.len())
+        });
+        let in_header = |at: usize| at < HEADER;
+        let ends_frame = |at: usize| at >= HEADER && (at - HEADER).is_multiple_of(FRAME);
+        let (mut old, mut new, mut opened) = (0, 0, 0);
+        let around_end = |at: usize| ends_frame(at) || ends_frame(at + 1) || (at > 0 && ends_frame(at - 1));
+        for at in (0..=log.len()).rev().filter(|at| in_header(*at) || around_end(*at)) {
             let data = memory.at().join("cut");
             fs::create_dir_all(&data).map_err(output)?;
             fs::write(data.join(FILE_NAME), &database).map_err(output)?;
@@ -212,9 +222,10 @@ impl Old {
             } else {
                 new += 1;
             }
-            // Opening a database takes long, so only a quarter of the cuts within the log's header are opened. All cuts
-            // at frames fulfil the condition.
-            if at % 8 < 2 || at + 5000 > log.len() {
+            // Opening a database takes long, so the cuts beside the end of a frame are not opened, except at the end of
+            // the log: SQLite reads them like a cut at the end of the last whole frame.
+            if in_header(at) || ends_frame(at) || at + FRAME > log.len() {
+                opened += 1;
                 let store = Store::open(&data).map_err(output)?;
                 self.expect_upgraded(section, &data, "cut, then opened")?;
                 close(store, &data);
@@ -222,6 +233,8 @@ impl Old {
             fs::remove_dir_all(&data).map_err(output)?;
         }
         section.count("logs of an upgrade cut around every frame", old + new);
+        section.count("of them opened", opened);
+        section.expect(opened < old + new, || "every cut was opened, so none was left out".into());
         section.expect(old > 0 && new > 0, || {
             format!("the cuts left {old} old and {new} new databases, but both kinds must occur")
         });
@@ -333,7 +346,7 @@ impl Old {
                 Err(error) => {
                     refused += 1;
                     let message = error.to_string();
-                    section.expect(advises(&message) && !message.contains("restore a backup"), || {
+                    section.expect(advises_space(&message) && !message.contains("restore a backup"), || {
                         format!("with {spare} free pages, the refusal gives the wrong advice: {message}")
                     });
                     // The check itself needs disk space, so it uses a copy elsewhere.
