@@ -110,11 +110,15 @@ impl Ledger {
     }
 }
 
-/// Whether a message advises what to do next.
+/// Whether a message about a disk advises what to do next.
 pub(crate) fn advises(error_text: &str) -> bool {
-    ["Free some disk space", "check `df`", "Make the data directory writable"]
-        .iter()
-        .any(|advice| error_text.contains(advice))
+    let other = ["kernel log", "Make the data directory writable", "the directory exists and is writable"];
+    advises_space(error_text) || other.iter().any(|advice| error_text.contains(advice))
+}
+
+/// Whether a message tells the operator to look for free space. On a full disk, other advice misleads.
+pub(crate) fn advises_space(error_text: &str) -> bool {
+    ["Free some disk space", "check `df`"].iter().any(|advice| error_text.contains(advice))
 }
 
 /// The agents and other writers of a registry.

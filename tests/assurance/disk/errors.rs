@@ -193,8 +193,7 @@ fn open_unreadable(
         }
         Err(error) => {
             let error_text = error.to_string();
-            let explains = advises(&error_text) || error_text.contains("kernel log");
-            section.expect(explains && !error_text.contains("restore a backup"), || {
+            section.expect(advises(&error_text) && !error_text.contains("restore a backup"), || {
                 format!("the message does not name a failing disk: {error_text}")
             });
             false

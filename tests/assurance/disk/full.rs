@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 
 use super::{
     FILES, Refusals, add_refusals, bytes_of, check_answers, copy_database,
-    crowd::{Crowd, advises},
+    crowd::{Crowd, advises_space},
     error_text,
     mounts::{Mounted, fill},
     print_refusals,
@@ -47,6 +47,10 @@ fn fill_up(runtime: &Runtime, section: &mut Section, kib: u32) -> Result<Refusal
     section.expect(full.refused() > 0 && full.answered > 0, || {
         format!("{kib} KiB: no write was refused, or none was acknowledged")
     });
+    for refusal in full.refusals.keys().filter(|refusal| !advises_space(refusal)) {
+        section
+            .broke(format!("{kib} KiB: a refusal on a full disk does not advise to free space: {refusal}"));
+    }
     let memory = runtime.block_on(store.memory_is_true());
     section
         .expect(memory == Ok(true), || format!("on a full disk, memory differs from the tables: {memory:?}"));
@@ -122,8 +126,7 @@ fn open_on_full(section: &mut Section, data: &Path, when: &str) {
         Err(error) => {
             section.count("of them refused, with a message", 1);
             let error_text = error.to_string();
-            let explains = advises(&error_text) || error_text.contains("Free some disk space");
-            section.expect(explains && !error_text.contains("restore a backup"), || {
+            section.expect(advises_space(&error_text) && !error_text.contains("restore a backup"), || {
                 format!(
                     "{when}: an intact database on a full disk is refused with the wrong advice: {error_text}"
                 )
