@@ -28,6 +28,7 @@ use serde_json::Value;
 use support::{
     daemon::{Site, until},
     podman::{podman, podman_output},
+    ports::{CAMPAIGNS, Ports},
 };
 
 /// Maximum time that ostler may take, as a multiple of the time that `podman start` alone takes.
@@ -37,12 +38,11 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit until everything is online.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-fn configuration(workspaces: usize, concurrent_starts: usize) -> String {
-    let first = 29_000 + std::process::id() % 14 * 200;
-    let last = first + 2 * u32::try_from(workspaces).unwrap();
+fn configuration(ports: &Ports, concurrent_starts: usize) -> String {
     format!(
-        "ports = \"{first}-{last}\"\n[engine]\nconcurrent_starts = {concurrent_starts}\n\
-         [runtimes.plain]\nstop_grace = \"1s\"\n"
+        "ports = \"{}\"\n[engine]\nconcurrent_starts = {concurrent_starts}\n\
+         [runtimes.plain]\nstop_grace = \"1s\"\n",
+        ports.range()
     )
 }
 
@@ -80,7 +80,8 @@ fn bare_starts(containers: &[String], at_once: bool) -> Duration {
 
 fn main() {
     let workspaces = option("--workspaces", 40);
-    let mut site = Site::new(&configuration(workspaces, option("--concurrent-starts", 0)));
+    let ports = Ports::take(&CAMPAIGNS, u16::try_from(2 * workspaces).unwrap());
+    let mut site = Site::new(&configuration(&ports, option("--concurrent-starts", 0)));
     site.serve();
     // A tree: every fourth workspace is the parent of the next three.
     let names: Vec<_> = (0..workspaces).map(|number| format!("w{number}")).collect();

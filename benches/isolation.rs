@@ -23,7 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use support::daemon::Site;
+use support::{
+    daemon::Site,
+    ports::{CAMPAIGNS, Ports},
+};
 
 /// Restarts measured once all workspaces run.
 const RESTARTS: usize = 15;
@@ -44,11 +47,11 @@ struct Cost {
     idle: f64,
 }
 
-fn measure(workspaces: usize, isolate: bool, location: u32) -> Cost {
-    let first_port = 29_000 + location * 400 + std::process::id() % 7 * 800;
-    let last_port = first_port + 2 * u32::try_from(workspaces).unwrap();
+fn measure(workspaces: usize, isolate: bool) -> Cost {
+    let ports = Ports::take(&CAMPAIGNS, u16::try_from(2 * workspaces).unwrap());
     let mut site = Site::new(&format!(
-        "ports = \"{first_port}-{last_port}\"\n[network]\nisolate = {isolate}\n[runtimes.plain]\nstop_grace = \"1s\"\n"
+        "ports = \"{}\"\n[network]\nisolate = {isolate}\n[runtimes.plain]\nstop_grace = \"1s\"\n",
+        ports.range()
     ));
     site.serve();
     let names: Vec<_> = (0..workspaces).map(|number| format!("w{number}")).collect();
@@ -106,8 +109,8 @@ type Figure = fn(&Cost) -> f64;
 fn main() {
     let mut arguments = std::env::args().skip_while(|argument| argument != "--workspaces").skip(1);
     let workspaces = arguments.next().map_or(100, |number| number.parse().unwrap());
-    let shared = measure(workspaces, false, 0);
-    let isolated = measure(workspaces, true, 1);
+    let shared = measure(workspaces, false);
+    let isolated = measure(workspaces, true);
     println!("| {workspaces} workspaces | one network | one for each | ratio |");
     println!("|---|---|---|---|");
     let figures: [(&str, Figure, usize); 6] = [

@@ -33,6 +33,7 @@ use uuid::Uuid;
 use crate::support::{
     engine_proxy::EngineProxy,
     podman::{Cleanup, engine, image},
+    ports::SINGLE,
 };
 
 /// Label of all objects that a test creates.
@@ -203,7 +204,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut poll: impl
 async fn free_port(engine: &Podman) -> u16 {
     eventually("a port is free", || async {
         let [high, low, ..] = *SystemEntropy.uuid().as_bytes();
-        let port = 20_000 + u16::from_be_bytes([high, low]) % 10_000;
+        let port = SINGLE.start + u16::from_be_bytes([high, low]) % (SINGLE.end - SINGLE.start);
         engine.port_is_free(port).await.then_some(port)
     })
     .await

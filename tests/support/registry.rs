@@ -8,12 +8,9 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,7 +21,6 @@ use ostler::{
         address::Allow,
         budget::RestartBudget,
         ids::WorkspaceId,
-        ports::PortRange,
         runtime::{AGENT, PLAIN, Runtime},
         time::{Awake, Timestamp},
         token::Token,
@@ -53,6 +49,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     fake_engine::{FakeEngine, World},
+    ports::{Ports, REGISTRIES},
     wire::{Answer, Ask},
 };
 
@@ -61,9 +58,8 @@ pub(crate) const IMAGE: &str = "agent:1";
 /// Limit for every wait; generous, because the machine may be busy with other work.
 const PATIENCE: Duration = Duration::from_secs(30);
 const CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// Host ports of containers: below the kernel's ephemeral ports, and above the windows of `ports.rs`.
-const PORTS: std::ops::Range<u16> = 29_000..32_700;
-const PORTS_EACH: u16 = 12;
+/// Number of host ports for containers, unless a test needs more.
+const PORTS: u16 = 12;
 
 /// Options of a test's registry.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +77,7 @@ impl Default for Options {
     fn default() -> Self {
         let external = Allow { private: false, loopback: true };
         let access = Access { root_siblings: true, wakes_per_hour: 12, external };
-        Self { access, restart: RestartBudget::default(), speed: 1, ports: PORTS_EACH }
+        Self { access, restart: RestartBudget::default(), speed: 1, ports: PORTS }
     }
 }
 
@@ -128,7 +124,7 @@ pub(crate) struct Registry {
     /// An admin token.
     pub(crate) admin: String,
     directory: TempDir,
-    ports: PortRange,
+    ports: Arc<Ports>,
     options: Options,
     sweeps: DriverHandle,
     spawn: TokioTasks,
@@ -152,7 +148,8 @@ impl Registry {
             tempfile::Builder::new().prefix("ostler-registry-").tempdir().expect("a temp directory");
         let world = Arc::new(World::default());
         world.state().images.insert(IMAGE.to_owned());
-        Self::serve(directory, world, free_ports(options.ports), options).await
+        let ports = Arc::new(Ports::take(&REGISTRIES, options.ports));
+        Self::serve(directory, world, ports, options).await
     }
 
     /// Stops this daemon as a signal does, and starts another on the same state.
@@ -164,12 +161,12 @@ impl Registry {
         self.spawn.drain().await;
         let directory =
             std::mem::replace(&mut self.directory, tempfile::tempdir().expect("a temp directory"));
-        let (world, ports, options) = (Arc::clone(&self.world), self.ports, self.options);
+        let (world, ports, options) = (Arc::clone(&self.world), Arc::clone(&self.ports), self.options);
         drop(self);
         Self::serve(directory, world, ports, options).await
     }
 
-    async fn serve(directory: TempDir, world: Arc<World>, ports: PortRange, options: Options) -> Self {
+    async fn serve(directory: TempDir, world: Arc<World>, ports: Arc<Ports>, options: Options) -> Self {
         let data_dir = directory.path().join("data");
         let store = Store::open(&data_dir).expect("the store opens");
         let clock: SharedClock = Arc::new(FastClock::start(options.speed));
@@ -196,7 +193,7 @@ impl Registry {
             settings: Settings {
                 instance,
                 runtimes,
-                ports,
+                ports: ports.range(),
                 platform_port: address.port(),
                 platform_url: None,
                 isolate: false,
@@ -466,22 +463,4 @@ pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<
         assert!(begun.elapsed() < PATIENCE, "timed out waiting until {what}");
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
-}
-
-/// Number of registries made by this process. Tests may run in one process or in several.
-static REGISTRIES: AtomicU32 = AtomicU32::new(0);
-
-/// Free ports. Each process, and each registry in it, starts its search at a different port.
-fn free_ports(count: u16) -> PortRange {
-    let windows = (PORTS.end - PORTS.start) / count;
-    let first = std::process::id() * 7 + REGISTRIES.fetch_add(1, Ordering::Relaxed);
-    let first = u16::try_from(first % u32::from(windows)).expect("fewer windows than ports");
-    let ranges = (0..windows).map(|next| {
-        let first = PORTS.start + (first + next) % windows * count;
-        PortRange { first, last: first + count - 1 }
-    });
-    let free = |range: &PortRange| {
-        (range.first..=range.last).all(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())
-    };
-    ranges.into_iter().find(free).expect("some ports are free")
 }

@@ -36,6 +36,7 @@ use crate::{
     support::{
         daemon::{CommandOutput, Site, until},
         podman::{self, Cleanup, Service, podman_output},
+        ports::{CAMPAIGNS, Ports},
         rng::Rng,
     },
 };
@@ -47,6 +48,8 @@ const LONG: Duration = Duration::from_mins(10);
 /// Number of operators whose commands are recorded. Each has its own workspaces. One additional operator gives commands
 /// to a tree without a record.
 const USERS: usize = 3;
+/// Number of host ports.
+const PORTS: u16 = 200;
 /// Workspaces that start in parallel at the beginning.
 const AT_ONCE: usize = 6;
 /// Average interval between two commands, in milliseconds.
@@ -62,17 +65,15 @@ const CRASHER: &str = "crasher";
 const LOSERS: [&str; 2] = ["loser-1", "loser-2"];
 
 /// Short graces, so that timed actions happen during the campaign, and a restart budget that a minute can exhaust.
-fn configuration() -> String {
-    // Above the port windows of `support/ports.rs`, whose tests may run at the same time.
-    let first = 29_000 + std::process::id() % 14 * 200;
+fn configuration(ports: &Ports) -> String {
     format!(
-        "ports = \"{first}-{}\"\n\
+        "ports = \"{}\"\n\
          [engine]\nread_deadline = \"60s\"\n\
          [sweep]\ncheck_interval = \"5s\"\nabsence_grace = \"2s\"\nunknown_grace = \"2s\"\n\
          [restart]\nfirst_backoff = \"1s\"\nlongest_backoff = \"4s\"\nreset_after = \"15s\"\npark_after_exits = 6\n\
          [runtimes.plain]\nstop_grace = \"2s\"\n\
          [runtimes.agent]\nstop_grace = \"2s\"\n",
-        first + 199
+        ports.range()
     )
 }
 
@@ -183,11 +184,12 @@ pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let seed = seed_of(settings);
     let record = Record::new();
     let lasts = if settings.long { LONG } else { CI };
+    let ports = Ports::take(&CAMPAIGNS, PORTS);
     let mut service = Service::start();
     // `sweeper` removes the objects after the site was dropped, even after a panic.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
-    let mut site = Site::on(&service.socket(), &configuration());
+    let mut site = Site::on(&service.socket(), &configuration(&ports));
     site.serve();
     let (instance, log) = (site.instance(), site.directory().join("serve.log"));
     sweeper = Sweeper(instance.clone());

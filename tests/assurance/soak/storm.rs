@@ -24,6 +24,7 @@ use crate::{
     support::{
         daemon::Site,
         podman::{Service, podman_output},
+        ports::{CAMPAIGNS, Ports},
         rng::Rng,
     },
 };
@@ -42,27 +43,29 @@ const MAX_UPTIME: Duration = Duration::from_secs(20);
 const BETWEEN_COMMANDS: usize = 120;
 /// Trees of a parent and its child, so that stops and starts affect another workspace.
 const TREES: usize = 3;
+/// Number of host ports.
+const PORTS: u16 = 50;
 /// Time limit for completing all started work: two periods of the slowest pass that this work needs.
 const PATIENCE: Duration = Duration::from_mins(2);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-fn configuration() -> String {
-    let first = 32_000 + std::process::id() % 14 * 50;
+fn configuration(ports: &Ports) -> String {
     format!(
-        "ports = \"{first}-{}\"\n[runtimes.plain]\nstop_grace = \"2s\"\n[runtimes.agent]\nstop_grace = \"2s\"\n",
-        first + 49
+        "ports = \"{}\"\n[runtimes.plain]\nstop_grace = \"2s\"\n[runtimes.agent]\nstop_grace = \"2s\"\n",
+        ports.range()
     )
 }
 
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     let seed = seed_of(settings);
     let record = Record::new();
+    let ports = Ports::take(&CAMPAIGNS, PORTS);
     let service = Service::start();
     // `sweeper` removes the objects after the site was dropped, even after a panic.
     #[allow(clippy::needless_late_init, reason = "declared before the site, it is dropped after it")]
     let sweeper;
-    let mut site = Site::on(&service.socket(), &configuration());
+    let mut site = Site::on(&service.socket(), &configuration(&ports));
     site.serve();
     let instance = site.instance();
     sweeper = Sweeper(instance.clone());
