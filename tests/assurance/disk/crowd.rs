@@ -116,7 +116,7 @@ pub(crate) fn advises(error_text: &str) -> bool {
     advises_space(error_text) || other.iter().any(|advice| error_text.contains(advice))
 }
 
-/// Whether a message tells the operator to look for free space. On a full disk, other advice misleads.
+/// Whether a message advises to look for free space. On a full disk, other advice misleads.
 pub(crate) fn advises_space(error_text: &str) -> bool {
     ["Free some disk space", "check `df`"].iter().any(|advice| error_text.contains(advice))
 }
