@@ -25,6 +25,9 @@ use crate::{
 
 /// The write-ahead log's file name, next to the database.
 const LOG: &str = "ostler.db-wal";
+/// Size of the log's header, and of each of its frames: a header and one page.
+const HEADER: usize = 32;
+const FRAME: usize = 24 + 4096;
 
 pub(crate) fn run(settings: &Settings, section: &mut Section) {
     if let Err(error) = mounts::can_mount() {
@@ -201,9 +204,6 @@ impl Old {
         let database = fs::read(whole.join(FILE_NAME)).map_err(output)?;
         drop(reader);
         close(store, &whole);
-        // The header of a log, and the header of each frame, which holds one page. The cuts have to be where frames end.
-        const HEADER: usize = 32;
-        const FRAME: usize = 24 + 4096;
         let frames = log.len().saturating_sub(HEADER) / FRAME;
         section.expect(frames > 1 && log.len() == HEADER + frames * FRAME, || {
             format!("the log of the upgrade has {} bytes, which are not whole frames", log.len())
