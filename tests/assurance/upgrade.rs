@@ -149,10 +149,12 @@ impl Old {
         section.expect(runtime.block_on(store.memory_is_true()) == Ok(true), || {
             "memory differs from the tables".into()
         });
-        section.expect(runtime.block_on(store.trash()).is_ok(), || "the trash cannot be read".into());
-        section.expect(runtime.block_on(store.events_after(0, 1_000_000)).is_ok(), || {
-            "events cannot be read".into()
-        });
+        if let Err(error) = runtime.block_on(store.trash()) {
+            section.broke(format!("{}: the trash cannot be read: {error}", self.schema));
+        }
+        if let Err(error) = runtime.block_on(store.events_after(0, 1_000_000)) {
+            section.broke(format!("{}: events cannot be read: {error}", self.schema));
+        }
         close(store, data);
 
         // The copy equals the original in content and schema.
