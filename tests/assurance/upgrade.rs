@@ -559,7 +559,10 @@ fn varied(table: &str, column: &str) -> String {
         }
         ("trash", "reason") => words(&["removed", "unknown", "stray", "replaced"]),
         ("trash", "state") => words(&["claimed", "kept", "restoring", "deleting"]),
-        ("trash_items", "kind") => words(&["container", "volume"]),
+        // A volume may have any name, but only a container id names a container.
+        ("trash_items", "kind") => {
+            format!("CASE length(item) WHEN 64 THEN {} ELSE kind END", words(&["container", "volume"]))
+        }
         ("held_plans", "approved_at") => "CASE ?1 % 2 WHEN 0 THEN held_at + ?1 END".into(),
         (_, "status_detail") => {
             "CASE ?1 % 3 WHEN 0 THEN 'détail « ' || ?1 || ' »' ELSE status_detail END".into()
