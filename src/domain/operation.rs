@@ -40,7 +40,7 @@ pub struct Revision(pub i64);
 /// What is to be done, with everything that is needed to do it again after a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Deed {
+pub enum Command {
     /// Start the container of a new workspace for the first time.
     Create,
     /// Start a workspace and everything that was paused along with it.
@@ -99,7 +99,7 @@ pub struct UndeleteTarget {
     pub skipped: bool,
 }
 
-impl Deed {
+impl Command {
     /// Every kind, as [`Self::kind`] returns it.
     pub const KINDS: [&'static str; 12] = [
         "create",
@@ -277,7 +277,7 @@ pub struct Operation {
     /// The workspace's name when the operation was accepted.
     pub workspace_name: WorkspaceName,
     /// What is done.
-    pub deed: Deed,
+    pub command: Command,
     /// On whose order.
     pub requested_by: Requester,
     /// Revision of the workspace's row when the operation was accepted.
@@ -308,24 +308,24 @@ mod tests {
     fn deed_kind_is_the_tag_of_its_stored_form() {
         let (targets, entry) = (Vec::new(), TrashId(uuid::Uuid::nil()));
         let all = [
-            Deed::Create,
-            Deed::Start { new_volume: true },
-            Deed::Stop { targets: targets.clone() },
-            Deed::Hibernate,
-            Deed::Wake,
-            Deed::Restart,
-            Deed::Recreate,
-            Deed::Remove { targets: targets.clone() },
-            Deed::Purge { targets },
-            Deed::Undelete { targets: Vec::new() },
-            Deed::Restore { entry },
-            Deed::Delete { entry },
+            Command::Create,
+            Command::Start { new_volume: true },
+            Command::Stop { targets: targets.clone() },
+            Command::Hibernate,
+            Command::Wake,
+            Command::Restart,
+            Command::Recreate,
+            Command::Remove { targets: targets.clone() },
+            Command::Purge { targets },
+            Command::Undelete { targets: Vec::new() },
+            Command::Restore { entry },
+            Command::Delete { entry },
         ];
-        assert_eq!(all.each_ref().map(Deed::kind), Deed::KINDS);
-        for deed in all {
-            let stored = serde_json::to_value(&deed).unwrap();
-            assert_eq!(stored["kind"], deed.kind());
-            assert_eq!(serde_json::from_value::<Deed>(stored).unwrap(), deed);
+        assert_eq!(all.each_ref().map(Command::kind), Command::KINDS);
+        for command in all {
+            let stored = serde_json::to_value(&command).unwrap();
+            assert_eq!(stored["kind"], command.kind());
+            assert_eq!(serde_json::from_value::<Command>(stored).unwrap(), command);
         }
     }
 

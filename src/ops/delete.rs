@@ -4,7 +4,7 @@ use super::{Applied, OpError, OpResult, Ops, Order, Ticket, actor::Phase, pause:
 use crate::{
     domain::{
         ids::{TrashId, WorkspaceId},
-        operation::{Deed, Requester},
+        operation::{Command, Requester},
         trash::TrashState,
     },
     engine::ErrorKind,
@@ -35,7 +35,7 @@ impl Ops {
         let found = found.ok_or_else(|| OpError::NotFound(none.into()))?;
         let new = NewOperation {
             fallback_name: found.workspace_name,
-            ..by.orders(found.workspace, Deed::Delete { entry })
+            ..by.orders(found.workspace, Command::Delete { entry })
         };
         Ok((found.workspace, self.accept(new).await?))
     }

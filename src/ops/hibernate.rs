@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         ids::WorkspaceId,
-        operation::{Deed, Operation, Requester},
+        operation::{Command, Operation, Requester},
         status::{Cause, Status},
         time::Timestamp,
         workspace::{Kind, Workspace},
@@ -62,10 +62,10 @@ impl Ops {
             return Err(OpError::Conflict(row.runs_elsewhere("and ostler cannot hibernate it")));
         }
         if row.status == Status::Hibernated {
-            return Ok(Ticket::needless(id, "it is hibernated already"));
+            return Ok(Ticket::no_op(id, "it is hibernated already"));
         }
         if row.status == Status::Hibernating {
-            return self.accept(by.orders(id, Deed::Hibernate)).await;
+            return self.accept(by.orders(id, Command::Hibernate)).await;
         }
         self.continue_operations().await?;
         match self.claim_hibernation(&row, HibernateReason::Ordered { force }, Some(by)).await? {
@@ -138,7 +138,7 @@ impl Ops {
             // closed even after its row is no longer hibernating.
             let claimed = match begun {
                 Ok(Stored { result: HibernateResult::Begun, operation: Some(stored), .. }) => {
-                    Ok(Claimed::Begun(Finish::Operation(ops.take_on(stored))))
+                    Ok(Claimed::Begun(Finish::Operation(ops.register(stored))))
                 }
                 Ok(Stored { result: HibernateResult::Begun, operation: None, .. }) => {
                     Ok(Claimed::Begun(Finish::Order(ops.submit(id, Order::FinishHibernation))))
@@ -195,10 +195,10 @@ impl Ops {
     /// Accepts an operator's wake.
     pub(super) async fn accept_wake(&self, id: WorkspaceId, by: Requester) -> OpResult<Ticket> {
         let row = self.0.row(id).await?;
-        if let Some(needless) = self.check_wake(&row).await? {
-            return Ok(Ticket::needless(id, needless));
+        if let Some(no_op) = self.check_wake(&row).await? {
+            return Ok(Ticket::no_op(id, no_op));
         }
-        self.accept(NewOperation { decided_on: Some(row.revision), ..by.orders(id, Deed::Wake) }).await
+        self.accept(NewOperation { decided_on: Some(row.revision), ..by.orders(id, Command::Wake) }).await
     }
 
     /// Wakes a hibernated workspace for a message, never a paused one. A workspace that is hibernating is woken when its
@@ -242,8 +242,8 @@ impl Ops {
             Some(operation) => self.operation(operation.id).await?.begun,
             None => false,
         };
-        if !begun && let Some(needless) = self.check_wake(&row).await? {
-            return Ok(Applied::Done(needless));
+        if !begun && let Some(no_op) = self.check_wake(&row).await? {
+            return Ok(Applied::Done(no_op));
         }
         // Queued together with the start, so that no order that follows this one comes between the two.
         let finished = (row.status == Status::Hibernating).then(|| self.submit(id, Order::FinishHibernation));

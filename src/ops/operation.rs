@@ -30,7 +30,7 @@ use crate::{
     domain::{
         ids::WorkspaceId,
         naming::WorkspaceName,
-        operation::{Deed, Operation, OperationId, OperationState, Requester, UndeleteTarget},
+        operation::{Command, Operation, OperationId, OperationState, Requester, UndeleteTarget},
         status::{Cause, Status},
     },
     engine::{ErrorKind, trusted::Untrusted},
@@ -94,7 +94,7 @@ impl Ticket {
     }
 
     /// An order for which nothing has to be done.
-    pub(super) fn needless(workspace: WorkspaceId, why: impl Into<String>) -> Self {
+    pub(super) fn no_op(workspace: WorkspaceId, why: impl Into<String>) -> Self {
         let done = Affected { id: workspace, result: Ok(Applied::Done(why.into())) };
         Self { operation: None, result: Err(Ok(vec![done])) }
     }
@@ -108,14 +108,14 @@ pub(super) struct Operations {
     state: Mutex<State>,
     /// Set once the open operations of earlier processes are known. Before that, no operation is accepted: it could not
     /// be distinguished from these.
-    inheritance: OnceCell<()>,
+    recovered: OnceCell<()>,
     /// Sends the operations that ended or began to wait.
     changes: broadcast::Sender<OperationId>,
 }
 
 impl Default for Operations {
     fn default() -> Self {
-        Self { state: Mutex::default(), inheritance: OnceCell::new(), changes: broadcast::Sender::new(64) }
+        Self { state: Mutex::default(), recovered: OnceCell::new(), changes: broadcast::Sender::new(64) }
     }
 }
 
@@ -171,7 +171,7 @@ impl Operations {
     /// Reports to all callers of a workspace that its oldest operation waits.
     fn report_waiting(&self, operation: &Operation, why: &str) {
         let mut state = self.lock();
-        let text = format!("{}: waiting until Podman answers", operation.deed.kind());
+        let text = format!("{}: waiting until Podman answers", operation.command.kind());
         state.waiting.insert(operation.workspace, text);
         state.creating.remove(&operation.workspace);
         let State { waiters, starts, .. } = &mut *state;
@@ -248,7 +248,7 @@ impl Ops {
             let done = transaction.await;
             let done = done.map(|stored| {
                 ops.0.operations.report_cancelled(&stored.cancelled);
-                (stored.result, stored.operation.map(|operation| ops.take_on(operation)))
+                (stored.result, stored.operation.map(|operation| ops.register(operation)))
             });
             // The caller may have stopped waiting.
             let _gone = reply.send(done);
@@ -258,7 +258,7 @@ impl Ops {
 
     /// Registers the caller of an operation that was just stored. Starts a worker if it is the workspace's only open
     /// operation.
-    pub(super) fn take_on(&self, stored: Operation) -> Ticket {
+    pub(super) fn register(&self, stored: Operation) -> Ticket {
         let (waiter, result) = oneshot::channel();
         let operation = Some(stored.id);
         let mut state = self.0.operations.lock();
@@ -267,11 +267,11 @@ impl Ops {
         }
         let workspace = stored.workspace;
         state.waiters.entry(stored.id).or_insert((workspace, Vec::new())).1.push(waiter);
-        if stored.deed.starts() {
+        if stored.command.starts() {
             state.starts.entry(stored.id).or_insert_with(|| self.0.accepted_starts.add(stored.workspace));
         }
         let is_behind_waiting = state.waiting.remove(&stored.workspace).is_some();
-        if stored.deed == Deed::Create {
+        if stored.command == Command::Create {
             state.creating.insert(stored.workspace);
         }
         drop(state);
@@ -290,19 +290,19 @@ impl Ops {
     /// Begins what the rows demand already, while the operation still waits for its turn: a stop must not wait until an
     /// earlier start has pulled its image. The worker repeats these orders, which then find nothing to do.
     fn begin_demanded(&self, operation: &Operation) {
-        let (targets, order) = match &operation.deed {
-            Deed::Stop { targets } => (targets.as_slice(), Order::Stop { swept: None }),
-            Deed::Remove { targets } => (targets.as_slice(), Order::MoveRemovedToTrash),
-            Deed::Purge { targets } => (targets.as_slice(), Order::Purge),
-            Deed::Hibernate => (std::slice::from_ref(&operation.workspace), Order::FinishHibernation),
-            Deed::Create
-            | Deed::Start { .. }
-            | Deed::Wake
-            | Deed::Restart
-            | Deed::Recreate
-            | Deed::Undelete { .. }
-            | Deed::Restore { .. }
-            | Deed::Delete { .. } => return,
+        let (targets, order) = match &operation.command {
+            Command::Stop { targets } => (targets.as_slice(), Order::Stop { swept: None }),
+            Command::Remove { targets } => (targets.as_slice(), Order::MoveRemovedToTrash),
+            Command::Purge { targets } => (targets.as_slice(), Order::Purge),
+            Command::Hibernate => (std::slice::from_ref(&operation.workspace), Order::FinishHibernation),
+            Command::Create
+            | Command::Start { .. }
+            | Command::Wake
+            | Command::Restart
+            | Command::Recreate
+            | Command::Undelete { .. }
+            | Command::Restore { .. }
+            | Command::Delete { .. } => return,
         };
         for target in targets.iter().rev() {
             self.begin(*target, order.clone());
@@ -344,10 +344,10 @@ impl Ops {
     /// # Errors
     /// If the store cannot answer.
     pub async fn continue_operations(&self) -> OpResult<()> {
-        self.0.operations.inheritance.get_or_try_init(|| self.inherit_operations()).await.copied()
+        self.0.operations.recovered.get_or_try_init(|| self.recover_operations()).await.copied()
     }
 
-    async fn inherit_operations(&self) -> OpResult<()> {
+    async fn recover_operations(&self) -> OpResult<()> {
         let open = self.0.store.open_operations().await?;
         if is(Mutation::ForgetOperations) {
             return Ok(());
@@ -364,7 +364,7 @@ impl Ops {
             }
         }
         for (workspace, head) in heads {
-            tracing::info!(%workspace, operation = head.id.0, kind = head.deed.kind(), "continuing an operation");
+            tracing::info!(%workspace, operation = head.id.0, kind = head.command.kind(), "continuing an operation");
             if head.state == OperationState::Running {
                 self.spawn_worker(head);
             } else {
@@ -442,12 +442,12 @@ impl Ops {
     async fn carry_out_from(&self, first: Operation) {
         let mut current = Some(first);
         while let Some(operation) = current.take() {
-            if operation.deed.starts() {
+            if operation.command.starts() {
                 let mut state = self.0.operations.lock();
                 let accepted = || self.0.accepted_starts.add(operation.workspace);
                 state.starts.entry(operation.id).or_insert_with(accepted);
             }
-            let early = is(Mutation::DoneBeforeDeed);
+            let early = is(Mutation::DoneTooEarly);
             let next = if early { self.end(&operation, &Ok(Vec::new())).await.1 } else { None };
             // If a panic ended this task, no later operation of the workspace would run.
             let done = AssertUnwindSafe(self.perform(&operation)).catch_unwind().await;
@@ -470,7 +470,7 @@ impl Ops {
             let done = match state {
                 OperationState::Cancelled => Err(cancelled_by_operator()),
                 OperationState::Failed => {
-                    let (operation, kind) = (operation.id.0, operation.deed.kind());
+                    let (operation, kind) = (operation.id.0, operation.command.kind());
                     tracing::warn!(operation, kind, ?done, "operation failed");
                     done
                 }
@@ -549,8 +549,8 @@ impl Ops {
     async fn perform(&self, operation: &Operation) -> OpResult<Vec<Affected>> {
         let id = operation.workspace;
         let own = |result| Ok(vec![Affected { id, result }]);
-        match &operation.deed {
-            Deed::Create => {
+        match &operation.command {
+            Command::Create => {
                 let started = self.start_once(operation, StartOrder::default()).await;
                 let row = self.0.row(id).await?;
                 own(match started {
@@ -561,10 +561,10 @@ impl Ops {
                     started => started,
                 })
             }
-            Deed::Start { new_volume } => {
+            Command::Start { new_volume } => {
                 self.bring_up_now(operation, Up::Start { new_volume: *new_volume }).await
             }
-            Deed::Restart => match operation.requested_by {
+            Command::Restart => match operation.requested_by {
                 Requester::Operator => self.bring_up_now(operation, Up::Restart).await,
                 Requester::Agent(_) => {
                     let cause = Some(Cause::Restart);
@@ -572,15 +572,15 @@ impl Ops {
                     own(self.start_once(operation, order).await)
                 }
             },
-            Deed::Recreate => self.bring_up_now(operation, Up::Recreate).await,
-            Deed::Wake => own(self.wake_for(id, Some(operation)).await),
-            Deed::Stop { targets } => self.stop_all(targets).await,
-            Deed::Hibernate => own(self.order(id, Order::FinishHibernation).await),
-            Deed::Remove { targets } => Ok(self.order_all(targets, &Order::MoveRemovedToTrash).await),
-            Deed::Purge { targets } => Ok(self.order_all(targets, &Order::Purge).await),
-            Deed::Undelete { targets } => self.undelete_all(targets).await,
-            Deed::Restore { entry } => own(self.order(id, Order::Restore(*entry)).await),
-            Deed::Delete { entry } => own(self.delete_for_operator(id, *entry).await),
+            Command::Recreate => self.bring_up_now(operation, Up::Recreate).await,
+            Command::Wake => own(self.wake_for(id, Some(operation)).await),
+            Command::Stop { targets } => self.stop_all(targets).await,
+            Command::Hibernate => own(self.order(id, Order::FinishHibernation).await),
+            Command::Remove { targets } => Ok(self.order_all(targets, &Order::MoveRemovedToTrash).await),
+            Command::Purge { targets } => Ok(self.order_all(targets, &Order::Purge).await),
+            Command::Undelete { targets } => self.undelete_all(targets).await,
+            Command::Restore { entry } => own(self.order(id, Order::Restore(*entry)).await),
+            Command::Delete { entry } => own(self.delete_for_operator(id, *entry).await),
         }
     }
 

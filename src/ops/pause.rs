@@ -8,7 +8,7 @@ use crate::{
     domain::{
         ids::WorkspaceId,
         naming::WorkspaceName,
-        operation::{Deed, Operation, Requester, Revision},
+        operation::{Command, Operation, Requester, Revision},
         status::{Cause, Status},
         workspace::{Kind, Workspace},
     },
@@ -98,12 +98,12 @@ impl Ops {
         if row.kind == Kind::External && row.status != Status::Paused {
             return Err(OpError::Conflict(row.runs_elsewhere("and is started there")));
         }
-        let deed = match how {
-            Up::Start { new_volume } => Deed::Start { new_volume },
-            Up::Restart => Deed::Restart,
-            Up::Recreate => Deed::Recreate,
+        let command = match how {
+            Up::Start { new_volume } => Command::Start { new_volume },
+            Up::Restart => Command::Restart,
+            Up::Recreate => Command::Recreate,
         };
-        self.accept(NewOperation { decided_on: Some(row.revision), ..by.orders(id, deed) }).await
+        self.accept(NewOperation { decided_on: Some(row.revision), ..by.orders(id, command) }).await
     }
 
     pub(super) async fn bring_up_now(&self, operation: &Operation, how: Up) -> OpResult<Vec<Affected>> {

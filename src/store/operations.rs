@@ -21,7 +21,7 @@ use crate::{
         ids::{Incarnation, TrashId, WorkspaceId},
         naming::WorkspaceName,
         operation::{
-            Cancellable, Deed, Operation, OperationId, OperationState, Requester, Revision, UndeleteTarget,
+            Cancellable, Command, Operation, OperationId, OperationState, Requester, Revision, UndeleteTarget,
         },
         time::Timestamp,
         trash::TrashState,
@@ -44,7 +44,7 @@ pub struct NewOperation {
     /// The name to store if the workspace has no row.
     pub fallback_name: String,
     /// What is to be done.
-    pub deed: Deed,
+    pub command: Command,
     /// On whose order.
     pub requested_by: Requester,
     /// Revision of the row on which the order was decided; `None` means the present one.
@@ -53,8 +53,14 @@ pub struct NewOperation {
 
 impl Requester {
     /// The operation that this requester orders.
-    pub(crate) fn orders(self, workspace: WorkspaceId, deed: Deed) -> NewOperation {
-        NewOperation { workspace, fallback_name: String::new(), deed, requested_by: self, decided_on: None }
+    pub(crate) fn orders(self, workspace: WorkspaceId, command: Command) -> NewOperation {
+        NewOperation {
+            workspace,
+            fallback_name: String::new(),
+            command,
+            requested_by: self,
+            decided_on: None,
+        }
     }
 }
 
@@ -103,7 +109,7 @@ pub enum CancelResult {
 /// Its state is `running` if its workspace has no other open operation: the caller then
 /// has to start a worker for it.
 pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp) -> StoreResult<Operation> {
-    let NewOperation { workspace, fallback_name, deed, requested_by, decided_on } = new;
+    let NewOperation { workspace, fallback_name, command, requested_by, decided_on } = new;
     let row: Option<(String, i64)> = tx
         .sql
         .prepare_cached("SELECT name, revision FROM workspaces WHERE id = ?1")?
@@ -115,7 +121,7 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
         // A running one may have passed the step that the new order is about.
         open.state != OperationState::Running
             && !open.cancel_requested
-            && (&open.deed, open.requested_by) == (&deed, requested_by)
+            && (&open.command, open.requested_by) == (&command, requested_by)
     }) {
         // The later decision counts: a stop before it does not void it.
         let revision = Revision(equal.revision.0.max(revision));
@@ -127,17 +133,17 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
     let is_free = !has_open(tx.sql, workspace)? || is(Mutation::TwoAtOnce);
     let state = if is_free { OperationState::Running } else { OperationState::Accepted };
     let started_at = is_free.then_some(at);
-    let text = serde_json::to_string(&deed).map_err(row::conversion)?;
+    let text = serde_json::to_string(&command).map_err(row::conversion)?;
     tx.sql
         .prepare_cached(
-            "INSERT INTO operations (workspace, workspace_name, kind, deed, requested_by, revision, state, created_at,
+            "INSERT INTO operations (workspace, workspace_name, kind, command, requested_by, revision, state, created_at,
                                      started_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             workspace,
             name,
-            deed.kind(),
+            command.kind(),
             text,
             requested_by.to_string(),
             revision,
@@ -149,13 +155,14 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
     tx.sql
         .prepare_cached("DELETE FROM operations WHERE id <= ?1 AND ended_at IS NOT NULL")?
         .execute([id.0 - KEPT])?;
-    let payload = json!({ "operation": id, "kind": deed.kind(), "requested_by": requested_by.to_string() });
+    let payload =
+        json!({ "operation": id, "kind": command.kind(), "requested_by": requested_by.to_string() });
     tx.emit(at, EventKind::OperationAccepted, Some(workspace), payload, None)?;
     Ok(Operation {
         id,
         workspace,
         workspace_name: WorkspaceName::stored(name),
-        deed,
+        command,
         requested_by,
         revision: Revision(revision),
         state,
@@ -174,10 +181,10 @@ fn accepted(
     tx: &mut Tx<'_>,
     by: Option<Requester>,
     workspace: WorkspaceId,
-    deed: impl FnOnce() -> Deed,
+    command: impl FnOnce() -> Command,
     at: Timestamp,
 ) -> StoreResult<Option<Operation>> {
-    by.map(|by| insert_operation(tx, by.orders(workspace, deed()), at)).transpose()
+    by.map(|by| insert_operation(tx, by.orders(workspace, command()), at)).transpose()
 }
 
 fn newest_open(sql: &Connection, workspace: WorkspaceId) -> StoreResult<Option<Operation>> {
@@ -232,7 +239,7 @@ pub(super) fn cancel_starts(
             "SELECT {COLUMNS} FROM operations WHERE workspace = ?1 AND ended_at IS NULL AND state IN ('accepted', 'waiting')"
         ))?;
         let open: Vec<_> = query.query_map([workspace], operation)?.collect::<Result<_, _>>()?;
-        for pointless in open.iter().filter(|open| open.deed.starts() && !open.begun) {
+        for pointless in open.iter().filter(|open| open.command.starts() && !open.begun) {
             end(tx, pointless, OperationState::Cancelled, Some("a later stop cancelled it"), at)?;
             cancelled.push((pointless.id, *workspace));
         }
@@ -261,7 +268,7 @@ fn end(
         .optional()?;
     if let Some((state, detail)) = ended {
         let payload = json!({
-            "operation": operation.id, "kind": operation.deed.kind(), "state": state, "detail": detail,
+            "operation": operation.id, "kind": operation.command.kind(), "state": state, "detail": detail,
         });
         tx.emit(at, EventKind::OperationEnded, Some(operation.workspace), payload, None)?;
     }
@@ -309,7 +316,7 @@ impl Store {
                 let created = create(tx, &new, at)?;
                 let starts = new.kind == Kind::Container && matches!(created, CreateResult::Created(_));
                 let by = by.filter(|_| starts);
-                let operation = accepted(tx, by, new.id, || Deed::Create, at)?;
+                let operation = accepted(tx, by, new.id, || Command::Create, at)?;
                 Ok(Stored { result: created, operation, cancelled: Vec::new() })
             })
             .await
@@ -331,7 +338,7 @@ impl Store {
                 let paused = pause(tx, id, at)?;
                 let PauseResult::Paused(targets) = &paused else { return Ok(Stored::refused(paused)) };
                 let cancelled = cancel_starts(tx, targets, at)?;
-                let operation = accepted(tx, by, id, || Deed::Stop { targets: targets.clone() }, at)?;
+                let operation = accepted(tx, by, id, || Command::Stop { targets: targets.clone() }, at)?;
                 Ok(Stored { result: paused, operation, cancelled })
             })
             .await
@@ -353,7 +360,7 @@ impl Store {
             .write("begin hibernation", move |tx| {
                 let begun = hibernate(tx, id, why, at)?;
                 let by = by.filter(|_| begun == HibernateResult::Begun);
-                let operation = accepted(tx, by, id, || Deed::Hibernate, at)?;
+                let operation = accepted(tx, by, id, || Command::Hibernate, at)?;
                 Ok(Stored { result: begun, operation, cancelled: Vec::new() })
             })
             .await
@@ -376,11 +383,11 @@ impl Store {
                 let result = remove(tx, id, cascade, purge, at)?;
                 let RemoveResult::Removed { removed } = &result else { return Ok(Stored::refused(result)) };
                 let cancelled = cancel_starts(tx, removed, at)?;
-                let deed = || {
+                let command = || {
                     let targets = removed.clone();
-                    if purge { Deed::Purge { targets } } else { Deed::Remove { targets } }
+                    if purge { Command::Purge { targets } } else { Command::Remove { targets } }
                 };
-                let operation = accepted(tx, by, id, deed, at)?;
+                let operation = accepted(tx, by, id, command, at)?;
                 Ok(Stored { result, operation, cancelled })
             })
             .await
@@ -405,8 +412,8 @@ impl Store {
                 let UndeleteResult::Back { along, under, .. } = &result else {
                     return Ok(Stored::refused(result));
                 };
-                let deed = || Deed::Undelete { targets: describe(along.clone(), under) };
-                let operation = accepted(tx, by, id, deed, at)?;
+                let command = || Command::Undelete { targets: describe(along.clone(), under) };
+                let operation = accepted(tx, by, id, command, at)?;
                 Ok(Stored { result, operation, cancelled: Vec::new() })
             })
             .await
@@ -430,7 +437,7 @@ impl Store {
                 let (Some((workspace, name)), Some(by)) = (&found, by) else {
                     return Ok(Stored::refused(found.is_some()));
                 };
-                let orders = by.orders(*workspace, Deed::Restore { entry });
+                let orders = by.orders(*workspace, Command::Restore { entry });
                 let new = NewOperation { fallback_name: name.clone(), ..orders };
                 let operation = Some(insert_operation(tx, new, at)?);
                 Ok(Stored { result: true, operation, cancelled: Vec::new() })
@@ -479,7 +486,7 @@ impl Store {
                     .execute(params![found.id.0, why])?;
                 // Repeated at every attempt, but reported once.
                 if found.detail.is_none() {
-                    let payload = json!({ "operation": found.id, "kind": found.deed.kind(), "detail": why });
+                    let payload = json!({ "operation": found.id, "kind": found.command.kind(), "detail": why });
                     tx.emit(at, EventKind::OperationWaiting, Some(found.workspace), payload, None)?;
                 }
                 Ok(Parked::Waits)
@@ -520,7 +527,7 @@ impl Store {
                 if !found.state.is_open() {
                     return Ok(CancelResult::Ended(found.state));
                 }
-                let cancellable = found.deed.cancellable();
+                let cancellable = found.command.cancellable();
                 if let Cancellable::Never(instead) = cancellable {
                     return Ok(CancelResult::Refused(instead));
                 }
@@ -596,16 +603,16 @@ fn one(sql: &Connection, id: OperationId) -> StoreResult<Option<Operation>> {
 }
 
 /// Columns that [`operation`] reads, in its order.
-const COLUMNS: &str = "id, workspace, workspace_name, deed, requested_by, revision, state, detail, incarnation, created_at, \
+const COLUMNS: &str = "id, workspace, workspace_name, command, requested_by, revision, state, detail, incarnation, created_at, \
                        started_at, ended_at, cancel_requested, begun";
 
 fn operation(row: &Row<'_>) -> rusqlite::Result<Operation> {
-    let (deed, requested_by, state): (String, String, String) = (row.get(3)?, row.get(4)?, row.get(6)?);
+    let (command, requested_by, state): (String, String, String) = (row.get(3)?, row.get(4)?, row.get(6)?);
     Ok(Operation {
         id: OperationId(row.get(0)?),
         workspace: row.get(1)?,
         workspace_name: WorkspaceName::stored(row.get(2)?),
-        deed: serde_json::from_str(&deed).map_err(row::conversion)?,
+        command: serde_json::from_str(&command).map_err(row::conversion)?,
         requested_by: row::word("requested_by", &requested_by, Requester::parse(&requested_by))?,
         revision: Revision(row.get(5)?),
         state: row::word(

@@ -97,7 +97,7 @@ pub enum Mutation {
     /// A new daemon does not continue the open operations of the previous one.
     ForgetOperations,
     /// An operation is recorded as done before it is carried out.
-    DoneBeforeDeed,
+    DoneTooEarly,
     /// A start goes on although its operation was cancelled.
     CancelledGoesOn,
     /// An operation runs at once although another one of its workspace runs.
@@ -280,8 +280,8 @@ impl Mutation {
             "a new daemon does not continue the open operations of the previous one",
         ),
         (
-            Self::DoneBeforeDeed,
-            "done-before-deed",
+            Self::DoneTooEarly,
+            "done-before-command",
             "an operation is recorded as done before it is carried out",
         ),
         (Self::CancelledGoesOn, "cancelled-goes-on", "a start goes on although its operation was cancelled"),

@@ -4,7 +4,7 @@ use ostler::{
     domain::{
         heartbeat::Heartbeat,
         ids::WorkspaceId,
-        operation::{Deed, Operation, OperationState, Requester, Revision},
+        operation::{Command, Operation, OperationState, Requester, Revision},
         spec::SpecPatch,
         status::{Cause, Status},
         workspace::Kind,
@@ -14,20 +14,20 @@ use ostler::{
 
 use super::{Fixture, T0, container_id, minute, new_workspace, token};
 
-fn order(workspace: WorkspaceId, deed: Deed) -> NewOperation {
+fn order(workspace: WorkspaceId, command: Command) -> NewOperation {
     NewOperation {
         workspace,
         fallback_name: String::new(),
-        deed,
+        command,
         requested_by: Requester::Operator,
         decided_on: None,
     }
 }
 
-const START: Deed = Deed::Start { new_volume: false };
+const START: Command = Command::Start { new_volume: false };
 
-async fn accept(fixture: &Fixture, workspace: WorkspaceId, deed: Deed) -> Operation {
-    let stored = fixture.store.accept_operation(order(workspace, deed), T0).await.unwrap();
+async fn accept(fixture: &Fixture, workspace: WorkspaceId, command: Command) -> Operation {
+    let stored = fixture.store.accept_operation(order(workspace, command), T0).await.unwrap();
     stored.operation.expect("an operation is stored")
 }
 
@@ -56,10 +56,10 @@ async fn begins(fixture: &Fixture, operation: &Operation) -> bool {
 async fn operations_of_a_workspace_run_one_at_a_time_in_their_order() {
     let fixture = Fixture::new().await;
     let (one, other) = (fixture.container("one").await, fixture.container("other").await);
-    let first = accept(&fixture, one, Deed::Restart).await;
-    let second = accept(&fixture, one, Deed::Recreate).await;
-    let third = accept(&fixture, one, Deed::Restart).await;
-    let of_other = accept(&fixture, other, Deed::Restart).await;
+    let first = accept(&fixture, one, Command::Restart).await;
+    let second = accept(&fixture, one, Command::Recreate).await;
+    let third = accept(&fixture, one, Command::Restart).await;
+    let of_other = accept(&fixture, other, Command::Restart).await;
     let states = [&first, &second, &third, &of_other].map(|operation| operation.state);
     let (runs, accepted) = (OperationState::Running, OperationState::Accepted);
     assert_eq!(states, [runs, accepted, accepted, runs]);
@@ -86,7 +86,7 @@ async fn waiting_operation_blocks_later_ones_until_it_continues() {
     let why = "Podman does not answer".to_owned();
     let parked = fixture.store.park_operation(first.clone(), why.clone(), minute(1)).await.unwrap();
     assert_eq!(parked, Parked::Waits);
-    let second = accept(&fixture, one, Deed::Restart).await;
+    let second = accept(&fixture, one, Command::Restart).await;
     assert_eq!(second.state, OperationState::Accepted, "it overtakes a waiting operation");
     let stored = fixture.store.operation(first.id).await.unwrap().unwrap();
     assert_eq!((stored.state, stored.detail), (OperationState::Waiting, Some(why)));
@@ -141,7 +141,7 @@ async fn cancelled_start_never_begins_and_a_begun_start_is_not_cancelled() {
     let late = fixture.store.cancel_operation(second.id, minute(2)).await.unwrap();
     assert!(matches!(late, CancelResult::Refused(why) if why.contains("ostler stop")), "{late:?}");
 
-    let restart = accept(&fixture, one, Deed::Restart).await;
+    let restart = accept(&fixture, one, Command::Restart).await;
     let cancelled = fixture.store.cancel_operation(restart.id, minute(2)).await.unwrap();
     assert_eq!(cancelled, CancelResult::Cancelled(None), "it had not begun");
     let again = fixture.store.cancel_operation(restart.id, minute(2)).await.unwrap();
@@ -155,7 +155,7 @@ async fn waiting_operation_that_is_to_be_cancelled_ends_and_the_next_runs() {
     let fixture = Fixture::new().await;
     let (one, _) = fixture.online("one", T0).await;
     let first = accept(&fixture, one, START).await;
-    let second = accept(&fixture, one, Deed::Restart).await;
+    let second = accept(&fixture, one, Command::Restart).await;
     fixture.store.cancel_operation(first.id, minute(1)).await.unwrap();
     let parked = fixture.store.park_operation(first.clone(), "no answer".into(), minute(1)).await.unwrap();
     let Parked::Cancelled(Some(next)) = parked else { panic!("{parked:?}") };
@@ -194,7 +194,7 @@ async fn only_the_newest_ended_operations_are_kept() {
     let open = accept(&fixture, one, START).await;
     let other = fixture.container("other").await;
     for _ in 0..1100 {
-        let ended = accept(&fixture, other, Deed::Restart).await;
+        let ended = accept(&fixture, other, Command::Restart).await;
         fixture.store.end_operation(ended, OperationState::Done, None, T0).await.unwrap();
     }
     let kept = fixture.store.operations(None, 5000).await.unwrap();

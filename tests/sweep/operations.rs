@@ -54,7 +54,7 @@ fn accepted_start_is_carried_out_once_by_the_next_daemon() {
         let begun = site.row(id).incarnation;
         site.crash(|_| false);
         site.sim.quiesce();
-        let accepted = stored.deed.kind() == "start";
+        let accepted = stored.command.kind() == "start";
         let place = format!("killed after step {steps} of the start");
         if accepted {
             let ended = newest(&site);
@@ -113,7 +113,7 @@ fn orders_wait_for_the_engine_and_continue_in_their_order() {
     assert!(matches!(&stopped, Applied::Accepted(why) if why.contains("Podman")), "{stopped:?}");
     let started = site.calmly(|ops| async move { ops.start(id, false).await }).expect("it is accepted");
     assert!(matches!(started, Applied::Accepted(_)), "{started:?}");
-    let states: Vec<_> = operations(&site).iter().map(|one| (one.deed.kind(), one.state)).collect();
+    let states: Vec<_> = operations(&site).iter().map(|one| (one.command.kind(), one.state)).collect();
     let (accepted, waits) = (OperationState::Accepted, OperationState::Waiting);
     assert_eq!(states[..2], [("start", accepted), ("stop", waits)]);
     assert!(site.container(id).is_some_and(|container| container.state.may_run()), "nothing was stopped yet");
@@ -139,7 +139,7 @@ fn stop_given_while_a_start_waits_for_the_engine_cancels_it() {
     site.sim.quiesce();
     site.converge();
     assert_eq!(site.status(id), Status::Paused, "{:?}", operations(&site));
-    let start = operations(&site).into_iter().find(|one| one.deed.kind() == "start").expect("it is kept");
+    let start = operations(&site).into_iter().find(|one| one.command.kind() == "start").expect("it is kept");
     assert_eq!(start.state, OperationState::Cancelled);
     assert_eq!(start.detail.as_deref(), Some("a later stop cancelled it"));
     assert!(operations(&site).iter().all(|one| !one.state.is_open()));
@@ -153,7 +153,7 @@ fn cancelled_start_leaves_the_workspace_stopped() {
         let site = Installation::new(5, TaskOrder::AsWoken);
         let (id, under_way) = begin_start(&site, steps);
         let start = newest(&site);
-        if start.deed.kind() == "start" {
+        if start.command.kind() == "start" {
             let number = start.id;
             let answer = site.calmly(|ops| async move { ops.cancel(number).await });
             site.sim.quiesce();
@@ -194,7 +194,7 @@ fn recovering_registry_closes_open_operations() {
     site.restore_copy(copy);
     site.sim.pass(Duration::from_secs(5));
     let start =
-        operations(&site).into_iter().find(|one| one.deed.kind() == "start").expect("it is in the copy");
+        operations(&site).into_iter().find(|one| one.command.kind() == "start").expect("it is in the copy");
     assert_eq!(start.state, OperationState::Failed);
     assert!(start.detail.is_some_and(|why| why.contains("lost or restored")));
     assert_eq!(site.status(id), Status::Paused);

@@ -113,7 +113,7 @@ fn view(api: &Api, operation: Operation) -> OperationView {
     let runs = operation.state == OperationState::Running;
     OperationView {
         id: operation.id.0,
-        kind: operation.deed.kind().to_owned(),
+        kind: operation.command.kind().to_owned(),
         workspace_id: operation.workspace.to_string(),
         workspace_name: operation.workspace_name.to_string(),
         requested_by: operation.requested_by.to_string(),

@@ -19,7 +19,7 @@ CREATE TABLE operations (
     kind             TEXT NOT NULL CHECK (kind IN (
                          'create', 'start', 'stop', 'hibernate', 'wake', 'restart', 'recreate', 'remove', 'purge',
                          'undelete', 'restore', 'delete')),
-    deed             TEXT NOT NULL,     -- JSON: kind and parameters
+    command             TEXT NOT NULL,     -- JSON: kind and parameters
     requested_by     TEXT NOT NULL,     -- 'operator', or 'agent:' and the id of a workspace
     revision         INTEGER NOT NULL,  -- of the workspace's row when the operation was accepted
     state            TEXT NOT NULL CHECK (state IN (

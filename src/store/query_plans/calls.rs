@@ -14,7 +14,7 @@ use crate::{
             ActivityId, ContainerId, DelegationId, InstanceId, MemoryId, PlanId, TokenId, TrashId,
             WorkspaceId,
         },
-        operation::{Deed, OperationId, OperationState, Requester, Revision},
+        operation::{Command, OperationId, OperationState, Requester, Revision},
         spec::{SpecPatch, WorkspaceSpec},
         status::Cause,
         time::Timestamp,
@@ -407,7 +407,7 @@ pub(super) fn drive_trash(store: &Store) {
 /// Leaves operation 1 running, so that a start on its behalf may begin.
 fn drive_operations(store: &Store, first: WorkspaceId) {
     let by = Some(Requester::Operator);
-    let wake = || store.accept_operation(Requester::Operator.orders(first, Deed::Wake), NOW);
+    let wake = || store.accept_operation(Requester::Operator.orders(first, Command::Wake), NOW);
     at_once(wake());
     let cancelled = at_once(wake()).operation.expect("it is accepted");
     at_once(store.cancel_operation(cancelled.id, NOW));

@@ -1,9 +1,9 @@
-//! Rules about operations: at most one at a time for a workspace, none forgotten, no result before the deed.
+//! Rules about operations: at most one at a time for a workspace, none forgotten, no result before its work is done.
 
 use ostler::domain::{
     event::Event,
     ids::WorkspaceId,
-    operation::{Deed, Operation, OperationId, OperationState},
+    operation::{Command, Operation, OperationId, OperationState},
     status::Status,
     workspace::Workspace,
 };
@@ -56,7 +56,8 @@ impl Witness {
     /// Records for which workspaces an operator's start is open. Such a start may end a rest also after its caller has
     /// stopped waiting, and after a restart of the daemon.
     fn note_starts(&mut self, open: &[Operation]) {
-        let starts: Vec<_> = open.iter().filter(|one| one.deed.starts()).map(|one| one.workspace).collect();
+        let starts: Vec<_> =
+            open.iter().filter(|one| one.command.starts()).map(|one| one.workspace).collect();
         let ended = std::mem::replace(&mut self.open_starts, starts);
         self.starts_seen
             .extend(ended.into_iter().chain(self.open_starts.clone()).map(|id| (id, self.checks)));
@@ -93,7 +94,7 @@ impl Witness {
         ended: &Operation,
         rows: &[Workspace],
     ) -> Result<(), Broken> {
-        let (OperationState::Done, Deed::Stop { targets }) = (ended.state, &ended.deed) else {
+        let (OperationState::Done, Command::Stop { targets }) = (ended.state, &ended.command) else {
             return Ok(());
         };
         let state = site.world.state();
@@ -120,7 +121,7 @@ impl Witness {
         match open.first() {
             None => Ok(()),
             Some(left) => {
-                let (id, kind, state) = (left.id, left.deed.kind(), left.state.as_str());
+                let (id, kind, state) = (left.id, left.command.kind(), left.state.as_str());
                 let how = format!("operation {id}, {kind} of {}, is still {state}", left.workspace_name);
                 Err(Rule::OperationsEnd.broken(how))
             }
