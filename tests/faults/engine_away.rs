@@ -39,8 +39,8 @@ fn stop_and_create_are_queued_and_shown_while_podman_is_down() {
 
     let created = site.ostler(super::creation("late", &["--no-wait"]));
     assert!(created.code == 0 && created.stderr.contains("when Podman answers"), "{created:?}");
-    until("the start is shown as waiting", || {
-        (site.show("late")["operation"] == "start: waiting until Podman answers").then_some(())
+    until("the creation is shown as waiting", || {
+        (site.show("late")["operation"] == "create: waiting until Podman answers").then_some(())
     });
 
     proxy.listen();

@@ -106,14 +106,14 @@ fn assert_idle(site: &Site, why: &str) {
     assert!(doctor.stdout.contains("no sweep pass changes anything"), "{doctor:?}");
     assert!(site.ostler(["ls"]).well().contains("resting"));
     let start = site.ostler(["start", "resting"]);
-    let accepted = start.code == 0 && start.stdout.contains("was accepted") && start.stdout.contains(why);
+    let accepted = start.code == 0 && start.stdout.contains("is accepted") && start.stdout.contains(why);
     let refused = start.code == 1 && start.stderr.contains(why);
     assert!(accepted || refused, "a start without an engine reports no reason: {start:?}");
     if accepted {
         let open = site.ostler(["operations", "ls", "resting", "--open", "--json"]).well();
         let open: Value = serde_json::from_str(&open).expect("it is JSON");
         let id = open[0]["id"].to_string();
-        assert!(site.ostler(["operations", "cancel", &id]).well().contains("is cancelled"));
+        assert!(site.ostler(["operations", "cancel", &id]).well().contains("was cancelled"));
     }
     assert_eq!(site.show("resting")["status"], "paused");
 }
