@@ -450,12 +450,13 @@ impl Ops {
             let early = is(Mutation::DoneTooEarly);
             let next = if early { self.end(&operation, &Ok(Vec::new())).await.1 } else { None };
             // If a panic ended this task, no later operation of the workspace would run.
-            let done = AssertUnwindSafe(self.perform(&operation)).catch_unwind().await;
-            let done = done.unwrap_or_else(|_| {
-                tracing::error!(operation = operation.id.0, "operation panicked; the sweeps finish its work");
-                Err(OpError::Conflict("an internal error interrupted this operation; see the log".into()))
-            });
-            if let Some(why) = self.waits_for(&done).await {
+            let mut done = self.attempt(&operation).await;
+            let mut unanswered = self.unanswered(&done).await;
+            if let Some(Unanswered::Once) = unanswered {
+                done = self.attempt(&operation).await;
+                unanswered = self.unanswered(&done).await;
+            }
+            if let Some(Unanswered::Away(why)) = unanswered {
                 match self.park(&operation, &why).await {
                     Parked::Cancelled(next) => {
                         self.0.operations.report(operation.id, &Err(cancelled_by_operator()));
@@ -485,11 +486,16 @@ impl Ops {
         }
     }
 
-    /// What an operation waits for, if the engine gave no answer to one of its orders.
-    ///
-    /// If one call timed out although the engine answers, the operation has failed: a pull exceeded its time limit, or a
-    /// container cannot be stopped. Repeating it would block the workspace. The sweeps repeat what its row demands.
-    async fn waits_for(&self, done: &OpResult<Vec<Affected>>) -> Option<String> {
+    async fn attempt(&self, operation: &Operation) -> OpResult<Vec<Affected>> {
+        let done = AssertUnwindSafe(self.perform(operation)).catch_unwind().await;
+        done.unwrap_or_else(|_| {
+            tracing::error!(operation = operation.id.0, "operation panicked; the sweeps finish its work");
+            Err(OpError::Conflict("an internal error interrupted this operation; see the log".into()))
+        })
+    }
+
+    /// Whether the engine gave no answer to one of an operation's orders.
+    async fn unanswered(&self, done: &OpResult<Vec<Affected>>) -> Option<Unanswered> {
         let unanswered = |error: &OpError| {
             if let OpError::Engine(error) = error
                 && error.gave_no_answer()
@@ -504,7 +510,12 @@ impl Ops {
         }?;
         let away = error.kind == ErrorKind::Unreachable
             || matches!(self.0.recognise_engine().await, Err(Untrusted::NoAnswer(_)));
-        away.then(|| format!("it continues when Podman answers. Podman does not answer now ({error})"))
+        Some(if away {
+            let why = format!("it continues when Podman answers. Podman does not answer now ({error})");
+            Unanswered::Away(why)
+        } else {
+            Unanswered::Once
+        })
     }
 
     /// Makes an operation wait, and answers its callers. Repeats this until the store can write: an operation that runs
@@ -534,6 +545,12 @@ impl Ops {
         done: &OpResult<Vec<Affected>>,
     ) -> (OperationState, Option<Operation>) {
         let (state, detail) = summary(operation, done);
+        let detail = detail.map(|detail| match state {
+            OperationState::Failed if is_demanded(&operation.command) => {
+                format!("{detail}. The sweeps keep trying what the registry demands")
+            }
+            _ => detail,
+        });
         loop {
             let (ended, detail) = (operation.clone(), detail.clone());
             match self.0.store.end_operation(ended, state, detail, self.0.clock.now()).await {
@@ -662,6 +679,34 @@ impl Ops {
         }
         Ok(affected)
     }
+}
+
+/// Whether the rows demand what was ordered, so that the sweeps carry it out even if the operation failed.
+fn is_demanded(command: &Command) -> bool {
+    match command {
+        Command::Create
+        | Command::Stop { .. }
+        | Command::Hibernate
+        | Command::Remove { .. }
+        | Command::Purge { .. }
+        | Command::Undelete { .. } => true,
+        Command::Start { .. }
+        | Command::Wake
+        | Command::Restart
+        | Command::Recreate
+        | Command::Restore { .. }
+        | Command::Delete { .. } => false,
+    }
+}
+
+/// How the engine gave no answer.
+enum Unanswered {
+    /// It gives no answer now either. Contains what the operation waits for.
+    Away(String),
+    /// It answers again: it was stopped for a moment, or one call takes too long, such as a pull or the stop of a
+    /// container. The operation is attempted once more, and then has failed: repeating it for ever would block the
+    /// workspace. The sweeps repeat what its row demands.
+    Once,
 }
 
 fn cancelled_by_operator() -> OpError {

@@ -81,11 +81,16 @@ impl Ops {
         };
         let (cascaded, operation) = (removed.len() - 1, ticket.operation());
         if purge {
-            let purged = ticket
-                .ended()
-                .await
-                .and_then(|affected| affected.into_iter().try_for_each(|one| gone(one.result)));
-            return Ok(Removal::Removed { cascaded, purged: Some(purged), waits: None, operation });
+            let done = ticket.ended().await;
+            let waits = done.iter().flatten().find_map(|one| match &one.result {
+                Ok(Applied::Accepted(why)) => Some(why.clone()),
+                Ok(Applied::Done(_) | Applied::Raced(_)) | Err(_) => None,
+            });
+            let purged = match &waits {
+                Some(_) => None,
+                None => Some(done.and_then(|all| all.into_iter().try_for_each(|one| gone(one.result)))),
+            };
+            return Ok(Removal::Removed { cascaded, purged, waits, operation });
         }
         let waits = self.until_claimed(&removed, ticket, claims).await;
         Ok(Removal::Removed { cascaded, purged: None, waits, operation })

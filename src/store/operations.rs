@@ -33,6 +33,13 @@ use crate::{
 /// Number of ended operations that are kept.
 const KEPT: i64 = 1000;
 
+/// Time for which the result of an operation is kept, in milliseconds: one hour. An old operation that has just ended can
+/// still be looked up.
+const KEPT_MS: i64 = 60 * 60 * 1000;
+
+/// Number of operations after which an ended one is deleted, even if it has just ended.
+const KEPT_MAX: i64 = 10_000;
+
 /// Longest stored result, in bytes.
 const DETAIL_MAX_BYTES: usize = 4096;
 
@@ -153,8 +160,10 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
         ])?;
     let id = OperationId(tx.sql.last_insert_rowid());
     tx.sql
-        .prepare_cached("DELETE FROM operations WHERE id <= ?1 AND ended_at IS NOT NULL")?
-        .execute([id.0 - KEPT])?;
+        .prepare_cached(
+            "DELETE FROM operations WHERE id <= ?1 AND (ended_at < ?2 OR ended_at IS NOT NULL AND id <= ?3)",
+        )?
+        .execute(params![id.0 - KEPT, Timestamp(at.0 - KEPT_MS), id.0 - KEPT_MAX])?;
     let payload =
         json!({ "operation": id, "kind": command.kind(), "requested_by": requested_by.to_string() });
     tx.emit(at, EventKind::OperationAccepted, Some(workspace), payload, None)?;
@@ -240,7 +249,7 @@ pub(super) fn cancel_starts(
         ))?;
         let open: Vec<_> = query.query_map([workspace], operation)?.collect::<Result<_, _>>()?;
         for pointless in open.iter().filter(|open| open.command.starts() && !open.begun) {
-            end(tx, pointless, OperationState::Cancelled, Some("a later stop cancelled it"), at)?;
+            end(tx, pointless, OperationState::Cancelled, Some("another order cancelled it"), at)?;
             cancelled.push((pointless.id, *workspace));
         }
     }

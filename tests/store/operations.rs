@@ -193,10 +193,15 @@ async fn only_the_newest_ended_operations_are_kept() {
     let one = fixture.container("one").await;
     let open = accept(&fixture, one, START).await;
     let other = fixture.container("other").await;
+    let recent = accept(&fixture, other, Command::Restart).await;
+    fixture.store.end_operation(recent.clone(), OperationState::Done, None, minute(30)).await.unwrap();
     for _ in 0..1100 {
-        let ended = accept(&fixture, other, Command::Restart).await;
+        let stored =
+            fixture.store.accept_operation(order(other, Command::Restart), minute(70)).await.unwrap();
+        let ended = stored.operation.expect("it is accepted");
         fixture.store.end_operation(ended, OperationState::Done, None, T0).await.unwrap();
     }
+    assert_eq!(state(&fixture, &recent).await, OperationState::Done, "it ended less than an hour ago");
     let kept = fixture.store.operations(None, 5000).await.unwrap();
     assert!((1000..1005).contains(&kept.len()), "{} operations are kept", kept.len());
     assert_eq!(kept.last().map(|oldest| oldest.id), Some(open.id), "an open operation was forgotten");

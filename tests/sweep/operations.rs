@@ -127,6 +127,34 @@ fn orders_wait_for_the_engine_and_continue_in_their_order() {
 }
 
 #[test]
+fn operation_is_attempted_again_after_the_engine_was_stopped_for_a_moment() {
+    let site = Installation::new(8, TaskOrder::AsWoken);
+    let id = site.online("w");
+    let mut first = true;
+    site.world.inject(move |_| {
+        let lost = std::mem::replace(&mut first, false);
+        if lost { Fault::Before(ErrorKind::TimedOut) } else { Fault::None }
+    });
+    let restarted = site.calmly(|ops| async move { ops.restart(id).await });
+    assert_eq!(restarted.expect("it is carried out"), Applied::Done("started".into()));
+    assert_eq!(newest(&site).state, OperationState::Done);
+}
+
+#[test]
+fn operation_fails_if_one_call_times_out_while_the_engine_answers() {
+    let site = Installation::new(9, TaskOrder::AsWoken);
+    let id = site.online("w");
+    site.world.inject(|call| match call.method {
+        "stop_container" => Fault::Before(ErrorKind::TimedOut),
+        _ => Fault::None,
+    });
+    site.calmly(|ops| async move { ops.restart(id).await }).expect_err("the old process cannot be stopped");
+    assert_eq!(newest(&site).state, OperationState::Failed);
+    site.world.heal();
+    site.calmly(|ops| async move { ops.restart(id).await }).expect("later operations are not blocked");
+}
+
+#[test]
 fn stop_given_while_a_start_waits_for_the_engine_cancels_it() {
     let site = Installation::new(4, TaskOrder::AsWoken);
     let id = site.online("w");
@@ -141,7 +169,7 @@ fn stop_given_while_a_start_waits_for_the_engine_cancels_it() {
     assert_eq!(site.status(id), Status::Paused, "{:?}", operations(&site));
     let start = operations(&site).into_iter().find(|one| one.command.kind() == "start").expect("it is kept");
     assert_eq!(start.state, OperationState::Cancelled);
-    assert_eq!(start.detail.as_deref(), Some("a later stop cancelled it"));
+    assert_eq!(start.detail.as_deref(), Some("another order cancelled it"));
     assert!(operations(&site).iter().all(|one| !one.state.is_open()));
     at_rest(&site).unwrap();
 }
