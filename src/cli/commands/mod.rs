@@ -1,5 +1,5 @@
-//! The commands. Each has a file with its arguments, its help and its `run`, and in this file a `mod` line, a variant of
-//! [`Command`] and a line of [`Command::run`].
+//! The commands. Each has a file with its arguments, its help and its `run`, and in this file a `mod` line and a row in
+//! the table of commands.
 
 mod adopt;
 mod completions;
@@ -33,93 +33,93 @@ mod why;
 
 use super::{Host, Session, client::Client, failure::Failure, output::Output};
 
-/// A command. Its help is the documentation of its `Args`.
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
-    Serve(serve::Args),
-    Create(Box<create::Args>),
-    #[command(visible_alias = "list")]
-    Ls(ls::Args),
-    #[command(visible_alias = "inspect")]
-    Show(show::Args),
-    Logs(logs::Args),
-    Exec(exec::Args),
-    #[command(visible_alias = "sh")]
-    Shell(shell::Args),
-    #[command(visible_alias = "resume")]
-    Start(start::Args),
-    #[command(visible_alias = "pause")]
-    Stop(stop::Args),
-    #[command(visible_alias = "sleep")]
-    Hibernate(hibernate::Args),
-    Wake(wake::Args),
-    #[command(visible_alias = "ask")]
-    Message(message::Args),
-    #[command(visible_alias = "edit")]
-    Set(Box<set::Args>),
-    Restart(restart::Args),
-    Recreate(recreate::Args),
-    #[command(visible_aliases = ["remove", "delete"])]
-    Rm(rm::Args),
-    Undelete(undelete::Args),
-    Trash(trash::Args),
-    Adopt(adopt::Args),
-    #[command(visible_alias = "tokens")]
-    Token(token::Args),
-    #[command(visible_alias = "sweeps")]
-    Sweep(sweep::Args),
-    #[command(visible_alias = "ops")]
-    Operations(operations::Args),
-    Events(events::Args),
-    Why(why::Args),
-    Doctor(doctor::Args),
-    Config(config::Args),
-    Reload(reload::Args),
-    Completions(completions::Args),
-    Man(man::Args),
+/// Defines the commands from one table: variant of [`Command`], output, and how the command is run.
+///
+/// `json` means that `--json` applies to the command. It does not apply to commands whose output has its own format
+/// (`own_format`): logs, the output of another program, a script or a manual page. The names before the table are those
+/// by which its expressions use the arguments, the output, the host and the session.
+macro_rules! define_commands {
+    ($args:ident, $out:ident, $host:ident, $session:ident: $(
+        $(#[$meta:meta])*
+        $name:ident($type:ty) $output:ident => $run:expr;
+    )*) => {
+        /// A command. Its help is the documentation of its `Args`.
+        #[derive(Debug, clap::Subcommand)]
+        pub(super) enum Command {
+            $($(#[$meta])* $name($type),)*
+        }
+
+        impl Command {
+            /// Whether `--json` applies to this command.
+            pub(super) fn has_json(&self) -> bool {
+                match self {
+                    $(Self::$name(_) => has_json!($output),)*
+                }
+            }
+
+            /// Runs the command. Returns the process's exit code.
+            pub(super) async fn run(self, $out: Output, $host: &dyn Host) -> Result<u8, Failure> {
+                // Created only by the commands that need it: the others have to work with an invalid configuration.
+                let $session =
+                    || Ok::<_, Failure>(Session { client: Client::new($host.socket()?), out: $out, host: $host });
+                match self {
+                    $(Self::$name($args) => $run,)*
+                }
+            }
+        }
+    };
 }
 
-impl Command {
-    /// Whether `--json` applies to this command. It does not apply to commands whose output has its own format: logs,
-    /// the output of another program, a script or a manual page.
-    pub(super) fn has_json(&self) -> bool {
-        !matches!(self, Self::Serve(_) | Self::Exec(_) | Self::Shell(_) | Self::Completions(_) | Self::Man(_))
-    }
+macro_rules! has_json {
+    (json) => {
+        true
+    };
+    (own_format) => {
+        false
+    };
+}
 
-    /// Runs the command. Returns the process's exit code.
-    pub(super) async fn run(self, out: Output, host: &dyn Host) -> Result<u8, Failure> {
-        // Created only by the commands that need it: the others have to work with an invalid configuration.
-        let session = || Ok::<_, Failure>(Session { client: Client::new(host.socket()?), out, host });
-        match self {
-            Self::Serve(serve::Args) => serve::run(host).await,
-            Self::Create(args) => create::run(&session()?, *args).await,
-            Self::Ls(args) => ls::run(&session()?, &args).await,
-            Self::Show(args) => show::run(&session()?, &args).await,
-            Self::Logs(args) => logs::run(&session()?, &args).await,
-            Self::Exec(args) => exec::run(&session()?, args).await,
-            Self::Shell(args) => shell::run(&session()?, args).await,
-            Self::Start(args) => start::run(&session()?, &args).await,
-            Self::Stop(args) => stop::run(&session()?, &args).await,
-            Self::Hibernate(args) => hibernate::run(&session()?, &args).await,
-            Self::Wake(args) => wake::run(&session()?, &args).await,
-            Self::Message(args) => message::run(&session()?, args).await,
-            Self::Set(args) => set::run(&session()?, *args).await,
-            Self::Restart(args) => restart::run(&session()?, &args).await,
-            Self::Recreate(args) => recreate::run(&session()?, &args).await,
-            Self::Rm(args) => rm::run(&session()?, &args).await,
-            Self::Undelete(args) => undelete::run(&session()?, args).await,
-            Self::Trash(args) => trash::run(&session()?, args).await,
-            Self::Adopt(args) => adopt::run(&session()?, args).await,
-            Self::Token(args) => token::run(&session()?, args).await,
-            Self::Sweep(args) => sweep::run(&session()?, args).await,
-            Self::Operations(args) => operations::run(&session()?, args).await,
-            Self::Events(args) => events::run(&session()?, &args).await,
-            Self::Why(args) => why::run(&session()?, &args).await,
-            Self::Doctor(args) => doctor::run(&session()?, &args).await,
-            Self::Config(args) => config::run(out, host, &args).await,
-            Self::Reload(reload::Args) => reload::run(&session()?).await,
-            Self::Completions(args) => completions::run(out, &args),
-            Self::Man(args) => man::run(out, &args),
-        }
-    }
+define_commands! {
+    args, out, host, session:
+    Serve(serve::Args) own_format => serve::run(&args, host).await;
+    Create(Box<create::Args>) json => create::run(&session()?, *args).await;
+    #[command(visible_alias = "list")]
+    Ls(ls::Args) json => ls::run(&session()?, &args).await;
+    #[command(visible_alias = "inspect")]
+    Show(show::Args) json => show::run(&session()?, &args).await;
+    Logs(logs::Args) json => logs::run(&session()?, &args).await;
+    Exec(exec::Args) own_format => exec::run(&session()?, args).await;
+    #[command(visible_alias = "sh")]
+    Shell(shell::Args) own_format => shell::run(&session()?, args).await;
+    #[command(visible_alias = "resume")]
+    Start(start::Args) json => start::run(&session()?, &args).await;
+    #[command(visible_alias = "pause")]
+    Stop(stop::Args) json => stop::run(&session()?, &args).await;
+    #[command(visible_alias = "sleep")]
+    Hibernate(hibernate::Args) json => hibernate::run(&session()?, &args).await;
+    Wake(wake::Args) json => wake::run(&session()?, &args).await;
+    #[command(visible_alias = "ask")]
+    Message(message::Args) json => message::run(&session()?, args).await;
+    #[command(visible_alias = "edit")]
+    Set(Box<set::Args>) json => set::run(&session()?, *args).await;
+    Restart(restart::Args) json => restart::run(&session()?, &args).await;
+    Recreate(recreate::Args) json => recreate::run(&session()?, &args).await;
+    #[command(visible_aliases = ["remove", "delete"])]
+    Rm(rm::Args) json => rm::run(&session()?, &args).await;
+    Undelete(undelete::Args) json => undelete::run(&session()?, args).await;
+    Trash(trash::Args) json => trash::run(&session()?, args).await;
+    Adopt(adopt::Args) json => adopt::run(&session()?, args).await;
+    #[command(visible_alias = "tokens")]
+    Token(token::Args) json => token::run(&session()?, args).await;
+    #[command(visible_alias = "sweeps")]
+    Sweep(sweep::Args) json => sweep::run(&session()?, args).await;
+    #[command(visible_alias = "ops")]
+    Operations(operations::Args) json => operations::run(&session()?, args).await;
+    Events(events::Args) json => events::run(&session()?, &args).await;
+    Why(why::Args) json => why::run(&session()?, &args).await;
+    Doctor(doctor::Args) json => doctor::run(&session()?, &args).await;
+    Config(config::Args) json => config::run(out, host, &args).await;
+    Reload(reload::Args) json => reload::run(&session()?, &args).await;
+    Completions(completions::Args) own_format => completions::run(out, &args);
+    Man(man::Args) own_format => man::run(out, &args);
 }

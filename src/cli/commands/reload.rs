@@ -20,7 +20,7 @@ Examples:
   ostler reload")]
 pub(in crate::cli) struct Args;
 
-pub(in crate::cli) async fn run(session: &Session<'_>) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(session: &Session<'_>, _: &Args) -> Result<u8, Failure> {
     let reloaded: Reloaded = session.client.post("/reload", &()).await?;
     let out = session.out;
     if out.json() {

@@ -15,6 +15,6 @@ Examples:
   OSTLER_LOG_LEVEL=debug ostler serve")]
 pub(in crate::cli) struct Args;
 
-pub(in crate::cli) async fn run(host: &dyn Host) -> Result<u8, Failure> {
+pub(in crate::cli) async fn run(_: &Args, host: &dyn Host) -> Result<u8, Failure> {
     host.serve().await.map(|()| 0)
 }
