@@ -25,7 +25,7 @@ mod slot;
 mod template;
 mod value;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use crate::domain::{
     budget::RestartBudget,
@@ -79,31 +79,18 @@ impl Config {
             file: None,
             data_dir,
             runtime_dir,
-            engine: EngineConfig {
-                socket: None,
-                read_deadline: Duration::from_secs(20),
-                change_deadline: Duration::from_mins(1),
-                pull_deadline: Duration::from_mins(30),
-                concurrent_starts: 0,
-                log_size: 10 << 20,
-            },
-            network: NetworkConfig { isolate: false, port: 7717, listen: Vec::new(), platform_url: None },
-            access: AccessConfig { root_siblings: true, wakes_per_hour: 12 },
-            external: ExternalConfig { allow_private: false, allow_loopback: false },
+            engine: EngineConfig::default(),
+            network: NetworkConfig::default(),
+            access: AccessConfig::default(),
+            external: ExternalConfig::default(),
             restart: RestartBudget::default(),
             ports: PortRange { first: 21000, last: 28999 },
-            sweep: SweepConfig {
-                absence_grace: Duration::from_mins(5),
-                unknown_grace: Duration::from_mins(10),
-                trash_retention: Duration::from_hours(14 * 24),
-                event_retention: Duration::from_hours(30 * 24),
-                check_interval: Duration::from_secs(30),
-            },
+            sweep: SweepConfig::default(),
             runtimes: BTreeMap::from([
                 (PLAIN.to_owned(), Runtime::plain()),
                 (AGENT.to_owned(), Runtime::agent()),
             ]),
-            log: LogConfig { level: "info".to_owned(), format: LogFormat::Auto },
+            log: LogConfig::default(),
         }
     }
 

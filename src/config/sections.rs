@@ -1,22 +1,42 @@
-//! The values of each section.
+//! The values of each section, and their defaults.
 
 use std::{net::IpAddr, time::Duration};
 
-/// Values of the section `[engine]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineConfig {
-    /// Address of Podman's socket. If `None`, ostler looks for it at the usual paths.
-    pub socket: Option<String>,
-    /// Deadline of a call to the engine that only reads.
-    pub read_deadline: Duration,
-    /// Deadline of a call to the engine that changes something.
-    pub change_deadline: Duration,
-    /// Deadline of pulling an image.
-    pub pull_deadline: Duration,
-    /// Maximum number of concurrent container starts; 0 means the number of processors.
-    pub concurrent_starts: u32,
-    /// Size in bytes at which Podman discards a container's log and starts a new one.
-    pub log_size: u64,
+/// Defines a section, with the default of each value beside it.
+macro_rules! section {
+    ($(#[$meta:meta])* $section:ident {
+        $($(#[$of_value:meta])* $value:ident: $type:ty = $default:expr,)*
+    }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $section {
+            $($(#[$of_value])* pub $value: $type,)*
+        }
+
+        impl Default for $section {
+            fn default() -> Self {
+                Self { $($value: $default,)* }
+            }
+        }
+    };
+}
+
+section! {
+    /// Values of the section `[engine]`.
+    EngineConfig {
+        /// Address of Podman's socket. If `None`, ostler looks for it at the usual paths.
+        socket: Option<String> = None,
+        /// Deadline of a call to the engine that only reads.
+        read_deadline: Duration = Duration::from_secs(20),
+        /// Deadline of a call to the engine that changes something.
+        change_deadline: Duration = Duration::from_mins(1),
+        /// Deadline of pulling an image.
+        pull_deadline: Duration = Duration::from_mins(30),
+        /// Maximum number of concurrent container starts; 0 means the number of processors.
+        concurrent_starts: u32 = 0,
+        /// Size in bytes at which Podman discards a container's log and starts a new one.
+        log_size: u64 = 10 << 20,
+    }
 }
 
 impl EngineConfig {
@@ -30,59 +50,64 @@ impl EngineConfig {
     }
 }
 
-/// Values of the section `[network]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkConfig {
-    /// Whether containers are isolated from each other.
-    pub isolate: bool,
-    /// TCP port for agents.
-    pub port: u16,
-    /// Addresses to listen on. If empty, ostler listens on loopback and the gateway of the workspaces' network.
-    pub listen: Vec<IpAddr>,
-    /// URL that agents use to reach ostler; `None` if ostler determines it.
-    pub platform_url: Option<String>,
+section! {
+    /// Values of the section `[network]`.
+    NetworkConfig {
+        /// Whether containers are isolated from each other.
+        isolate: bool = false,
+        /// TCP port for agents.
+        port: u16 = 7717,
+        /// Addresses to listen on. If empty, ostler listens on loopback and the gateway of the workspaces' network.
+        listen: Vec<IpAddr> = Vec::new(),
+        /// URL that agents use to reach ostler; `None` if ostler determines it.
+        platform_url: Option<String> = None,
+    }
 }
 
-/// Values of the section `[access]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessConfig {
-    /// Whether workspaces without a parent may exchange messages.
-    pub root_siblings: bool,
-    /// Maximum number of times per hour that one workspace may wake another.
-    pub wakes_per_hour: u32,
+section! {
+    /// Values of the section `[access]`.
+    AccessConfig {
+        /// Whether workspaces without a parent may exchange messages.
+        root_siblings: bool = true,
+        /// Maximum number of times per hour that one workspace may wake another.
+        wakes_per_hour: u32 = 12,
+    }
 }
 
-/// Values of the section `[external]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExternalConfig {
-    /// Whether external agents may have private addresses.
-    pub allow_private: bool,
-    /// Whether external agents may run on this machine.
-    pub allow_loopback: bool,
+section! {
+    /// Values of the section `[external]`.
+    ExternalConfig {
+        /// Whether external agents may have private addresses.
+        allow_private: bool = false,
+        /// Whether external agents may run on this machine.
+        allow_loopback: bool = false,
+    }
 }
 
-/// Values of the section `[sweep]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SweepConfig {
-    /// How long a container must be absent before its instance tokens are revoked.
-    pub absence_grace: Duration,
-    /// How long a container or volume without a row must be listed before it is moved to the trash.
-    pub unknown_grace: Duration,
-    /// How long entries stay in the trash.
-    pub trash_retention: Duration,
-    /// How long events are kept.
-    pub event_retention: Duration,
-    /// Interval between listings of all containers. They find changes whose events were missed.
-    pub check_interval: Duration,
+section! {
+    /// Values of the section `[sweep]`.
+    SweepConfig {
+        /// How long a container must be absent before its instance tokens are revoked.
+        absence_grace: Duration = Duration::from_mins(5),
+        /// How long a container or volume without a row must be listed before it is moved to the trash.
+        unknown_grace: Duration = Duration::from_mins(10),
+        /// How long entries stay in the trash.
+        trash_retention: Duration = Duration::from_hours(14 * 24),
+        /// How long events are kept.
+        event_retention: Duration = Duration::from_hours(30 * 24),
+        /// Interval between listings of all containers. They find changes whose events were missed.
+        check_interval: Duration = Duration::from_secs(30),
+    }
 }
 
-/// Values of the section `[log]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Filter in the syntax of `tracing`, such as `info` or `info,ostler::sweep=debug`.
-    pub level: String,
-    /// Format of a log line.
-    pub format: LogFormat,
+section! {
+    /// Values of the section `[log]`.
+    LogConfig {
+        /// Filter in the syntax of `tracing`, such as `info` or `info,ostler::sweep=debug`.
+        level: String = "info".to_owned(),
+        /// Format of a log line.
+        format: LogFormat = LogFormat::Auto,
+    }
 }
 
 /// Format of a log line.
