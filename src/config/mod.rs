@@ -1,6 +1,7 @@
 //! Configuration: defaults, then a TOML file, then `OSTLER_*` variables, then flags, as validated values.
 //!
-//! One table, `keys::KEYS`, lists every key once: its path in the file, its documentation and the field that it sets.
+//! One table, `keys::KEYS`, lists every key once: its path in the file, its documentation, the field that it sets and
+//! when a change takes effect. The field and its default are in `sections.rs`.
 //! The file reader, the environment, `config show` and the template all use this table, so they always support the same
 //! keys. Deserialising with a serde derive would need no table, but its errors could not name the file, the line and
 //! the nearest valid key.

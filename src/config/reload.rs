@@ -2,27 +2,19 @@
 
 use super::{
     Config,
-    sections::{EngineConfig, LogConfig, SweepConfig},
+    keys::{Effect, KEYS},
 };
 
 impl Config {
-    /// This configuration, with those settings of `new` that take effect without a restart.
-    ///
-    /// The other settings, such as sockets, locks, deadlines of the engine client and periods of passes, are read only
-    /// when the daemon starts.
+    /// The configuration `new`, except that keys which take effect at a restart keep the values of this one.
     #[must_use]
     pub fn reloaded(&self, new: &Self) -> Self {
-        Self {
-            file: new.file.clone(),
-            engine: EngineConfig { log_size: new.engine.log_size, ..self.engine.clone() },
-            access: new.access.clone(),
-            external: new.external.clone(),
-            restart: new.restart,
-            sweep: SweepConfig { check_interval: self.sweep.check_interval, ..new.sweep.clone() },
-            runtimes: new.runtimes.clone(),
-            log: LogConfig { level: new.log.level.clone(), ..self.log.clone() },
-            ..self.clone()
+        // A key gives access to its field through a mutable reference only.
+        let (mut running, mut next) = (self.clone(), new.clone());
+        for key in KEYS.iter().filter(|key| key.effect == Effect::AtRestart) {
+            (key.slot)(&mut next).swap((key.slot)(&mut running));
         }
+        next
     }
 }
 
@@ -32,47 +24,12 @@ mod tests {
     use crate::config::{
         difference::differences,
         fixture::{keys, read_text},
-        keys::KEYS,
+        keys::RUNTIME_KEYS,
+        slot::tests::alter,
     };
 
-    /// A configuration file in which every key has a value that differs from its default.
-    const EVERYTHING_ELSE: &str = r#"
-data_dir = "/other"
-runtime_dir = "/else"
-ports = "25000-25100"
-[engine]
-socket = "unix:///x.sock"
-read_deadline = "1s"
-change_deadline = "1s"
-pull_deadline = "1s"
-concurrent_starts = 7
-log_size = "1MiB"
-[network]
-isolate = true
-port = 7000
-platform_url = "http://x"
-listen = ["127.0.0.1"]
-[access]
-root_siblings = false
-wakes_per_hour = 1
-[external]
-allow_private = true
-allow_loopback = true
-[restart]
-first_backoff = "1s"
-longest_backoff = "2s"
-reset_after = "3s"
-park_after_exits = 9
-window = "4s"
-[sweep]
-absence_grace = "1s"
-unknown_grace = "1s"
-trash_retention = "1s"
-event_retention = "1s"
-check_interval = "1s"
-[log]
-level = "trace"
-format = "json"
+    /// Changes the runtimes in every way: a new one, and other values of one that exists.
+    const OTHER_RUNTIMES: &str = r#"
 [runtimes.agent]
 env = { KEY = "other" }
 stop_grace = "1s"
@@ -80,41 +37,41 @@ stop_grace = "1s"
 image = "agent:1"
 "#;
 
+    /// A configuration in which every key has a value that differs from its default. It is read from a file.
+    fn everything_else() -> Config {
+        let mut other = Config::at("/data".into(), "/run".into());
+        let mut text = String::new();
+        for key in KEYS {
+            alter((key.slot)(&mut other));
+            let value = (key.slot)(&mut other).show().expect("it is set");
+            text.extend([key.path, " = ", &value, "\n"]);
+        }
+        let read = read_text(&(text + OTHER_RUNTIMES)).unwrap();
+        assert_eq!(keys(&differences(&other, &read)), OF_RUNTIMES, "the file contains every value");
+        read
+    }
+
+    const OF_RUNTIMES: [&str; 3] = ["runtimes.agent.stop_grace", "runtimes.agent.env", "runtimes.new"];
+
     #[test]
     fn config_key_is_applied_on_reload_or_waits_for_restart() {
         let running = Config::at("/data".into(), "/run".into());
-        let new = read_text(EVERYTHING_ELSE).unwrap();
+        let new = everything_else();
         let all = differences(&running, &new);
-        let of_runtimes = ["runtimes.agent.stop_grace", "runtimes.agent.env", "runtimes.new"];
-        let expected: Vec<_> = KEYS.iter().map(|key| key.path).chain(of_runtimes).collect();
-        assert_eq!(keys(&all), expected, "the file above changes every key");
+        let expected: Vec<_> = KEYS.iter().map(|key| key.path).chain(OF_RUNTIMES).collect();
+        assert_eq!(keys(&all), expected, "the file changes every key");
         let next = running.reloaded(&new);
         let waiting = differences(&next, &new);
-        assert_eq!(
-            keys(&waiting),
-            [
-                "data_dir",
-                "runtime_dir",
-                "ports",
-                "engine.socket",
-                "engine.read_deadline",
-                "engine.change_deadline",
-                "engine.pull_deadline",
-                "engine.concurrent_starts",
-                "network.isolate",
-                "network.port",
-                "network.platform_url",
-                "network.listen",
-                "sweep.check_interval",
-                "log.format",
-            ],
-            "these keys take effect at a restart; add a new key to this list or to `Config::reloaded`"
-        );
         let applied = differences(&running, &next);
         assert_eq!(
             applied.len() + waiting.len(),
             all.len(),
             "every key is either applied at once or waits for a restart"
         );
+        assert!(
+            RUNTIME_KEYS.iter().all(|key| key.effect == Effect::AtReload),
+            "runtimes are always reloaded"
+        );
+        insta::assert_snapshot!("keys_that_wait_for_a_restart", keys(&waiting).join("\n"));
     }
 }

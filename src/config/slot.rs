@@ -2,7 +2,7 @@
 //!
 //! Environment variables are text, so every slot that an environment variable can set also accepts its value as text.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, mem, net::IpAddr, path::PathBuf, time::Duration};
 
 use toml::{Value, de::DeValue};
 
@@ -74,6 +74,22 @@ impl Slot<'_> {
         Ok(())
     }
 
+    /// Swaps the values of two slots of the same key.
+    pub(super) fn swap(self, with: Self) {
+        macro_rules! swap_any {
+            ($($kind:ident)*) => {
+                match (self, with) {
+                    $((Self::$kind(one), Self::$kind(other)) => mem::swap(one, other),)*
+                    _ => unreachable!("the slots of a key have the same kind"),
+                }
+            };
+        }
+        swap_any!(
+            Path Text Url Flag Port Ports Duration LogFilter LogFormat Words User
+            Readiness Memory LogSize Cores Count Env Tiers Addresses Number Ends
+        );
+    }
+
     /// The value in TOML syntax; `None` if unset.
     ///
     /// For environment variables only the names are shown: the values may be secrets.
@@ -113,7 +129,7 @@ impl Slot<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::fixture::read_text;
 
@@ -138,5 +154,37 @@ mod tests {
         assert!(!format!("{config:?}").contains("hunter2"));
         let displayed = Slot::Env(&mut config.runtimes["agent"].env.clone()).show().unwrap();
         assert_eq!(displayed, "{ API_KEY = … }");
+    }
+
+    /// Gives the field another valid value.
+    pub(in crate::config) fn alter(slot: Slot<'_>) {
+        match slot {
+            Slot::Path(slot) => slot.push("other"),
+            Slot::Text(slot) => *slot = Some("other".into()),
+            Slot::Url(slot) => *slot = Some("http://other".into()),
+            Slot::Flag(slot) => *slot = !*slot,
+            Slot::Port(slot) => *slot += 1,
+            Slot::Ports(slot) => slot.first += 1,
+            Slot::Duration(slot) => *slot += Duration::from_secs(1),
+            Slot::LogFilter(slot) => "trace".clone_into(slot),
+            Slot::LogFormat(slot) => *slot = LogFormat::Json,
+            Slot::Words(slot) => slot.push("other".into()),
+            Slot::User(slot) => slot.uid += 1,
+            Slot::Readiness(slot) => {
+                *slot = match slot {
+                    Readiness::Container => Readiness::Heartbeat,
+                    Readiness::Heartbeat => Readiness::Container,
+                }
+            }
+            Slot::Memory(slot) => *slot = Some(slot.unwrap_or_default() + 1),
+            Slot::LogSize(slot) => *slot += 1,
+            Slot::Cores(slot) => *slot = Some(slot.unwrap_or_default() + 1.0),
+            Slot::Count(slot) => *slot = Some(slot.unwrap_or_default() + 1),
+            Slot::Env(slot) => drop(slot.insert("OTHER".into(), "1".into())),
+            Slot::Tiers(slot) => slot.push(Tier::SANDBOX),
+            Slot::Addresses(slot) => slot.push(IpAddr::from([192, 0, 2, 1])),
+            Slot::Number(slot) => *slot += 1,
+            Slot::Ends(slot) => *slot += 1,
+        }
     }
 }
