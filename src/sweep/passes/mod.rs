@@ -12,7 +12,6 @@ mod restart_due;
 mod revoke_stale_tokens;
 mod settle;
 mod time_out_provisioning;
-mod watch_drift;
 
 use std::{sync::Arc, time::Duration};
 
@@ -44,7 +43,6 @@ pub fn all_with_interval(every: Duration) -> Vec<Arc<dyn Pass>> {
         Arc::new(restart_due::RestartDue),
         Arc::new(empty_trash::EmptyTrash),
         Arc::new(forget_history::ForgetHistory),
-        Arc::new(watch_drift::WatchDrift),
     ]
 }
 
