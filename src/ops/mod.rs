@@ -30,6 +30,7 @@ mod settings;
 mod start;
 mod stop;
 mod tokens;
+mod touch;
 mod traffic;
 mod undelete;
 mod update;
