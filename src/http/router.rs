@@ -130,7 +130,6 @@ fn for_admins() -> Router<Api> {
         .route("/workspaces/{reference}/stop", post(orders::pause))
         .route("/workspaces/{reference}/pause", post(orders::pause))
         .route("/workspaces/{reference}/wake", post(orders::wake))
-        .route("/workspaces/{reference}/touch", post(orders::touch))
         .route("/workspaces/{reference}/recreate", post(orders::recreate))
         .route("/workspaces/{reference}/undelete", post(orders::undelete))
         .route("/workspaces/{reference}/logs", get(logs::stream))

@@ -30,7 +30,6 @@ mod settings;
 mod start;
 mod stop;
 mod tokens;
-mod touch;
 mod traffic;
 mod undelete;
 mod update;

@@ -26,7 +26,6 @@ mod start;
 mod stop;
 mod sweep;
 mod token;
-mod touch;
 mod trash;
 mod undelete;
 mod wake;
@@ -99,7 +98,6 @@ define_commands! {
     #[command(visible_alias = "sleep")]
     Hibernate(hibernate::Args) json => hibernate::run(&session()?, &args).await;
     Wake(wake::Args) json => wake::run(&session()?, &args).await;
-    Touch(touch::Args) json => touch::run(&session()?, &args).await;
     #[command(visible_alias = "ask")]
     Message(message::Args) json => message::run(&session()?, args).await;
     #[command(visible_alias = "edit")]

@@ -150,15 +150,6 @@ pub(in crate::http) async fn wake(
     by_operator(&api, &reference, query.wait, Request::Wake).await
 }
 
-pub(in crate::http) async fn touch(
-    State(api): State<Api>,
-    Path(reference): Path<String>,
-) -> HttpResult<Json<OrderOutcome>> {
-    let id = api.resolve(&reference, Scope::Live).await?.id;
-    api.0.ops.touch(id).await?;
-    Ok(Json(outcome(&row(&api, id).await?, Some("its idle time starts again".into()))))
-}
-
 /// Restarts a workspace, at the request of an admin or of the workspace itself.
 pub(in crate::http) async fn restart(
     State(api): State<Api>,
