@@ -226,13 +226,6 @@ pub(super) const KEYS: &[Key<Config>] = &[
         slot: |config| Slot::Duration(&mut config.sweep.event_retention),
     },
     Key {
-        path: "sweep.removed_retention",
-        doc: "How long a removed workspace is listed by `ostler ls --removed`, also if it owns nothing any more.",
-        example: "",
-        effect: Effect::AtReload,
-        slot: |config| Slot::Duration(&mut config.sweep.removed_retention),
-    },
-    Key {
         path: "sweep.check_interval",
         doc: "Interval between listings of all containers. Container events are handled at once; the listing\n\
               finds changes whose events were missed.",

@@ -95,8 +95,6 @@ section! {
         trash_retention: Duration = Duration::from_hours(14 * 24),
         /// How long events are kept.
         event_retention: Duration = Duration::from_hours(30 * 24),
-        /// How long the row of a removed workspace is kept.
-        removed_retention: Duration = Duration::from_hours(14 * 24),
         /// Interval between listings of all containers. They find changes whose events were missed.
         check_interval: Duration = Duration::from_secs(30),
     }

@@ -59,7 +59,7 @@ pub(super) fn settings_of(config: &Config, instance: InstanceId) -> Settings {
         limits: Limits {
             absence_grace: config.sweep.absence_grace,
             unknown_grace: config.sweep.unknown_grace,
-            removed_retention: config.sweep.removed_retention,
+            removed_retention: config.sweep.trash_retention,
             event_retention: config.sweep.event_retention,
         },
         access: Access {
