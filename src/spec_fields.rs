@@ -115,19 +115,6 @@ macro_rules! for_each_spec_field {
                     view: workspace_access (Option<String>, if_read_only),
                 }
             }
-            /// Whether the container's own file system is read-only; at tier 1 it always is.
-            read_only {
-                spec {
-                    value: bool, change: Option<bool>,
-                    part: Container, effect: Recreate, event: ("read_only", new_value),
-                    stored: (skip_serializing_if = "is_default"),
-                    label: (default, skip_serializing_if = "is_default"),
-                }
-                wire {
-                    key: read_only, create: bool, patch: Option<bool>, attributes: (),
-                    view: read_only (bool, same),
-                }
-            }
             /// Environment variables, in addition to those of the runtime. They may contain secrets, so their values are
             /// never shown and never stored in labels. In a change, null removes a variable, and variables that are not
             /// listed stay unchanged.

@@ -60,9 +60,6 @@ pub(in crate::cli) struct Args {
     /// Directory of this machine to mount at /workspace instead of a volume; `:ro` makes it read-only
     #[arg(long, value_name = "PATH[:ro]")]
     dir: Option<String>,
-    /// Make the container's own file system read-only
-    #[arg(long, conflicts_with = "external")]
-    read_only: bool,
     /// File to copy to /configs/config.yaml in the container
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
@@ -152,7 +149,6 @@ fn request(args: Args) -> Result<CreateWorkspace, Failure> {
         url: args.url,
         workspace_dir,
         workspace_access,
-        read_only: args.read_only,
         env: variables,
         config: args.config_file.map(|file| read(&file)).transpose()?,
         hibernation_idle_minutes: args.hibernate_after,

@@ -63,9 +63,6 @@ pub(in crate::cli) struct Args {
     /// Directory of this machine to mount at /workspace; only for a workspace that was created with `--dir`
     #[arg(long, value_name = "PATH[:ro]")]
     dir: Option<String>,
-    /// Whether the container's own file system is read-only
-    #[arg(long, value_name = "BOOL")]
-    read_only: Option<bool>,
     /// File to copy to /configs/config.yaml at the next start, which overwrites the existing file
     #[arg(long, value_name = "FILE")]
     config_file: Option<PathBuf>,
@@ -108,7 +105,6 @@ pub(in crate::cli) async fn run(session: &Session<'_>, args: Args) -> Result<u8,
         env: given.chain(args.unset_env.into_iter().map(|key| (key, None))).collect(),
         workspace_dir,
         workspace_access,
-        read_only: args.read_only,
         config: args.config_file.map(|file| inputs::read(&file)).transpose()?,
         url: args.url,
         hibernation_idle_minutes: args.hibernate_after,

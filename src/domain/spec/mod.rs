@@ -263,7 +263,6 @@ pub(crate) mod tests {
                 Effect::Recreate,
                 WorkspaceSpec { workspace_access: Access::ReadOnly, ..spec() },
             ),
-            ("read_only", Effect::Recreate, WorkspaceSpec { read_only: true, ..spec() }),
             (
                 "env",
                 Effect::Recreate,

@@ -50,7 +50,7 @@ impl Inner {
             aliases: vec![format!("ws-{}", row.id)],
             hostname: format!("ws-{}", &row.id.to_string()[..8]),
             limits: runtime.limits(row.spec.tier),
-            read_only_root: row.spec.read_only || row.spec.tier == Tier::SANDBOX,
+            read_only_root: row.spec.tier == Tier::SANDBOX,
             privileged: runtime.privileged_tiers.contains(&row.spec.tier),
             stop_grace: runtime.stop_grace,
             log_bytes: self.settings().log_bytes,
