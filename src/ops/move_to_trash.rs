@@ -98,7 +98,13 @@ impl Ops {
             // A different engine has none of these objects either, and the socket may lead to one since the first
             // check.
             self.0.recognise_engine().await?;
-            return Ok(Applied::Done("it owned no container and no volumes".into()));
+            let moved = |entry: &&TrashEntry| entry.reason == TrashReason::Removed;
+            let entries = self.0.store.trash_of(vec![id]).await?;
+            return Ok(Applied::Done(match entries.iter().find(moved) {
+                // By an earlier attempt, or by a sweep.
+                Some(entry) => format!("in the trash until {}", entry.keep_until),
+                None => "it owned no container and no volumes".into(),
+            }));
         }
         let order = MoveToTrash {
             name: row.name.to_string(),

@@ -545,12 +545,9 @@ impl Ops {
         done: &OpResult<Vec<Affected>>,
     ) -> (OperationState, Option<Operation>) {
         let (state, detail) = summary(operation, done);
-        let detail = detail.map(|detail| match state {
-            OperationState::Failed if is_demanded(&operation.command) => {
-                format!("{detail}. The sweeps keep trying what the registry demands")
-            }
-            _ => detail,
-        });
+        let continues = state == OperationState::Failed && is_demanded(&operation.command);
+        let more = if continues { ". The sweeps keep trying what the registry demands" } else { "" };
+        let detail = detail.map(|detail| format!("{detail}{more}"));
         loop {
             let (ended, detail) = (operation.clone(), detail.clone());
             match self.0.store.end_operation(ended, state, detail, self.0.clock.now()).await {

@@ -264,7 +264,15 @@ fn end(
     detail: Option<&str>,
     at: Timestamp,
 ) -> StoreResult<()> {
-    let detail = detail.map(|text| cut(text.to_owned(), DETAIL_MAX_BYTES));
+    let begun = one(tx.sql, operation.id)?.is_some_and(|stored| stored.begun);
+    // It is not true that nothing was done: a container was started or replaced, and then a later order overtook it.
+    let overtaken = begun && state == OperationState::Skipped;
+    let state = if overtaken { OperationState::Failed } else { state };
+    let detail = match detail {
+        Some(why) if overtaken => Some(format!("a later order overtook it after it had begun: {why}")),
+        detail => detail.map(str::to_owned),
+    };
+    let detail = detail.map(|text| cut(text, DETAIL_MAX_BYTES));
     let ended = tx
         .sql
         .prepare_cached(
