@@ -19,6 +19,13 @@ fn status_of(stage: &Stage, name: &str) -> String {
     shown["status"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Numbers of the open operations, newest first; empty if the daemon is dead.
+fn open_operations(stage: &Stage) -> Vec<String> {
+    let open = stage.order(&["operations", "ls", "--open", "--json"]);
+    let open: Vec<Value> = serde_json::from_str(&open.stdout).unwrap_or_default();
+    open.iter().map(|operation| operation["id"].to_string()).collect()
+}
+
 fn container_of(stage: &Stage, name: &str) -> String {
     stage.site.show(name)["container_id"].as_str().expect("it has a container").to_owned()
 }
@@ -86,6 +93,41 @@ pub(super) const ALL: &[Scenario] = &[
         check: |stage, point| {
             let wanted = if point.starts_with("before") { "online" } else { "paused" };
             assert_eq!(status_of(stage, "w"), wanted, "killed {point}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an operation starts a stopped workspace",
+        steps: &["accept operation", "end operation"],
+        set: set_stopped,
+        prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
+        act: |stage| drop(stage.order(&["start", "w"])),
+        check: |stage, point| {
+            let wanted = if point == "before accept operation" { "paused" } else { "online" };
+            assert_eq!(status_of(stage, "w"), wanted, "killed {point}");
+            assert_eq!(open_operations(stage), [] as [String; 0], "killed {point}");
+        },
+        ..SCENARIO
+    },
+    Scenario {
+        name: "an operation waits for Podman, and another one behind it is cancelled",
+        steps: &["park operation", "cancel operation", "continue operation"],
+        set: set_stopped,
+        prepare: |stage| drop(stage.site.ostler(["stop", "w"]).well()),
+        act: |stage| {
+            stage.proxy.refuse();
+            stage.order(&["start", "w"]);
+            stage.order(&["recreate", "w", "--no-wait"]);
+            if let Some(newest) = open_operations(stage).first() {
+                stage.order(&["operations", "cancel", newest]);
+            }
+            stage.proxy.listen();
+            stage.repeat(&["sweep", "run", "check_containers"]);
+        },
+        mend: |stage| stage.proxy.listen(),
+        check: |stage, point| {
+            assert_eq!(status_of(stage, "w"), "online", "killed {point}");
+            assert_eq!(open_operations(stage), [] as [String; 0], "killed {point}");
         },
         ..SCENARIO
     },
