@@ -1,9 +1,5 @@
 //! Failures of commands. `main` reports a failure once, with the next step and an exit code that scripts can check.
 
-use std::io;
-
-use super::output;
-
 /// Exit codes of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -66,23 +62,6 @@ impl Failure {
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Reported { exit: Exit::Unreachable, .. })
     }
-
-    /// Prints the failure with all its causes on standard error and returns the exit code.
-    #[must_use]
-    pub fn report(&self) -> u8 {
-        match self {
-            Self::Reported { exit, error, next } => {
-                let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}"));
-                let next = next.iter().map(|next| format!("  next: {next}"));
-                let lines: Vec<_> =
-                    [format!("error: {error}")].into_iter().chain(causes).chain(next).collect();
-                output::note(&lines.join("\n"));
-                *exit as u8
-            }
-            Self::StdoutClosed => 0,
-            Self::Interrupted => 130,
-        }
-    }
 }
 
 /// A failure with exit code 1, and the error with its causes.
@@ -90,12 +69,4 @@ impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::from_error(Exit::Failed, error)
     }
-}
-
-/// Converts an error of writing to standard output.
-pub(super) fn stdout(error: io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Failure::StdoutClosed;
-    }
-    Failure::from(anyhow::Error::new(error).context("standard output cannot be written"))
 }

@@ -3,15 +3,15 @@
 
 use serde::Serialize;
 
+use super::session::Session;
 use crate::{
     api::{order::OrderOutcome, workspace::WorkspaceView},
     cli::{
-        Session,
         client::workspace,
         failure::{Exit, Failure},
         output::Tone,
         spinner,
-        text::{self, printable},
+        text::{self, printable, quoted},
     },
 };
 
@@ -126,9 +126,4 @@ pub(super) fn not_up(view: &WorkspaceView) -> Option<Failure> {
         quoted(&view.name)
     );
     Some(Failure::new(Exit::Failed, status_text).next(next))
-}
-
-/// A name in shell syntax: in single quotes if it contains a space.
-pub(super) fn quoted(name: &str) -> String {
-    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
 }

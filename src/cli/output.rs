@@ -10,7 +10,7 @@ use comfy_table::{
 };
 use serde::Serialize;
 
-use super::failure::{self, Failure};
+use super::failure::Failure;
 use crate::domain::text::{Layout, terminal_safe};
 
 /// Spaces between two columns of a table.
@@ -95,14 +95,14 @@ impl Output {
     #[expect(clippy::unused_self, reason = "only owners of an `Output` may write")]
     pub(super) fn line(self, text: &str) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(failure::stdout)
+        writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(unwritten)
     }
 
     /// Writes the bytes of another program unchanged.
     #[expect(clippy::unused_self, reason = "only owners of an `Output` may write")]
     pub(super) fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failure::stdout)
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(unwritten)
     }
 
     /// Adds the escape sequences of the tone to the text if colours are enabled.
@@ -223,6 +223,33 @@ fn wants_colour() -> bool {
     let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
     io::stdout().is_terminal() && !refused && !dumb
+}
+
+/// Converts an error of writing to standard output.
+fn unwritten(error: io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Failure::StdoutClosed;
+    }
+    Failure::from(anyhow::Error::new(error).context("standard output cannot be written"))
+}
+
+impl Failure {
+    /// Prints the failure with all its causes on standard error and returns the exit code.
+    #[must_use]
+    pub fn report(&self) -> u8 {
+        match self {
+            Self::Reported { exit, error, next } => {
+                let causes = error.chain().skip(1).map(|cause| format!("  caused by: {cause}"));
+                let next = next.iter().map(|next| format!("  next: {next}"));
+                let lines: Vec<_> =
+                    [format!("error: {error}")].into_iter().chain(causes).chain(next).collect();
+                note(&lines.join("\n"));
+                *exit as u8
+            }
+            Self::StdoutClosed => 0,
+            Self::Interrupted => 130,
+        }
+    }
 }
 
 /// Prints a line on standard error. Errors are ignored: there is no other stream to report them on.

@@ -4,7 +4,7 @@ use hyper::{Method, StatusCode};
 
 use crate::api::health::Ready;
 
-use super::{Session, client::NOTHING, failure::Failure, output};
+use super::{client::NOTHING, failure::Failure, output, session::Session};
 
 /// If the daemon is not ready or the registry is recovering, prints a note on standard error that the command's output
 /// may be out of date or incomplete.

@@ -11,12 +11,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::api::workspace::WorkspaceView;
 
 use super::{
-    Session,
     client::workspace,
     failure::Failure,
-    order::quoted,
     output,
-    text::{self, printable},
+    session::Session,
+    text::{self, printable, quoted},
 };
 
 /// Interval at which the command asks the daemon for the progress.

@@ -104,6 +104,11 @@ pub(super) fn count(number: usize, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
+/// A name in shell syntax: in single quotes if it contains a space.
+pub(super) fn quoted(name: &str) -> String {
+    if name.contains(' ') { format!("'{name}'") } else { name.to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

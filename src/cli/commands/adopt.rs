@@ -3,9 +3,9 @@
 use crate::{
     api::adoption::{Adopt, AdoptItem, AdoptOutcome},
     cli::{
-        Session,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
+        session::Session,
         text::{count, printable, short},
     },
 };

@@ -12,9 +12,9 @@ use serde_json::json;
 use crate::{
     api::configuration::{ConfigDifference, RunningConfig},
     cli::{
-        Configuration, Host,
         client::Client,
         failure::{Exit, Failure},
+        host::{Configuration, Host},
         output::{self, Cell, Output, Tone},
     },
 };

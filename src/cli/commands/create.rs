@@ -10,10 +10,11 @@ use crate::{
         workspace::{Connection, CreatedWorkspace},
     },
     cli::{
-        Session,
         failure::Failure,
         inputs::{directory, read, variables},
-        order, output, spinner,
+        order, output,
+        session::Session,
+        spinner,
         text::printable,
     },
 };

@@ -3,9 +3,9 @@
 use crate::{
     api::doctor::DoctorReport,
     cli::{
-        Session,
         failure::{Exit, Failure},
         output::{self, Tone},
+        session::Session,
         text::{count, printable},
     },
 };

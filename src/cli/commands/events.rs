@@ -11,11 +11,11 @@ use crate::{
         workspace::WorkspaceView,
     },
     cli::{
-        Session,
         client::workspace,
         failure::Failure,
         frames::Sse,
         output::{self, Tone},
+        session::Session,
         text, timeline,
     },
 };

@@ -16,11 +16,11 @@ use tokio::{
 use crate::{
     api::exec::{CreateExec, CreatedExec, ExecStatus, ResizeExec},
     cli::{
-        Session,
         client::{Pipe, workspace},
         failure::{Exit, Failure},
         frames::{Channel, Frames},
         inputs::environment,
+        session::Session,
         terminal::{self, RawMode},
     },
 };

@@ -3,9 +3,9 @@
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::{
-    Session,
     failure::Failure,
     order::{Wait, request_order_with},
+    session::Session,
 };
 
 /// Hibernate a workspace; a message or `wake` wakes it

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::{
     cli::{
-        Session,
         client::workspace,
         failure::Failure,
         frames::{Channel, Frames, Lines},
         output,
+        session::Session,
     },
     domain::text::{Layout, terminal_safe},
 };

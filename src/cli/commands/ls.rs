@@ -8,11 +8,10 @@ use crate::{
         workspace::WorkspaceView,
     },
     cli::{
-        Session,
         failure::Failure,
-        order,
         output::{self, Cell, Tone},
         readiness::note_if_not_ready,
+        session::Session,
         text::{self, count, printable},
     },
 };
@@ -159,7 +158,7 @@ fn remark(workspace: &WorkspaceView) -> String {
     match note_text {
         Some(note_text) => shortened(note_text),
         None if workspace.drifted => {
-            format!("drifted: `ostler recreate {}`", order::quoted(&workspace.name))
+            format!("drifted: `ostler recreate {}`", text::quoted(&workspace.name))
         }
         None => String::new(),
     }

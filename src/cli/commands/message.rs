@@ -10,12 +10,12 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use crate::cli::{
-    Session,
     a2a::{Content, Version},
     client::{Reply, workspace},
     failure::{Exit, Failure},
     frames::Sse,
     output,
+    session::Session,
     text::{printable, printable_lines},
 };
 

@@ -31,7 +31,7 @@ mod undelete;
 mod wake;
 mod why;
 
-use super::{Host, Session, client::Client, failure::Failure, output::Output};
+use super::{client::Client, failure::Failure, host::Host, output::Output, session::Session};
 
 /// Defines the commands from one table: variant of [`Command`], output, and how the command is run.
 ///

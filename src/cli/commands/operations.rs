@@ -7,10 +7,10 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::operation::OperationView,
     cli::{
-        Session,
         client::segment,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
+        session::Session,
         text::{self, printable},
     },
 };
@@ -211,7 +211,7 @@ async fn wait(session: &Session<'_>, id: u32) -> Result<u8, Failure> {
     if matches!(operation.state.as_str(), "failed" | "cancelled") {
         let next = format!(
             "`ostler why {}` shows what led to it",
-            crate::cli::order::quoted(&operation.workspace_name)
+            crate::cli::text::quoted(&operation.workspace_name)
         );
         if session.out.json() {
             session.out.value(&operation)?;

@@ -5,11 +5,12 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::workspace::WorkspaceView,
     cli::{
-        Session,
         client::workspace,
         failure::Failure,
-        order::{Wait, quoted, request_order},
+        order::{Wait, request_order},
         output,
+        session::Session,
+        text::quoted,
     },
 };
 

@@ -3,7 +3,7 @@
 use super::config;
 use crate::{
     api::configuration::{ConfigDifference, Reloaded},
-    cli::{Session, failure::Failure, output::Output},
+    cli::{failure::Failure, output::Output, session::Session},
 };
 
 /// Make the daemon reload its configuration

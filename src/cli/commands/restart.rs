@@ -3,9 +3,9 @@
 use clap::builder::NonEmptyStringValueParser;
 
 use crate::cli::{
-    Session,
     failure::Failure,
     order::{Wait, request_order},
+    session::Session,
 };
 
 /// Restart a workspace, with a new token

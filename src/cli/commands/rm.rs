@@ -8,12 +8,12 @@ use hyper::{Method, StatusCode};
 use crate::{
     api::workspace::{RemoveOutcome, WorkspaceView},
     cli::{
-        Session,
         client::{self, NOTHING, workspace},
         failure::{Exit, Failure},
-        order::quoted,
-        output, spinner,
-        text::{count, printable},
+        output,
+        session::Session,
+        spinner,
+        text::{count, printable, quoted},
     },
 };
 

@@ -1,6 +1,6 @@
 //! `ostler serve`
 
-use crate::cli::{Host, failure::Failure};
+use crate::cli::{failure::Failure, host::Host};
 
 /// Run the daemon
 #[derive(Debug, clap::Args)]

@@ -7,13 +7,11 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::{spec::PatchWorkspace, workspace::Patched},
     cli::{
-        Session,
         client::workspace,
         failure::{Exit, Failure},
-        inputs,
-        order::quoted,
-        output,
-        text::printable,
+        inputs, output,
+        session::Session,
+        text::{printable, quoted},
     },
 };
 

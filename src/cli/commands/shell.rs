@@ -4,7 +4,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use crate::{
     api::exec::CreateExec,
-    cli::{Session, failure::Failure},
+    cli::{failure::Failure, session::Session},
 };
 
 use super::exec::execute;

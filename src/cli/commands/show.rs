@@ -5,11 +5,11 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::workspace::WorkspaceView,
     cli::{
-        Session, client,
+        client,
         failure::Failure,
-        order,
         output::Tone,
         readiness::note_if_not_ready,
+        session::Session,
         text::{self, printable},
     },
 };
@@ -76,7 +76,7 @@ pub(super) fn refused(fields: &[String]) -> Option<String> {
 
 fn facts(workspace: WorkspaceView, parent: Option<String>) -> Vec<(&'static str, Option<String>)> {
     let drifted = workspace.drifted.then(|| {
-        let name = order::quoted(&workspace.name);
+        let name = text::quoted(&workspace.name);
         format!(
             "its container was created with other settings: `ostler recreate {name}` applies the current ones"
         )

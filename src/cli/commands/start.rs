@@ -5,9 +5,9 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::order::Start,
     cli::{
-        Session,
         failure::Failure,
         order::{Wait, request_order},
+        session::Session,
     },
 };
 

@@ -9,10 +9,10 @@ use crate::{
         AdminTokenView, IssueAdminToken, IssueToken, IssuedAdminToken, IssuedToken, TokenList, TokenView,
     },
     cli::{
-        Session,
         client::{segment, workspace},
         failure::Failure,
         output::{self, Cell},
+        session::Session,
         text,
     },
     domain::duration,

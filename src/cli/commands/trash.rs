@@ -7,10 +7,10 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::trash::{EmptyTrash, TrashOutcome, TrashView},
     cli::{
-        Session,
         client::segment,
         failure::{Exit, Failure},
         output::{self, Cell, Tone},
+        session::Session,
         text::{self, count, printable},
     },
 };

@@ -5,10 +5,11 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::{
     api::order::Undelete,
     cli::{
-        Session,
         failure::Failure,
-        order::{Wait, quoted, request_order},
+        order::{Wait, request_order},
         output,
+        session::Session,
+        text::quoted,
     },
 };
 

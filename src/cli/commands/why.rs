@@ -6,11 +6,11 @@ use serde::Serialize;
 use crate::{
     api::{event::EventView, workspace::WorkspaceView},
     cli::{
-        Session,
         client::workspace_even_removed,
         failure::Failure,
         output::Tone,
         readiness::note_if_not_ready,
+        session::Session,
         text::{local, printable},
         timeline,
     },
