@@ -1,6 +1,6 @@
 //! Checks values that depend on each other.
 
-use super::{Config, load::Loading};
+use super::{load::Loading, settings::Config};
 
 /// Maximum length of the path of a unix socket, in bytes: `sun_path` has 108 bytes, and the last of them must be zero.
 const SOCKET_PATH_MAX: usize = 107;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Config,
     keys::{KEYS, RUNTIME_KEYS},
+    settings::Config,
 };
 use crate::domain::runtime::Runtime;
 

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::{
-    Config, Difference,
+    difference::Difference,
     load::{Loaded, Loading},
+    settings::Config,
 };
 
 /// Reads `text` as a file called `config.toml`.

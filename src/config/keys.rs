@@ -1,6 +1,6 @@
 //! The table of all keys: path, documentation, effect and field.
 
-use super::{Config, slot::Slot};
+use super::{settings::Config, slot::Slot};
 use crate::domain::runtime::Runtime;
 
 /// When a change of a key takes effect.

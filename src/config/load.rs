@@ -9,13 +9,13 @@ use std::{
 use toml::de::DeValue;
 
 use super::{
-    Config,
     advice::variable_advice,
     difference::values,
     error::{ConfigError, Problem},
     keys::KEYS,
     origin::Origin,
     overrides::{FILE_VARIABLE, Overrides},
+    settings::Config,
 };
 
 /// A configuration, with the source of every value.

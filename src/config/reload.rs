@@ -1,8 +1,8 @@
 //! The settings that a running daemon can reload.
 
 use super::{
-    Config,
     keys::{Effect, KEYS},
+    settings::Config,
 };
 
 impl Config {

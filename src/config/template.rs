@@ -1,8 +1,8 @@
 //! The commented file that `ostler config init` writes.
 
 use super::{
-    Config,
     keys::{KEYS, Key, RUNTIME_KEYS},
+    settings::Config,
 };
 use crate::domain::runtime::Runtime;
 
