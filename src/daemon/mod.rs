@@ -15,6 +15,7 @@ mod offline;
 mod packets;
 mod parts;
 mod reload;
+mod settings;
 mod signals;
 mod watchdog;
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{packets::Packets, reload::Running};
+use super::{packets::Packets, reload::Running, settings::settings_of};
 use crate::{
     app::{App, Backends, Parts, Sides, Surroundings},
     config::Config,
     doctor::{Network, Reach},
-    domain::{address::Allow, ids::InstanceId},
+    domain::ids::InstanceId,
     engine::{
         Engine,
         bounded::{Bounded, Deadlines},
@@ -17,7 +17,7 @@ use crate::{
         },
     },
     http::{Dial, is_own_address},
-    ops::{Access, HostAddresses, Limits, Settings},
+    ops::HostAddresses,
     runtime::{clock::SharedClock, entropy::SystemEntropy, tasks::SharedSpawn},
     store::{Mirror, Store},
 };
@@ -43,35 +43,6 @@ pub(super) fn parts_of(
         mirror,
         settings: settings_of(config, instance),
     })
-}
-
-pub(super) fn settings_of(config: &Config, instance: InstanceId) -> Settings {
-    Settings {
-        instance,
-        runtimes: config.runtimes.clone(),
-        ports: config.ports,
-        platform_port: config.network.port,
-        platform_url: config.network.platform_url.clone(),
-        isolate: config.network.isolate,
-        log_bytes: config.engine.log_size,
-        trash_retention: config.sweep.trash_retention,
-        restart: config.restart,
-        limits: Limits {
-            absence_grace: config.sweep.absence_grace,
-            unknown_grace: config.sweep.unknown_grace,
-            removed_retention: config.sweep.trash_retention,
-            event_retention: config.sweep.event_retention,
-        },
-        access: Access {
-            root_siblings: config.access.root_siblings,
-            wakes_per_hour: config.access.wakes_per_hour,
-            external: Allow {
-                private: config.external.allow_private,
-                loopback: config.external.allow_loopback,
-            },
-        },
-        concurrent_starts: config.engine.concurrent_starts(),
-    }
 }
 
 /// The surroundings in which the daemon serves the routes of `app`.

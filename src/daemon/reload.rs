@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::sync::Notify;
 
-use super::parts::settings_of;
+use super::settings::settings_of;
 use crate::{
     api::configuration::{ConfigDifference, Reloaded, RunningConfig, RunningSetting},
     config::{self, Config, Difference, Overrides, differences},
