@@ -1,6 +1,9 @@
 //! Checks whether agents send fields that are rejected.
 
-use super::{Doctor, ok, warn};
+use super::{
+    parts::Doctor,
+    verdict::{ok, warn},
+};
 use crate::{api::doctor::Check, store::StoreResult};
 
 impl Doctor {

@@ -1,6 +1,6 @@
 //! Checks whether the daemon runs with the values of its configuration file.
 
-use super::{fail, ok, warn};
+use super::verdict::{fail, ok, warn};
 use crate::api::{
     configuration::{Reloaded, RunningConfig},
     doctor::Check,

@@ -1,6 +1,6 @@
 //! Checks free space on the disk of the data directory.
 
-use super::{fail, ok, warn};
+use super::verdict::{fail, ok, warn};
 use crate::api::doctor::Check;
 
 /// Free bytes below which the disk check warns. The registry needs little; container logs and images need more.

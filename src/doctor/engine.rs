@@ -1,6 +1,6 @@
 //! Checks the engine, and how much of the machine its process uses.
 
-use super::{fail, ok, warn};
+use super::verdict::{fail, ok, warn};
 use crate::{
     api::doctor::Check,
     engine::{Engine, EngineUse},

@@ -1,6 +1,11 @@
 //! Checks what the engine lists: whether the listing is trusted, and what it contains.
 
-use super::{Doctor, fail, ok, paused::paused, store_fails, unknown::unknown, warn};
+use super::{
+    parts::Doctor,
+    paused::paused,
+    unknown::unknown,
+    verdict::{fail, ok, store_fails, warn},
+};
 use crate::{
     api::doctor::Check,
     domain::{inventory::Inventory, naming::instance_name, sweep_row::SweepRow, trash::TrashEntry},

@@ -1,6 +1,6 @@
 //! Checks for containers that were paused by hand.
 
-use super::warn;
+use super::verdict::warn;
 use crate::{
     api::doctor::Check,
     domain::{inventory::Inventory, sweep_row::SweepRow},

@@ -1,6 +1,9 @@
 //! Checks the registry: the place of its file, and whether it is recovering.
 
-use super::{Doctor, ok, warn};
+use super::{
+    parts::Doctor,
+    verdict::{ok, warn},
+};
 use crate::{api::doctor::Check, store::StoreResult};
 
 impl Doctor {

@@ -1,6 +1,9 @@
 //! Checks for plans that wait for approval.
 
-use super::{Doctor, ok, warn};
+use super::{
+    parts::Doctor,
+    verdict::{ok, warn},
+};
 use crate::{api::doctor::Check, store::StoreResult, sweep};
 
 impl Doctor {

@@ -1,6 +1,6 @@
 //! Checks the number and size of the entries in the trash.
 
-use super::{Doctor, ok};
+use super::{parts::Doctor, verdict::ok};
 use crate::{api::doctor::Check, domain::trash::TrashState, store::StoreResult};
 
 impl Doctor {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::warn;
+use super::verdict::warn;
 use crate::{
     api::doctor::Check,
     domain::{

@@ -1,6 +1,6 @@
 //! Checks for missing work volumes.
 
-use super::{Doctor, warn};
+use super::{parts::Doctor, verdict::warn};
 use crate::{
     api::doctor::Check,
     domain::{

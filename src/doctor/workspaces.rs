@@ -1,6 +1,9 @@
 //! Checks for workspaces that failed or are offline.
 
-use super::{Doctor, ok, warn};
+use super::{
+    parts::Doctor,
+    verdict::{ok, warn},
+};
 use crate::{
     api::doctor::Check,
     domain::status::Status,

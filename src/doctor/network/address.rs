@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::reached::ask_rank;
-use crate::{api::doctor::Check, doctor::warn, domain::ids::WorkspaceId, store::Described};
+use crate::{api::doctor::Check, doctor::verdict::warn, domain::ids::WorkspaceId, store::Described};
 
 /// Warns of containers that use an address which this host had when they started and no longer has. `None` if there are
 /// none.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Network;
+use super::description::Network;
 use crate::domain::time::Timestamp;
 
 pub(super) const ADVERTISED: &str = "http://10.89.0.1:7717";

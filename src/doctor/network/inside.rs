@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use super::reached::unreached;
 use crate::{
     api::{doctor::Check, health::Health},
-    doctor::{Doctor, ok},
+    doctor::{parts::Doctor, verdict::ok},
     domain::{
         ids::{ContainerId, InstanceId},
         token::redact_tokens,

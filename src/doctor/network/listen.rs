@@ -5,10 +5,10 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use super::{Network, Reach};
+use super::description::{Network, Reach};
 use crate::{
     api::doctor::Check,
-    doctor::{fail, ok, warn},
+    doctor::verdict::{fail, ok, warn},
     domain::address::uncovered,
 };
 

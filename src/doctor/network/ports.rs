@@ -1,9 +1,9 @@
 //! Checks whether agents accept connections.
 
-use super::RECENT_HEARTBEAT;
+use super::limits::RECENT_HEARTBEAT;
 use crate::{
     api::doctor::Check,
-    doctor::{Doctor, warn},
+    doctor::{parts::Doctor, verdict::warn},
     domain::{naming::AGENT_PORT, status::Status},
     engine::ErrorKind,
     store::Described,

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::{DEADLINE, RECENT_HEARTBEAT};
+use super::limits::{DEADLINE, RECENT_HEARTBEAT};
 use crate::{
     api::doctor::Check,
-    doctor::{Doctor, fail, ok, warn},
+    doctor::{
+        parts::Doctor,
+        verdict::{fail, ok, warn},
+    },
     domain::{duration::words, naming::WorkspaceName, status::Status, time::Timestamp, workspace::Kind},
     runtime::clock::within,
     store::Described,

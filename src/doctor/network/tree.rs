@@ -1,9 +1,12 @@
 //! Checks which packets pass between workspaces.
 
-use super::Network;
+use super::description::Network;
 use crate::{
     api::doctor::Check,
-    doctor::{Doctor, ok, warn},
+    doctor::{
+        parts::Doctor,
+        verdict::{ok, warn},
+    },
     domain::{
         ids::InstanceId,
         naming::{LABEL_INSTANCE, instance_name, network_name},
