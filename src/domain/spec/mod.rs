@@ -2,6 +2,7 @@
 //!
 //! `spec_fields` lists the fields; the types here are generated from that list.
 
+mod accept;
 mod change;
 mod check;
 
@@ -16,8 +17,9 @@ use super::{
     runtime::Tier,
 };
 use crate::spec_fields::for_each_spec_field;
+pub use accept::Unfit;
 use change::Change;
-pub use change::{Content, Unfit};
+pub use change::Content;
 pub use check::{InvalidSpec, OWN_VARIABLES};
 
 /// Access of the container to a bound host directory.
