@@ -11,7 +11,8 @@ use serde::Deserialize;
 
 use super::{
     super::{ContainerSpec, EngineError, EngineResult, ErrorKind, InspectedContainer, MountSource},
-    Podman, convert,
+    client::Podman,
+    convert,
     errors::{Failure, one_line, tolerate},
     names::plain,
     processes, service,

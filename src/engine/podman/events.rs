@@ -26,7 +26,8 @@ use serde_json::json;
 
 use super::{
     super::{EngineResult, EventStream},
-    Podman, convert,
+    client::Podman,
+    convert,
     errors::Failure,
     raw::{Refusal, escape},
 };

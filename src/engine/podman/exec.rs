@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::{
     super::{Duplex, EngineResult, ExecId, ExecRequest},
-    Podman, convert,
+    client::Podman,
+    convert,
     names::plain,
     processes::Process,
     service,

@@ -6,9 +6,10 @@ use hyper::Method;
 
 use super::{
     super::{EngineError, EngineResult, ErrorKind, FileToWrite, TOO_LONG},
-    Podman, archive, convert, directory,
+    archive,
+    client::{Podman, off_thread},
+    convert, directory,
     errors::{Failure, file_error},
-    off_thread,
     raw::escape,
 };
 use crate::{domain::ids::ContainerId, runtime::clock::Clock};

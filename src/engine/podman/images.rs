@@ -5,7 +5,7 @@ use podman_api::{models::LibpodImagesPullReport, opts::PullOpts};
 
 use super::{
     super::{EngineError, EngineResult, ErrorKind, Progress},
-    Podman,
+    client::Podman,
     errors::{Failure, one_line},
     names::is_image_reference,
 };

@@ -24,8 +24,8 @@ use futures_util::stream;
 
 use super::{
     super::{EngineResult, LogChunk, LogRequest, LogStream},
+    client::off_thread,
     errors::file_error,
-    off_thread,
     processes::Conmon,
 };
 use crate::{

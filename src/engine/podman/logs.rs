@@ -9,11 +9,10 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{EngineResult, LogChunk, LogRequest, LogStream},
-    Podman,
+    client::{Podman, off_thread},
     convert::{LogInspection, LogSource},
     errors::Failure,
     log_file::{self, LogFile},
-    off_thread,
     processes::Conmon,
 };
 use crate::domain::ids::ContainerId;

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{
     super::{EngineResult, ErrorKind, ListedNetwork, NetworkInfo},
-    ACKNOWLEDGEMENT_MAX_BYTES, Podman,
+    client::{ACKNOWLEDGEMENT_MAX_BYTES, Podman},
     errors::tolerate,
     names::plain,
     raw::escape,

@@ -8,18 +8,15 @@ use tokio::net::UnixStream;
 
 use super::{
     super::{DiskUsage, EngineError, EngineInfo, EngineResult, EngineUse, ErrorKind},
-    Podman, convert, processes,
+    client::Podman,
+    convert,
+    host::Host,
+    processes,
 };
 use crate::{domain::ids::ContainerId, runtime::clock::Clock};
 
 /// Interval over which processor time is measured.
 const USE_OVER: Duration = Duration::from_millis(300);
-
-/// Properties of Podman's host. They do not change while its service runs, so they are queried once.
-pub(super) struct Host {
-    rootless: bool,
-    ignored_limits: Vec<&'static str>,
-}
 
 /// Podman's report of its disk usage.
 #[derive(Deserialize)]

@@ -10,7 +10,8 @@ use hyper::Method;
 
 use super::{
     super::{EngineResult, Sockets},
-    Podman, convert, off_thread,
+    client::{Podman, off_thread},
+    convert,
     processes::Process,
     service,
 };

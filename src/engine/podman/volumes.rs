@@ -6,10 +6,11 @@ use podman_api::opts::{VolumeCreateOpts, VolumeListFilter, VolumeListOpts};
 
 use super::{
     super::{EngineError, EngineResult, ErrorKind, InspectedVolume, VolumeSpec},
-    Podman, convert, directory,
+    client::{Podman, off_thread},
+    convert, directory,
     errors::{Failure, file_error, tolerate},
     names::plain,
-    off_thread, service,
+    service,
 };
 use crate::domain::{observed::ObservedVolume, runtime::User};
 
