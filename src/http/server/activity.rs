@@ -11,7 +11,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::slots::Owner;
+use super::owner::Owner;
 use crate::{domain::time::Awake, runtime::clock::SharedClock};
 
 /// Activity of one connection: its owner, its requests in flight, and the time at which the last request ended.

@@ -8,7 +8,9 @@
 //! A body is read only after its request was admitted, and its bytes are reserved before they are read. A reservation
 //! is bound to the bytes and ends when they are dropped, because only then has the last byte certainly been written.
 
+mod limits;
 mod load;
+mod refusal;
 
 use std::{
     pin::Pin,
@@ -40,7 +42,8 @@ use crate::{
 
 use load::{Class, Entry, Owner, Reserved};
 
-pub(in crate::http) use load::{Admission, Refusal};
+pub(in crate::http) use load::Admission;
+pub(in crate::http) use refusal::Refusal;
 
 /// Largest body, in bytes, that is still read when a message is refused, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;

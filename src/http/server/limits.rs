@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::slots::Owner;
+use super::owner::Owner;
 
 /// Limits on connections and on their durations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod connection;
 mod limits;
 mod local;
 mod log_limit;
+mod owner;
 mod rest_of_body;
 mod serve;
 mod slots;
@@ -26,5 +27,6 @@ mod tests;
 
 pub use bind::bind;
 pub use local::serve_local;
+pub(super) use owner::Owner;
 pub use serve::{serve_agents, serve_agents_of_this_host};
-pub(super) use slots::{Carrier, Owner};
+pub(super) use slots::Carrier;

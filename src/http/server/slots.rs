@@ -8,28 +8,13 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{activity::Activity, limits::ConnectionLimits};
-use crate::domain::ids::WorkspaceId;
+use super::{activity::Activity, limits::ConnectionLimits, owner::Owner};
 
 /// Most evicted connections that may still be closing.
 ///
 /// Beyond this, new connections wait in the kernel. So even a flood of new connections is accepted no faster than
 /// evicted connections close.
 const EVICTING_MAX: usize = 64;
-
-/// The owner under which a connection is counted.
-///
-/// An address does not identify a workspace: with rootless Podman, all containers of a machine share one address. A
-/// connection is counted under its peer's address only until it has carried a valid token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::http) enum Owner {
-    /// No valid token so far.
-    Address(IpAddr),
-    /// The workspace whose token was verified last.
-    Workspace(WorkspaceId),
-    /// An admin token was verified last.
-    Admin,
-}
 
 /// The table of open connections.
 pub(super) struct Slots {

@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     bind::bind,
     limits::ConnectionLimits,
+    owner::Owner,
     serve::{HEAD, serve},
-    slots::{Carrier, Owner},
+    slots::Carrier,
 };
 use crate::{
     domain::ids::WorkspaceId,

@@ -2,26 +2,16 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use axum::http::StatusCode;
 
+use super::{
+    limits::{BYTES, BYTES_IN_ALL, MESSAGES, MESSAGES_IN_ALL, OTHERS, RETRY_AFTER},
+    refusal::Refusal,
+};
 use crate::{domain::ids::WorkspaceId, http::error::HttpError};
-
-/// Most messages of one workspace in flight. Enough for an agent that delegates to all its peers at once.
-const MESSAGES: usize = 32;
-/// Most messages of all workspaces in flight.
-const MESSAGES_IN_ALL: usize = 1024;
-/// Most other requests of one workspace in flight.
-const OTHERS: usize = 32;
-/// Most bytes that one workspace may have in memory: two messages of the largest size.
-const BYTES: usize = 24 << 20;
-/// Most bytes that all workspaces together may have in memory.
-const BYTES_IN_ALL: usize = 64 << 20;
-/// Delay after which a refused client may retry, in seconds.
-const RETRY_AFTER: u64 = 2;
 
 /// Requests that are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,41 +20,6 @@ pub(super) enum Class {
     Message,
     /// All other requests of a workspace, except heartbeats and registrations.
     Other,
-}
-
-/// Why a request is not admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// The workspace's requests of one class in flight have reached this limit.
-    Requests(usize),
-    /// The messages of all workspaces in flight have reached `MESSAGES_IN_ALL`.
-    RequestsInAll,
-    /// The workspace's bytes in memory would exceed `BYTES`.
-    Bytes,
-    /// The bytes of all workspaces in memory would exceed `BYTES_IN_ALL`.
-    BytesInAll,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Requests(most) => {
-                write!(
-                    f,
-                    "this workspace already has {most} requests of this kind in flight, the maximum; retry later"
-                )
-            }
-            Self::RequestsInAll => f.write_str("the daemon has too many messages in flight; retry later"),
-            Self::Bytes => {
-                write!(
-                    f,
-                    "messages and responses in flight of this workspace would exceed {} MiB; retry later",
-                    BYTES >> 20
-                )
-            }
-            Self::BytesInAll => f.write_str("the daemon has too many large messages in flight; retry later"),
-        }
-    }
 }
 
 impl From<Refusal> for HttpError {
