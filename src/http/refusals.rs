@@ -12,7 +12,6 @@ use std::{
     },
 };
 
-use super::Api;
 use crate::domain::ids::WorkspaceId;
 
 /// Number of consecutive refusals that causes the event. A single refusal may be accidental.
@@ -31,7 +30,7 @@ pub(super) struct Refusals {
 
 impl Refusals {
     /// Counts a refusal. Returns whether this refusal is to be reported.
-    fn count(&self, workspace: WorkspaceId) -> bool {
+    pub(super) fn count(&self, workspace: WorkspaceId) -> bool {
         // A poisoned lock is safe to use: the map holds only numbers.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if counts.len() >= COUNTED_MAX && !counts.contains_key(&workspace) {
@@ -51,21 +50,6 @@ impl Refusals {
             counts.remove(&workspace);
             self.held.store(counts.len(), Ordering::Relaxed);
         }
-    }
-}
-
-impl Api {
-    /// Counts a refused request of a workspace, and reports the third consecutive one.
-    pub(super) fn note_refused(&self, workspace: WorkspaceId, request: &'static str, reason: &'static str) {
-        if !self.0.refusals.count(workspace) {
-            return;
-        }
-        let (store, now) = (self.0.store.clone(), self.0.clock.now());
-        self.0.spawn.spawn(Box::pin(async move {
-            if let Err(error) = store.note_refused_requests(workspace, request, reason, now).await {
-                tracing::warn!(%workspace, %error, "could not record refused requests");
-            }
-        }));
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -10,7 +9,6 @@ use std::{
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName};
-use tokio::{io::DuplexStream, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
@@ -27,31 +25,6 @@ const CONNECTING: Duration = Duration::from_secs(10);
 
 /// Most bytes read ahead of a response. Also the limit of the response head.
 const BUFFER: usize = 64 * 1024;
-
-/// How connections to agents are opened.
-#[derive(Clone)]
-pub enum Dial {
-    /// Over TCP.
-    Tcp,
-    /// Through an in-process pipe, for the simulator, whose simulated agent answers at the other end.
-    Pipe(PipeTo),
-}
-
-/// Opens a pipe to the simulated listener at an address.
-pub type PipeTo = Arc<dyn Fn(SocketAddr) -> io::Result<DuplexStream> + Send + Sync>;
-
-impl Dial {
-    async fn connect(&self, address: SocketAddr) -> io::Result<Plain> {
-        match self {
-            Self::Tcp => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                Ok(Either::Left(stream))
-            }
-            Self::Pipe(pipe_to) => pipe_to(address).map(Either::Right),
-        }
-    }
-}
 
 impl Forwarder {
     pub(super) async fn connect(&self, target: &Target) -> Result<Upstream, ForwardError> {

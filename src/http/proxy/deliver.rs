@@ -18,8 +18,8 @@ use super::{
     error::ForwardError,
     hold::hold,
     limits::ForwardLimits,
+    request::ForwardRequest,
     target::{Location, Target},
-    transport::ForwardRequest,
     undelivered::{ended, unreachable, unreached},
 };
 use crate::{

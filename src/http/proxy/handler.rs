@@ -10,7 +10,7 @@ use axum::{
 };
 
 use super::{
-    deliver::deliver, hold::patience, mailbox::queue, message::complete_message, transport::ForwardRequest,
+    deliver::deliver, hold::patience, mailbox::queue, message::complete_message, request::ForwardRequest,
 };
 use crate::{
     domain::{

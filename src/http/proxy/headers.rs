@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{
     error::ForwardError,
+    request::ForwardRequest,
     target::{Location, Target},
-    transport::ForwardRequest,
 };
 
 /// Names the workspace that sent the message.

@@ -115,11 +115,12 @@ mod tests {
     use super::*;
     use crate::{
         http::proxy::{
-            connect::Dial,
+            dial::Dial,
             error::ForwardError,
             headers::TIMEOUT,
+            request::ForwardRequest,
             testing::{Agent, limits, message},
-            transport::{ForwardRequest, Forwarder},
+            transport::Forwarder,
         },
         runtime::clock::Clock as _,
     };

@@ -6,8 +6,9 @@
 //! reused.
 
 pub(super) mod agent_url;
-pub(super) mod connect;
+mod connect;
 mod deliver;
+pub(super) mod dial;
 mod error;
 pub(super) mod handler;
 mod headers;
@@ -17,6 +18,8 @@ pub(super) mod listeners;
 mod mailbox;
 pub(super) mod message;
 mod pool;
+mod proof;
+mod request;
 pub(super) mod resolver;
 mod stream;
 mod target;

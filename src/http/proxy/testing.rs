@@ -18,11 +18,12 @@ use tokio::{
 };
 
 use super::{
-    connect::Dial,
+    dial::Dial,
     limits::ForwardLimits,
+    request::ForwardRequest,
     resolver::Resolve,
     target::{Location, Target},
-    transport::{ForwardRequest, Forwarder},
+    transport::Forwarder,
 };
 use crate::{
     domain::{

@@ -17,7 +17,7 @@ use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use axum::{
     body::{Body, Bytes, HttpBody},
-    http::{HeaderMap, Request, Response, Version},
+    http::{Request, Response, Version},
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -25,11 +25,12 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 use super::{
-    connect::Dial,
+    dial::Dial,
     error::ForwardError,
     headers::{card_request, clean_answer, passes_back, to_agent, wanted_limit},
     limits::{ForwardLimits, Watch},
     pool::Pool,
+    request::ForwardRequest,
     stream::Streamed,
     target::{Location, Target},
     upstream::{Failed, Upstream},
@@ -38,17 +39,6 @@ use crate::runtime::clock::SharedClock;
 
 /// Time limit of a request that only checks whether the agent listens.
 const PROVING: Duration = Duration::from_secs(1);
-
-/// A message to forward.
-#[derive(Clone, Debug)]
-pub(crate) struct ForwardRequest {
-    /// Sent unchanged.
-    pub(crate) body: Bytes,
-    /// The caller's request headers; only a few of them are forwarded.
-    pub(crate) headers: HeaderMap,
-    /// Id of the sending workspace, or `admin`.
-    pub(crate) caller: String,
-}
 
 /// Sends messages to agents.
 pub(crate) struct Forwarder {

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::Deserialize;
 
-use super::{BODY_LIMIT, body_is_invalid};
+use super::body::{BODY_LIMIT, body_is_invalid};
 use crate::{
     api::peer::AccessAnswer,
     domain::{bounds::REPORT_MAX_BYTES, ids::WorkspaceId},

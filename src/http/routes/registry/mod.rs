@@ -4,6 +4,7 @@
 //! response is 503. This failure never leads to a 4xx response or to a change of the workspace's status.
 
 mod access;
+mod body;
 mod card;
 mod discover;
 mod fields;
@@ -12,19 +13,9 @@ mod peers;
 mod register;
 mod report;
 
-use std::time::Duration;
-
-use crate::http::error::HttpError;
 pub(in crate::http) use access::check_access;
 pub(in crate::http) use card::update_card;
 pub(in crate::http) use discover::{discover, proxy_url};
 pub(in crate::http) use heartbeat::heartbeat;
 pub(in crate::http) use peers::peers;
 pub(in crate::http) use register::register;
-
-/// How long a body may take to arrive: as long as a runtime waits for the response.
-const BODY_LIMIT: Duration = Duration::from_secs(10);
-
-fn body_is_invalid() -> HttpError {
-    HttpError::invalid("invalid request body")
-}

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    body_is_invalid,
+    body::body_is_invalid,
     fields::{Unfit, named},
     report::{Named, answered, report, reset_liveness},
 };

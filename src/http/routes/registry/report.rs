@@ -7,7 +7,7 @@ use axum::{
     response::Response,
 };
 
-use super::{BODY_LIMIT, body_is_invalid};
+use super::body::{BODY_LIMIT, body_is_invalid};
 use crate::{
     domain::{
         bounds::{REPORT_DISCARDED_MAX_BYTES, REPORT_MAX_BYTES},

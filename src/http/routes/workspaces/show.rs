@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::HeaderMap};
 use serde::Deserialize;
 
-use super::{limits_note, removed_error};
+use super::answer::{limits_note, removed_error};
 use crate::{
     api::workspace::WorkspaceView,
     domain::{liveness::SILENT_AFTER, naming::AGENT_PORT, status::Status, workspace::Kind},

@@ -2,7 +2,11 @@
 
 use axum::{Json, extract::State};
 
-use super::{check_role, directory::closed_directory, drop_none, engine_info, removed_error, resolve_parent};
+use super::{
+    answer::{engine_info, removed_error},
+    directory::closed_directory,
+    fields::{check_role, drop_none, resolve_parent},
+};
 use crate::{
     api::{spec::PatchWorkspace, workspace::Patched},
     domain::{
