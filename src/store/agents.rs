@@ -2,21 +2,12 @@
 
 use rusqlite::{Connection, Row, params};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{
-    Scope, Store, StoreResult,
-    row::{self, WORKSPACE_COLUMN_COUNT, WORKSPACE_COLUMNS, workspace},
+    Scope, Store, StoreResult, row,
+    workspace_columns::{WORKSPACE_COLUMN_COUNT, WORKSPACE_COLUMNS, workspace},
 };
 use crate::domain::{heartbeat::Fields, ids::WorkspaceId, time::Timestamp, workspace::Workspace};
-
-/// Payload key that replaces an agent card in events; the card itself is stored once, in `reports`.
-pub(super) const CARD_DIGEST: &str = "agent_card_digest";
-
-/// Returns the digest by which events refer to a card: 16 bytes of SHA-256 in hexadecimal.
-pub(super) fn card_digest(card: &str) -> String {
-    Sha256::digest(card).iter().take(16).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
-}
 
 /// Last report of an agent.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,7 +7,7 @@ use std::{
 
 use rusqlite::ErrorCode;
 
-use super::log;
+use super::file_names::log_of;
 
 /// The store could not answer. This error never means that a row is missing or that a guard does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -180,7 +180,7 @@ pub enum OpenError {
         "{wal} does not belong to {path} ({found}): the database was replaced, but the log of the previous one was \
          left. Nothing was changed. To use the current ostler.db, move ostler.db-wal and ostler.db-shm away (keep \
          them) and start again. To use the previous database, move the previous ostler.db back beside its log",
-        wal = log::log_of(path).display()
+        wal = log_of(path).display()
     )]
     ForeignLog {
         /// Path of the database.

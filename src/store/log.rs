@@ -24,7 +24,9 @@ use std::{
 
 use rusqlite::{Connection, OptionalExtension, config::DbConfig};
 
-use super::{OpenError, StoreError, StoreResult, connection::BUSY_WAIT, private::private_file};
+use super::{
+    OpenError, StoreError, StoreResult, connection::BUSY_WAIT, file_names::log_of, private::private_file,
+};
 use crate::testing::crash_point;
 
 /// Log size in bytes from which a commit is followed by a checkpoint.
@@ -43,11 +45,6 @@ const RESCUES: u32 = 20;
 struct Mark {
     base: i64,
     state: String,
-}
-
-/// Returns the path of a database's log.
-pub(super) fn log_of(path: &Path) -> PathBuf {
-    path.with_extension("db-wal")
 }
 
 /// Reads the mark; `None` in a database that has none yet.

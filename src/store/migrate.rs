@@ -16,7 +16,7 @@ use std::{
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::{OpenError, StoreError, error::is_of_the_disk, log, private::private_file};
+use super::{OpenError, StoreError, error::is_of_the_disk, file_names::log_of, log, private::private_file};
 use crate::testing::crash_point;
 
 /// Marks a file as ostler's: ASCII `ostl`.
@@ -32,7 +32,7 @@ pub(super) const MIGRATIONS: &[(&str, &str)] = &[
 
 /// Refuses a file that must not be opened for writing. Changes nothing in it.
 pub(super) fn inspect(path: &Path) -> Result<(), OpenError> {
-    let wal = log::log_of(path);
+    let wal = log_of(path);
     let inspected = inspect_both(path, &wal);
     let Err(OpenError::Damaged { found, .. }) = &inspected else { return inspected };
     // SQLite also reports a read error of the disk as a malformed file. A backup does not help against that.

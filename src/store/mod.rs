@@ -11,15 +11,19 @@
 mod activity;
 mod admins;
 mod agents;
+mod card_digest;
 mod connection;
 mod delegations;
 mod disk;
 mod error;
 mod events;
+mod file_names;
 mod held_plans;
+mod history;
 mod lane;
 mod lifecycle;
 mod log;
+mod members;
 mod memories;
 mod migrate;
 mod mirror;
@@ -35,6 +39,7 @@ mod spec_columns;
 mod sweeps;
 mod tokens;
 mod trash;
+mod workspace_columns;
 mod workspaces;
 
 use std::{
@@ -47,7 +52,7 @@ use tokio::sync::broadcast;
 
 use crate::domain::event::{Event, TransientEvent};
 use connection::{configure, open_reader};
-use lane::{Lanes, Writer};
+use lane::{FEED_CAPACITY, Lanes, Writer};
 use log::OpenFile;
 use private::{private_directory, private_file};
 use roster::SharedRoster;
@@ -59,6 +64,7 @@ pub use delegations::{Attempt, Delegated, Delegation, Dispatched, NewDelegation,
 pub use disk::Disk;
 pub(crate) use error::advice_for;
 pub use error::{OpenError, StoreError, StoreResult};
+pub use file_names::FILE_NAME;
 pub use held_plans::{Approval, HeldPlanRow, NewHeldPlan};
 pub use lifecycle::{
     ClaimedRestart, ContainerEnd, GoneResult, HibernateReason, HibernateResult, PauseResult, Precondition,
@@ -77,15 +83,8 @@ pub use workspaces::{
     UndeletedAlong, UndeletedUnder, WorkspaceEdit, WorkspacePatch,
 };
 
-/// The database's file name inside the data directory.
-pub const FILE_NAME: &str = "ostler.db";
-
 /// Number of reading threads: two, so that a long listing does not delay a short query.
 const READERS: usize = 2;
-
-/// Number of events that a subscriber may lag behind. A slower subscriber misses events; it can read missed events from
-/// the store, except transient ones.
-const FEED_CAPACITY: usize = 1024;
 
 /// Handle to the registry's database. Cheap to clone.
 #[derive(Clone)]

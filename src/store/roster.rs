@@ -11,11 +11,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::{StoreResult, row};
+use super::{error::StoreResult, row};
 use crate::domain::{
     access::{STEPS_MAX, Tree},
     heartbeat::Fields,
@@ -103,6 +104,10 @@ pub struct LastReport {
     pub token_used_at: Option<Timestamp>,
 }
 
+/// Minimum time between two writes of an API token's use. Its row is wider than a row of `pulse`, so it is written less
+/// often.
+const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
+
 /// Principal that a token authenticates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenSubject {
@@ -130,7 +135,7 @@ impl TokenOwner {
     /// Returns whether the use of an API token is to be written again: when the last written use is five minutes old.
     #[must_use]
     pub fn is_due(&self, at: Timestamp) -> bool {
-        self.last_used_at.is_none_or(|last| at.since(last) >= super::tokens::API_USE_NOTED_EVERY)
+        self.last_used_at.is_none_or(|last| at.since(last) >= API_USE_NOTED_EVERY)
     }
 }
 
@@ -143,7 +148,7 @@ struct Known {
 /// The in-memory state; see the module documentation.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Roster {
-    members: HashMap<WorkspaceId, Member>,
+    pub(super) members: HashMap<WorkspaceId, Member>,
     tokens: HashMap<TokenDigest, Known>,
     /// Digests of all admin tokens. They are removed from `tokens` when the admin tokens are replaced.
     admins: Vec<TokenDigest>,
@@ -236,7 +241,7 @@ impl Roster {
     }
 
     /// See [`super::Store::pause`].
-    fn pause(&self, id: WorkspaceId, starts: &dyn Fn(WorkspaceId) -> bool) -> Pause {
+    pub(super) fn pause(&self, id: WorkspaceId, starts: &dyn Fn(WorkspaceId) -> bool) -> Pause {
         let mut pause = Pause::None;
         let mut at = Some(id);
         for _ in 0..STEPS_MAX {
@@ -375,62 +380,9 @@ impl SharedRoster {
     }
 }
 
-impl super::Store {
-    /// Returns the principal of a token, from memory. `None` means that the token is not valid; no query of the tables
-    /// is needed.
-    #[must_use]
-    pub fn token_subject(&self, digest: &TokenDigest, now: Timestamp) -> Option<TokenSubject> {
-        self.roster.read().token_subject(digest, now)
-    }
-
-    /// Returns the in-memory state of a live workspace.
-    #[must_use]
-    pub fn member(&self, id: WorkspaceId) -> Option<Member> {
-        self.roster.read().member(id).cloned()
-    }
-
-    /// Whether a row with this id exists and is not removed.
-    #[must_use]
-    pub fn is_live(&self, id: WorkspaceId) -> bool {
-        self.roster.read().members.contains_key(&id)
-    }
-
-    /// Whether a workspace or one of its ancestors is paused.
-    ///
-    /// `starts` returns whether a workspace is about to be started. Such a start also ends the pause of the workspaces
-    /// that were paused with that workspace.
-    #[must_use]
-    pub fn pause(&self, id: WorkspaceId, starts: impl Fn(WorkspaceId) -> bool) -> Pause {
-        self.roster.read().pause(id, &starts)
-    }
-
-    /// Whether two workspaces may communicate (wire protocol, §4).
-    #[must_use]
-    pub fn may_communicate(&self, one: WorkspaceId, other: WorkspaceId, root_siblings: bool) -> bool {
-        crate::domain::access::may_communicate(&*self.roster.read(), one, other, root_siblings)
-    }
-
-    /// Compares the in-memory state with the tables; for the tests and the simulator.
-    ///
-    /// # Errors
-    /// When the store cannot answer.
-    pub async fn memory_is_true(&self) -> StoreResult<bool> {
-        let roster = self.roster.clone();
-        self.lanes
-            .write("verify memory", move |tx| {
-                let mut tables = Roster::load(tx.sql)?;
-                let mut memory = roster.write();
-                tables.tidy();
-                memory.tidy();
-                Ok(tables == *memory)
-            })
-            .await
-    }
-}
-
 impl Roster {
     /// Sorts the unordered lists, so that two rosters can be compared.
-    fn tidy(&mut self) {
+    pub(super) fn tidy(&mut self) {
         for member in self.members.values_mut() {
             member.tokens.sort_by_key(|digest| digest.0);
             member.held.sort_by_key(|(digest, _)| digest.0);

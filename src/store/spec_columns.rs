@@ -81,10 +81,10 @@ pub(super) fn read(row: &Row<'_>, first: usize) -> rusqlite::Result<WorkspaceSpe
 
 #[cfg(test)]
 mod tests {
-    use super::{super::row::workspace, *};
+    use super::{super::workspace_columns::workspace, *};
     use crate::{
         domain::{ids::WorkspaceId, spec::tests::changes},
-        store::row::WORKSPACE_COLUMNS,
+        store::workspace_columns::WORKSPACE_COLUMNS,
     };
 
     #[test]

@@ -1,7 +1,5 @@
 //! Workspace tokens: issue, lookup and revocation. The store keeps only digests, never the tokens themselves.
 
-use std::time::Duration;
-
 use rusqlite::{OptionalExtension, Row, params};
 use serde_json::json;
 
@@ -45,10 +43,6 @@ pub struct StaleTokens {
     #[doc(hidden)]
     pub without_age: bool,
 }
-
-/// Minimum time between two writes of an API token's use. Its row is wider than a row of `pulse`, so it is written less
-/// often.
-pub(super) const API_USE_NOTED_EVERY: Duration = Duration::from_mins(5);
 
 /// Statuses in which a workspace's instance tokens may be stale. Removed workspaces have no valid instance token, and a
 /// provisioning workspace gets a new one or has just got it.

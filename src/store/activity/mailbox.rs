@@ -1,12 +1,12 @@
 //! Messages that wait for an agent to poll them.
 
-use rusqlite::{Connection, params};
+use rusqlite::params;
 
 use super::{
     NewActivity,
     history::prune,
     insert, key_of,
-    read::{ASKED_FOR, location},
+    read::{ASKED_FOR, location, waiting},
 };
 use crate::{
     domain::{activity::ActivityQuery, ids::WorkspaceId},
@@ -27,26 +27,6 @@ pub enum Queued {
     Full,
     /// The workspace is gone; nothing was stored.
     Gone,
-}
-
-/// Returns the position of the oldest waiting message that matches a query. With `up_to`, returns that of the newest
-/// one at or before this position.
-pub(super) fn waiting(
-    sql: &Connection,
-    key: i64,
-    query: &ActivityQuery,
-    up_to: Option<i64>,
-) -> StoreResult<Option<i64>> {
-    let (which, upper) = up_to.map_or(("min", i64::MAX), |location| ("max", location));
-    let text = format!(
-        "SELECT {which}(sequence) FROM activity INDEXED BY activity_waiting
-         WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
-    );
-    Ok(sql
-        .prepare_cached(&text)?
-        .query_row(params![key, upper, query.activity_type, query.from_user(), query.peer], |row| {
-            row.get(0)
-        })?)
 }
 
 impl Store {

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{key_of, mailbox::waiting};
+use super::key_of;
 use crate::{
     domain::{
         activity::{ActivityQuery, TYPES},
@@ -138,6 +138,26 @@ fn page(sql: &Connection, key: i64, query: &ActivityQuery, after: Option<i64>) -
     let mut page = rows(sql, key, query, Some(oldest - 1))?;
     page.reverse();
     Ok(page)
+}
+
+/// Returns the position of the oldest waiting message that matches a query. With `up_to`, returns that of the newest
+/// one at or before this position.
+pub(super) fn waiting(
+    sql: &Connection,
+    key: i64,
+    query: &ActivityQuery,
+    up_to: Option<i64>,
+) -> StoreResult<Option<i64>> {
+    let (which, upper) = up_to.map_or(("min", i64::MAX), |location| ("max", location));
+    let text = format!(
+        "SELECT {which}(sequence) FROM activity INDEXED BY activity_waiting
+         WHERE workspace = ?1 AND waiting = 1 AND sequence <= ?2 AND {ASKED_FOR}"
+    );
+    Ok(sql
+        .prepare_cached(&text)?
+        .query_row(params![key, upper, query.activity_type, query.from_user(), query.peer], |row| {
+            row.get(0)
+        })?)
 }
 
 /// Returns the position of a cursor among a workspace's rows.

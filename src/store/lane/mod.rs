@@ -23,7 +23,7 @@ use super::{StoreError, StoreResult};
 use crate::runtime::tasks::Stage;
 
 pub(super) use tx::{Known, Tx};
-pub(super) use writer::Writer;
+pub(super) use writer::{FEED_CAPACITY, Writer};
 
 /// The most jobs in one transaction, so that the caller of the first job does not wait indefinitely.
 const BATCH_MAX: usize = 256;

@@ -13,7 +13,7 @@ use crate::{
     },
     store::{
         StoreError, StoreResult,
-        events::append,
+        history::append,
         roster::{self, Fresh, LastReport, Member, SharedRoster},
     },
 };

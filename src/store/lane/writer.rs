@@ -12,12 +12,16 @@ use crate::{
         ids::WorkspaceId,
     },
     store::{
-        FEED_CAPACITY, Mirror, StoreError, StoreResult,
+        Mirror, StoreError, StoreResult,
         log::OpenFile,
         roster::{self, Fresh, LastReport, Roster, SharedRoster},
     },
     testing::mutation::{Mutation, is},
 };
+
+/// Number of events that a subscriber may lag behind. A slower subscriber misses events; it can read missed events from
+/// the store, except transient ones.
+pub(in crate::store) const FEED_CAPACITY: usize = 1024;
 
 /// Data that is published after a batch is committed: events, and changes of the roster.
 struct Committed {

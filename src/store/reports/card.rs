@@ -8,7 +8,7 @@ use crate::{
     domain::{event::EventKind, time::Timestamp},
     store::{
         Store, StoreResult, TokenOwner,
-        agents::{CARD_DIGEST, card_digest},
+        card_digest::{CARD_DIGEST, card_digest},
         lane::{Known, Tx},
     },
 };

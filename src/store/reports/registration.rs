@@ -17,7 +17,7 @@ use crate::{
         token::TokenKind,
         workspace::{Delivery, Kind},
     },
-    store::{Store, StoreResult, TokenOwner, agents::CARD_DIGEST, lane::Known},
+    store::{Store, StoreResult, TokenOwner, card_digest::CARD_DIGEST, lane::Known},
 };
 
 /// Content of an agent's registration.

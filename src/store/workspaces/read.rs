@@ -15,7 +15,7 @@ use crate::{
     },
     store::{
         Store, StoreResult,
-        row::{WORKSPACE_COLUMNS, workspace},
+        workspace_columns::{WORKSPACE_COLUMNS, workspace},
     },
     testing::mutation::{Mutation, is},
 };
