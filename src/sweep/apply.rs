@@ -3,7 +3,10 @@
 
 use serde_json::json;
 
-use super::{Snapshot, SweepError, Sweeper};
+use super::{
+    context::{Snapshot, Sweeper},
+    error::SweepError,
+};
 use crate::{
     domain::{
         action::Action,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{SweepError, reservations::Reservations};
+use super::{error::SweepError, reservations::Reservations};
 use crate::{
     domain::{
         ids::{InstanceId, WorkspaceId},

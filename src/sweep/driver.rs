@@ -26,7 +26,11 @@ use futures_util::{FutureExt, future::join_all};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Mode, Outcome, Pass, Requirement, Run, Sweeper, context::Ticket};
+use super::{
+    context::{Sweeper, Ticket},
+    pass::{Pass, Requirement},
+    run::{Mode, Outcome, Run},
+};
 use crate::{
     domain::time::Awake,
     engine::trusted::Untrusted,

@@ -8,7 +8,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::{StreamExt, stream};
 
-use super::{Pass, Snapshot, SweepError, Sweeper, reservations::Reserved};
+use super::{
+    context::{Snapshot, Sweeper},
+    error::SweepError,
+    pass::Pass,
+    reservations::Reserved,
+};
 use crate::{
     domain::{
         breaker,

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 
-use super::{DriverHandle, Mode};
+use super::{driver::DriverHandle, run::Mode};
 use crate::{
     domain::{
         ids::{InstanceId, WorkspaceId},

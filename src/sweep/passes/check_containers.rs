@@ -13,7 +13,11 @@ use crate::{
         observed::ContainerState, plan::Plan, presence::Presence, runtime::Readiness, status::Status,
         sweep_row::SweepRow, time::Timestamp,
     },
-    sweep::{Pass, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::Pass,
+    },
 };
 
 /// See the module documentation.

@@ -20,7 +20,11 @@ use crate::{
         time::Timestamp,
         workspace::Kind,
     },
-    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
 };
 
 /// See the module documentation.

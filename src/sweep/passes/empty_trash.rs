@@ -15,7 +15,11 @@ use crate::{
         plan::Plan,
         trash::{TrashEntry, TrashState},
     },
-    sweep::{Pass, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::Pass,
+    },
 };
 
 /// Maximum number of rows that one run reads or deletes.

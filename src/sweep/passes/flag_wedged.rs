@@ -19,7 +19,12 @@ use crate::{
         time::Timestamp,
         workspace::Kind,
     },
-    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper, passes::shortest},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        elapsed::shortest,
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
 };
 
 /// See the module documentation.

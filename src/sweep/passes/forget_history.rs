@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{Pass, Requirement, Snapshot, SweepError, Sweeper};
 use crate::{
     domain::plan::Plan,
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
     testing::mutation::{Mutation, is},
 };
 

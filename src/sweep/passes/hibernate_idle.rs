@@ -14,7 +14,12 @@ use crate::{
         action::Action, duration::words, ids::WorkspaceId, liveness::Lasted, plan::Plan, sweep_row::IdleRow,
         time::Timestamp,
     },
-    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper, passes::shortest},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        elapsed::shortest,
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
 };
 
 /// See the module documentation.

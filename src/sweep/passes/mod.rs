@@ -15,8 +15,7 @@ mod time_out_provisioning;
 
 use std::{sync::Arc, time::Duration};
 
-use super::Pass;
-use crate::domain::{liveness::Lasted, sweep_row::SweepRow, time::Timestamp};
+use super::pass::Pass;
 
 /// How often containers are checked without an event; events trigger a check earlier.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -44,11 +43,4 @@ pub fn all_with_interval(every: Duration) -> Vec<Arc<dyn Pass>> {
         Arc::new(empty_trash::EmptyTrash),
         Arc::new(forget_history::ForgetHistory),
     ]
-}
-
-/// Time since the latest of several events, or since the last status change if there was no event. Measures each time
-/// and returns the shortest. Comparing the timestamps would be wrong, because a timestamp that is in the future after
-/// the clock was set back would count as the latest.
-fn shortest(times: [Option<Timestamp>; 3], row: &SweepRow, lasted: Lasted<'_>) -> Duration {
-    times.into_iter().flatten().map(lasted).min().unwrap_or_else(|| lasted(row.status_since))
 }

@@ -20,7 +20,11 @@ use crate::{
         time::Awake,
         trash::{TrashContents, TrashEntry, TrashReason},
     },
-    sweep::{Pass, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::Pass,
+    },
 };
 
 /// See the module documentation.

@@ -11,7 +11,11 @@ use async_trait::async_trait;
 
 use crate::{
     domain::{action::Action, ids::WorkspaceId, plan::Plan, sweep_row::RestartsDue, time::Timestamp},
-    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
 };
 
 /// See the module documentation.

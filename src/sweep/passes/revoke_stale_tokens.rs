@@ -18,7 +18,11 @@ use crate::{
         sweep_row::StaleCandidate,
         time::{Awake, Timestamp},
     },
-    sweep::{Pass, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::Pass,
+    },
 };
 
 /// See the module documentation.

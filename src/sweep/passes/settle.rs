@@ -20,7 +20,11 @@ use crate::{
         sweep_row::SweepRow,
         trash::{NamedContainer, TrashEntry, TrashReason, TrashState},
     },
-    sweep::{Pass, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::Pass,
+    },
     testing::mutation::{Mutation, is},
 };
 

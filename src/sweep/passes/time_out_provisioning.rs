@@ -11,7 +11,11 @@ use crate::{
         action::Action, duration::words, ids::WorkspaceId, liveness::Lasted, plan::Plan, sweep_row::SweepRow,
         time::Timestamp,
     },
-    sweep::{Pass, Requirement, Snapshot, SweepError, Sweeper},
+    sweep::{
+        context::{Snapshot, Sweeper},
+        error::SweepError,
+        pass::{Pass, Requirement},
+    },
 };
 
 /// See the module documentation.
