@@ -5,6 +5,7 @@
 //! The parser below recognises only paths: it skips comments and literals, expands groups, and resolves `super` up to
 //! the crate root.
 
+mod circles;
 mod crash_points;
 mod source;
 
