@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{configuration::Configured, network::Network};
+use super::{configuration::Configured, network::description::Network};
 use crate::{domain::ids::InstanceId, engine::Engine, runtime::clock::SharedClock, store::Store};
 
 /// Runs the checks of a running daemon.

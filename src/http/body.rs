@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use axum::body::{Body, Bytes, HttpBody as _};
 use http_body_util::BodyExt as _;
 
-use super::server::admission::Refusal;
+use super::server::admission::refusal::Refusal;
 use crate::runtime::clock::{Clock, within};
 
 /// Why a request body could not be read.

@@ -1,7 +1,7 @@
 //! Checks whether workspaces reach ostler, where ostler listens, and which packets pass between workspaces.
 
 mod address;
-mod description;
+pub(super) mod description;
 #[cfg(test)]
 mod fixture;
 mod inside;

@@ -10,7 +10,7 @@
 
 mod limits;
 mod load;
-mod refusal;
+pub(in crate::http) mod refusal;
 
 use std::{
     pin::Pin,
@@ -43,7 +43,7 @@ use crate::{
 use load::{Class, Entry, Owner, Reserved};
 
 pub(in crate::http) use load::Admission;
-pub(in crate::http) use refusal::Refusal;
+use refusal::Refusal;
 
 /// Largest body, in bytes, that is still read when a message is refused, and the time limit for reading it.
 const REFUSED_MAX_BYTES: usize = 64 << 10;
