@@ -305,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deed_kind_is_the_tag_of_its_stored_form() {
+    fn command_kind_is_the_tag_of_its_stored_form() {
         let (targets, entry) = (Vec::new(), TrashId(uuid::Uuid::nil()));
         let all = [
             Command::Create,
