@@ -2,16 +2,22 @@
 
 use clap::builder::NonEmptyStringValueParser;
 
-use crate::cli::{
-    failure::Failure,
-    order::{Wait, request_order},
-    session::Session,
+use crate::{
+    api::workspace::WorkspaceView,
+    cli::{
+        client::workspace,
+        failure::Failure,
+        order::{Wait, request_order},
+        output,
+        session::Session,
+    },
 };
 
 /// Restart a workspace, with a new token
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A stopped workspace is started, together with the workspaces that were stopped with it.
+A stopped workspace is started, together with the workspaces that were stopped with it. If settings of the container
+were changed with `ostler set`, a new container replaces it, as with `ostler recreate`.
 
 Examples:
   ostler restart builder")]
@@ -25,5 +31,15 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) async fn run(session: &Session<'_>, args: &Args) -> Result<u8, Failure> {
-    request_order(session, &args.name, "restart", &(), Wait::goal_to_await(args.no_wait, Wait::Online)).await
+    // Needed only for the note; errors are ignored because the request itself reports them.
+    let before = session.client.get::<WorkspaceView>(&workspace(&args.name)).await.ok();
+    let goal = Wait::goal_to_await(args.no_wait, Wait::Online);
+    let code = request_order(session, &args.name, "restart", &(), goal).await?;
+    if before.is_some_and(|before| before.drifted) {
+        output::note(
+            "Its settings had changed, so a new container replaces the old one. Files outside /configs and /workspace, \
+             such as a home directory, are moved to the trash with the old container.",
+        );
+    }
+    Ok(code)
 }
