@@ -84,11 +84,6 @@ impl Order {
     fn restarts_degraded(&self) -> bool {
         matches!(self, Self::RestartDegraded { .. })
     }
-
-    /// Whether `other` is merged into this order. Starts on behalf of different operations are not merged.
-    fn is_joined_by(&self, other: &Self) -> bool {
-        *self == *other
-    }
 }
 
 /// The result of an order.
@@ -273,7 +268,7 @@ impl Actors {
         let idle = !queues.contains_key(&workspace);
         let queue = queues.entry(workspace).or_default();
         if let Some((last, waiters)) = queue.waiting.back_mut()
-            && last.is_joined_by(&order)
+            && *last == order
         {
             waiters.push(waiter);
         } else {

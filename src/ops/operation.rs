@@ -5,8 +5,8 @@
 //! table is the queue. The transaction that ends an operation returns the next one, so a worker exists only while its
 //! workspace has an operation that runs.
 //!
-//! * **Podman gives no answer:** the operation waits, and its caller gets that answer. It continues when a listing proves that
-//!   Podman answers again.
+//! * **Podman gives no answer:** the operation waits, and its caller gets that answer. It continues when a listing proves
+//!   that Podman answers again.
 //! * **The process ends:** the next daemon continues the open operations. Each can be carried out twice without harm: a
 //!   stop finds the container stopped, and a start that has begun is known by the incarnation that its transaction
 //!   stored in the operation.
@@ -32,6 +32,7 @@ use crate::{
         naming::WorkspaceName,
         operation::{Command, Operation, OperationId, OperationState, Requester, UndeleteTarget},
         status::{Cause, Status},
+        workspace::Kind,
     },
     engine::{ErrorKind, trusted::Untrusted},
     store::{CancelResult, NewOperation, Parked, StoreResult, Stored},
@@ -121,8 +122,7 @@ impl Default for Operations {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The callers of open operations; empty after they got the answer what their operation waits
-    /// for.
+    /// The callers of open operations; none after they were answered that their operation waits.
     waiters: BTreeMap<OperationId, (WorkspaceId, Vec<Waiter>)>,
     /// The last results, for callers that are registered only after their operation has ended.
     finished: VecDeque<(OperationId, OpResult<Vec<Affected>>)>,
@@ -379,7 +379,7 @@ impl Ops {
     /// # Errors
     /// If there is no such operation, or if it cannot be cancelled any more; the error then says what to do instead.
     pub async fn cancel(&self, id: OperationId) -> OpResult<Operation> {
-        let mut changes = self.0.operations.changes.subscribe();
+        let changes = self.0.operations.changes.subscribe();
         match self.0.store.cancel_operation(id, self.0.clock.now()).await? {
             CancelResult::Cancelled(next) => {
                 self.0.operations.report(id, &Err(cancelled_by_operator()));
@@ -390,27 +390,18 @@ impl Ops {
                     // It may have been behind one that waits.
                     None => self.continue_waiting(cancelled.workspace),
                 }
+                Ok(cancelled)
             }
             // Its worker ends it.
-            CancelResult::Requested => {
-                while self.operation(id).await?.state.is_open() {
-                    if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
-                        return Err(OpError::Stopping);
-                    }
-                }
-            }
+            CancelResult::Requested => self.until_ended(id, changes).await,
             CancelResult::Refused(instead) => {
-                return Err(OpError::Conflict(format!("operation {id} cannot be cancelled: {instead}")));
+                Err(OpError::Conflict(format!("operation {id} cannot be cancelled: {instead}")))
             }
             CancelResult::Ended(state) => {
-                return Err(OpError::Conflict(format!(
-                    "operation {id} has ended already: it is {}",
-                    state.as_str()
-                )));
+                Err(OpError::Conflict(format!("operation {id} has ended already: it is {}", state.as_str())))
             }
-            CancelResult::NotThere => return Err(no_operation(id)),
+            CancelResult::NotThere => Err(no_operation(id)),
         }
-        self.operation(id).await
     }
 
     /// Returns an operation.
@@ -426,14 +417,26 @@ impl Ops {
     /// # Errors
     /// If there is no such operation.
     pub async fn await_operation(&self, id: OperationId) -> OpResult<Operation> {
-        let mut changes = self.0.operations.changes.subscribe();
+        self.until_ended(id, self.0.operations.changes.subscribe()).await
+    }
+
+    async fn until_ended(
+        &self,
+        id: OperationId,
+        mut changes: broadcast::Receiver<OperationId>,
+    ) -> OpResult<Operation> {
         loop {
             let operation = self.operation(id).await?;
             if !operation.state.is_open() {
                 return Ok(operation);
             }
-            if let Err(broadcast::error::RecvError::Closed) = changes.recv().await {
-                return Err(OpError::Stopping);
+            // Read again only after a change of this operation, or after changes that were missed.
+            loop {
+                match changes.recv().await {
+                    Ok(other) if other != id => {}
+                    Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => break,
+                    Err(broadcast::error::RecvError::Closed) => return Err(OpError::Stopping),
+                }
             }
         }
     }
@@ -648,14 +651,9 @@ impl Ops {
     }
 
     async fn stop_all(&self, targets: &[WorkspaceId]) -> OpResult<Vec<Affected>> {
-        // An external workspace has no container to stop. Resuming an external workspace does not wait for queued
-        // orders, so a stop order could be carried out after it and pause the workspace again.
-        let is_external = |id: &WorkspaceId| {
-            self.0
-                .store
-                .member(*id)
-                .is_some_and(|member| member.kind == crate::domain::workspace::Kind::External)
-        };
+        // An external workspace has no container to stop. Its pause must not wait for the engine.
+        let is_external =
+            |id: &WorkspaceId| self.0.store.member(*id).is_some_and(|member| member.kind == Kind::External);
         let (external, contained): (Vec<_>, Vec<_>) = targets.iter().partition(|id| is_external(id));
         let mut stopped = self.order_all(&contained, &Order::Stop { swept: None }).await;
         let paused = |id| Affected { id, result: Ok(Applied::Done("paused".into())) };

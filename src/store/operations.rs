@@ -40,6 +40,9 @@ const KEPT_MS: i64 = 60 * 60 * 1000;
 /// Number of operations after which an ended one is deleted, even if it has just ended.
 const KEPT_MAX: i64 = 10_000;
 
+/// Result of an operation that an operator cancelled.
+const BY_OPERATOR: &str = "an operator cancelled it";
+
 /// Longest stored result, in bytes.
 const DETAIL_MAX_BYTES: usize = 4096;
 
@@ -113,8 +116,7 @@ pub enum CancelResult {
 }
 
 /// Stores an accepted operation, unless it equals the newest one that waits for its turn: that one then stands for both.
-/// Its state is `running` if its workspace has no other open operation: the caller then
-/// has to start a worker for it.
+/// Its state is `running` if its workspace has no other open operation: the caller then has to start a worker for it.
 pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp) -> StoreResult<Operation> {
     let NewOperation { workspace, fallback_name, command, requested_by, decided_on } = new;
     let row: Option<(String, i64)> = tx
@@ -124,12 +126,13 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
         .optional()?;
     let (name, revision) = row.unwrap_or((fallback_name, 0));
     let revision = decided_on.map_or(revision, |Revision(revision)| revision);
-    if let Some(equal) = newest_open(tx.sql, workspace)?.filter(|open| {
-        // A running one may have passed the step that the new order is about.
-        open.state != OperationState::Running
-            && !open.cancel_requested
-            && (&open.command, open.requested_by) == (&command, requested_by)
-    }) {
+    let newest = newest_open(tx.sql, workspace)?;
+    let is_free = newest.is_none() || is(Mutation::TwoAtOnce);
+    // One that runs or has begun may have passed the step that the new order is about.
+    let is_ahead =
+        |open: &Operation| open.state == OperationState::Running || open.begun || open.cancel_requested;
+    let is_equal = |open: &Operation| open.command == command && open.requested_by == requested_by;
+    if let Some(equal) = newest.filter(|open| is_equal(open) && !is_ahead(open)) {
         // The later decision counts: a stop before it does not void it.
         let revision = Revision(equal.revision.0.max(revision));
         tx.sql
@@ -137,7 +140,6 @@ pub(super) fn insert_operation(tx: &mut Tx<'_>, new: NewOperation, at: Timestamp
             .execute(params![equal.id.0, revision.0])?;
         return Ok(Operation { revision, ..equal });
     }
-    let is_free = !has_open(tx.sql, workspace)? || is(Mutation::TwoAtOnce);
     let state = if is_free { OperationState::Running } else { OperationState::Accepted };
     let started_at = is_free.then_some(at);
     let text = serde_json::to_string(&command).map_err(row::conversion)?;
@@ -203,12 +205,6 @@ fn newest_open(sql: &Connection, workspace: WorkspaceId) -> StoreResult<Option<O
     Ok(query.query_row([workspace], operation).optional()?)
 }
 
-fn has_open(sql: &Connection, workspace: WorkspaceId) -> StoreResult<bool> {
-    Ok(sql
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM operations WHERE workspace = ?1 AND ended_at IS NULL)")?
-        .query_row([workspace], |row| row.get(0))?)
-}
-
 /// Whether a start on behalf of this operation may still begin.
 pub(super) fn may_begin(sql: &Connection, id: OperationId) -> StoreResult<bool> {
     if is(Mutation::CancelledGoesOn) {
@@ -249,47 +245,42 @@ pub(super) fn cancel_starts(
         ))?;
         let open: Vec<_> = query.query_map([workspace], operation)?.collect::<Result<_, _>>()?;
         for pointless in open.iter().filter(|open| open.command.starts() && !open.begun) {
-            end(tx, pointless, OperationState::Cancelled, Some("another order cancelled it"), at)?;
+            end(tx, pointless, OperationState::Cancelled, Some("another order cancelled it".into()), at)?;
             cancelled.push((pointless.id, *workspace));
         }
     }
     Ok(cancelled)
 }
 
-/// Ends an operation. Does nothing if it has ended.
+/// Ends an operation, whose row was read in this transaction. Returns the state in which it ended.
 fn end(
     tx: &mut Tx<'_>,
-    operation: &Operation,
+    stored: &Operation,
     state: OperationState,
-    detail: Option<&str>,
+    detail: Option<String>,
     at: Timestamp,
-) -> StoreResult<()> {
-    let begun = one(tx.sql, operation.id)?.is_some_and(|stored| stored.begun);
-    // It is not true that nothing was done: a container was started or replaced, and then a later order overtook it.
-    let overtaken = begun && state == OperationState::Skipped;
-    let state = if overtaken { OperationState::Failed } else { state };
-    let detail = match detail {
-        Some(why) if overtaken => Some(format!("a later order overtook it after it had begun: {why}")),
-        detail => detail.map(str::to_owned),
+) -> StoreResult<OperationState> {
+    if !stored.state.is_open() {
+        return Ok(stored.state);
+    }
+    let (state, detail) = match (stored.begun, state) {
+        (false, _) if stored.cancel_requested => (OperationState::Cancelled, Some(BY_OPERATOR.to_owned())),
+        // It is not true that nothing was done: a container was started or replaced before a later order overtook it.
+        (true, OperationState::Skipped) => {
+            let why = detail.unwrap_or_default();
+            (OperationState::Failed, Some(format!("a later order overtook it after it had begun: {why}")))
+        }
+        (true | false, _) => (state, detail),
     };
     let detail = detail.map(|text| cut(text, DETAIL_MAX_BYTES));
-    let ended = tx
-        .sql
-        .prepare_cached(
-            "UPDATE operations SET ended_at = ?4,
-               detail = CASE WHEN cancel_requested = 1 AND begun = 0 THEN 'an operator cancelled it' ELSE ?3 END,
-               state = CASE WHEN cancel_requested = 1 AND begun = 0 THEN 'cancelled' ELSE ?2 END
-             WHERE id = ?1 AND ended_at IS NULL RETURNING state, detail",
-        )?
-        .query_row(params![operation.id.0, state.as_str(), detail, at], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))
-        .optional()?;
-    if let Some((state, detail)) = ended {
-        let payload = json!({
-            "operation": operation.id, "kind": operation.command.kind(), "state": state, "detail": detail,
-        });
-        tx.emit(at, EventKind::OperationEnded, Some(operation.workspace), payload, None)?;
-    }
-    Ok(())
+    tx.sql
+        .prepare_cached("UPDATE operations SET state = ?2, detail = ?3, ended_at = ?4 WHERE id = ?1")?
+        .execute(params![stored.id.0, state.as_str(), detail, at])?;
+    let payload = json!({
+        "operation": stored.id, "kind": stored.command.kind(), "state": state.as_str(), "detail": detail,
+    });
+    tx.emit(at, EventKind::OperationEnded, Some(stored.workspace), payload, None)?;
+    Ok(state)
 }
 
 /// Marks the oldest accepted operation of a workspace as running, unless another one runs or waits.
@@ -476,8 +467,10 @@ impl Store {
     ) -> StoreResult<(OperationState, Option<Operation>)> {
         self.lanes
             .write("end operation", move |tx| {
-                end(tx, &ended, state, detail.as_deref(), at)?;
-                let state = one(tx.sql, ended.id)?.map_or(state, |ended| ended.state);
+                let state = match one(tx.sql, ended.id)? {
+                    Some(stored) => end(tx, &stored, state, detail, at)?,
+                    None => state,
+                };
                 Ok((state, promote(tx, ended.workspace, at)?))
             })
             .await
@@ -492,7 +485,7 @@ impl Store {
             .write("park operation", move |tx| {
                 let Some(found) = one(tx.sql, parked.id)? else { return Ok(Parked::Waits) };
                 if found.cancel_requested && !found.begun {
-                    end(tx, &found, OperationState::Cancelled, Some("an operator cancelled it"), at)?;
+                    end(tx, &found, OperationState::Cancelled, Some(BY_OPERATOR.into()), at)?;
                     return promote(tx, found.workspace, at).map(Parked::Cancelled);
                 }
                 let why = cut(why, DETAIL_MAX_BYTES);
@@ -564,7 +557,7 @@ impl Store {
                         .execute([id.0])?;
                     return Ok(CancelResult::Requested);
                 }
-                end(tx, &found, OperationState::Cancelled, Some("an operator cancelled it"), at)?;
+                end(tx, &found, OperationState::Cancelled, Some(BY_OPERATOR.into()), at)?;
                 promote(tx, found.workspace, at).map(CancelResult::Cancelled)
             })
             .await

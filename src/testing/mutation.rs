@@ -279,11 +279,7 @@ impl Mutation {
             "forget-operations",
             "a new daemon does not continue the open operations of the previous one",
         ),
-        (
-            Self::DoneTooEarly,
-            "done-before-command",
-            "an operation is recorded as done before it is carried out",
-        ),
+        (Self::DoneTooEarly, "done-too-early", "an operation is recorded as done before it is carried out"),
         (Self::CancelledGoesOn, "cancelled-goes-on", "a start goes on although its operation was cancelled"),
         (
             Self::TwoAtOnce,

@@ -209,3 +209,15 @@ async fn only_the_newest_ended_operations_are_kept() {
         fixture.store.accept_creation(new_workspace("third", Kind::External), None, T0).await.unwrap();
     assert_eq!(stored.operation, None, "an external workspace is not started");
 }
+
+#[tokio::test]
+async fn restart_is_not_joined_to_one_that_has_begun() {
+    let fixture = Fixture::new().await;
+    let (one, _) = fixture.online("one", T0).await;
+    fixture.force(one, Status::Paused);
+    let first = accept(&fixture, one, START).await;
+    assert!(begins(&fixture, &first).await);
+    fixture.store.park_operation(first.clone(), "no answer".into(), minute(2)).await.unwrap();
+    let again = accept(&fixture, one, START).await;
+    assert_ne!(again.id, first.id, "a later order was answered by a start that began before it");
+}
