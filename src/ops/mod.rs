@@ -1,6 +1,6 @@
 //! The use cases of operators and sweep passes, one file per verb.
 //!
-//! What operators order is an operation (`operation.rs`): stored first, then carried out by its workspace's worker.
+//! What operators order is an operation (`operation`): stored first, then carried out by its workspace's worker.
 //!
 //! The desired state is stored first: pause and remove change the row before they change the container. If this process
 //! ends in between, the sweeps make the engine match the row. Every call that changes the engine runs as an [`Order`]
